@@ -1,0 +1,3 @@
+//! What runs on every machine: the courier, the methods, supervision.
+
+pub mod hub_role;
