@@ -190,6 +190,9 @@ pub struct End {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Cancel {
     pub re: MessageId,
+    /// The run that the message belongs to, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
 }
 
 /// An envelope whose bytes were checked: its signature is its sender's.
@@ -247,13 +250,7 @@ impl Signer {
         debug_assert_eq!(body.from, self.id);
         let bytes = rmp_serde::to_vec_named(body).expect("a body holds nothing that MessagePack cannot");
         let signature = self.key.sign(&domain_separated(&bytes)).to_bytes();
-        Envelope {
-            body: bytes.into(),
-            signatures: vec![Signed {
-                key: self.id,
-                signature,
-            }],
-        }
+        Envelope { body: bytes.into(), signatures: vec![Signed { key: self.id, signature }] }
     }
 }
 
@@ -272,9 +269,7 @@ fn domain_separated(body: &[u8]) -> Vec<u8> {
 
 impl Envelope {
     pub fn encode(&self) -> Bytes {
-        rmp_serde::to_vec_named(self)
-            .expect("an envelope holds nothing that MessagePack cannot")
-            .into()
+        rmp_serde::to_vec_named(self).expect("an envelope holds nothing that MessagePack cannot").into()
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
@@ -316,17 +311,11 @@ impl Envelope {
     /// Checks that the body's `from` signed exactly these bytes, and decodes them.
     pub fn verify(self) -> Result<Verified, EnvelopeError> {
         let body = self.trusted_body()?;
-        let signed = self
-            .signatures
-            .iter()
-            .find(|signed| signed.key == body.from)
-            .ok_or(EnvelopeError::Signature)?;
+        let signed =
+            self.signatures.iter().find(|signed| signed.key == body.from).ok_or(EnvelopeError::Signature)?;
         let key = VerifyingKey::from_bytes(signed.key.as_bytes()).map_err(|_| EnvelopeError::Signature)?;
-        key.verify_strict(
-            &domain_separated(&self.body),
-            &Signature::from_bytes(&signed.signature),
-        )
-        .map_err(|_| EnvelopeError::Signature)?;
+        key.verify_strict(&domain_separated(&self.body), &Signature::from_bytes(&signed.signature))
+            .map_err(|_| EnvelopeError::Signature)?;
         Ok(Verified { envelope: self, body })
     }
 }
@@ -397,10 +386,7 @@ mod tests {
     fn newer_versions_and_unknown_critical_fields_are_refused_by_name() {
         let mut newer = body(&signer(1));
         newer.v = VERSION + 1;
-        assert!(matches!(
-            signer(1).seal(&newer).verify(),
-            Err(EnvelopeError::Version(2))
-        ));
+        assert!(matches!(signer(1).seal(&newer).verify(), Err(EnvelopeError::Version(2))));
         let mut critical = body(&signer(1));
         critical.crit = vec!["quorum".into()];
         assert!(

@@ -156,12 +156,7 @@ pub struct Enrol {
 #[serde(rename_all = "snake_case")]
 pub enum Enrolment {
     /// It is a node of the fleet now: its name, its certificate chain (DER, leaf first), the fleet's CA.
-    Joined {
-        name: NodeName,
-        chain: Vec<Bytes>,
-        ca: Bytes,
-        now: Timestamp,
-    },
+    Joined { name: NodeName, chain: Vec<Bytes>, ca: Bytes, now: Timestamp },
     /// An operator must accept it; ask again after this many milliseconds.
     Waiting { retry_ms: u64 },
     /// It will not be taken: why, in words for the person who reads the agent's log.
@@ -210,15 +205,9 @@ mod tests {
             Frame::Goodbye(Goodbye::Revoked),
             Frame::Ack(vec![Ack {
                 id: MessageId::from_bytes([1; 16]),
-                verdict: Verdict::Busy {
-                    reason: "disk full".into(),
-                    retry_ms: 500,
-                },
+                verdict: Verdict::Busy { reason: "disk full".into(), retry_ms: 500 },
             }]),
-            Frame::Data(Data {
-                envelope: Bytes::from_static(b"x"),
-                chain: vec![],
-            }),
+            Frame::Data(Data { envelope: Bytes::from_static(b"x"), chain: vec![] }),
         ] {
             assert_eq!(Frame::decode(&frame.encode().unwrap()).unwrap(), frame);
         }
