@@ -409,9 +409,9 @@ fn write_list(f: &mut fmt::Formatter<'_>, words: &[String], are_names: bool) -> 
         if at > 0 {
             f.write_str(",")?;
         }
-        let bare = !word.is_empty()
-            && !word.contains(|c: char| parse::ends_word(c) || c == '\\')
-            && !(are_names && parse::KEYWORDS.contains(&word.as_str()));
+        let is_keyword = are_names && parse::KEYWORDS.contains(&word.as_str());
+        let has_signs = word.contains(|c: char| parse::ends_word(c) || c == '\\');
+        let bare = !(word.is_empty() || is_keyword || has_signs);
         if bare {
             f.write_str(word)?;
         } else {
