@@ -44,6 +44,8 @@ pub enum Frame {
     Resolved(Vec<(NodeName, KeyId)>),
     /// What changed about the sender since its hello.
     Facts(Box<Facts>),
+    /// How many messages the sender's journal has accepted by now, as in its hello.
+    Mark(u64),
 }
 
 /// Who the sender is and where it stands. The key comes from the link's own authentication, never from here.
