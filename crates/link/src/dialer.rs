@@ -47,6 +47,8 @@ pub enum DialError {
         #[source]
         source: ChainError,
     },
+    #[error("{address} speaks TLS but takes no links: is it the address of the hub's API?")]
+    NotALink { address: String },
     #[error("the TLS handshake with {address} failed")]
     Handshake {
         address: String,
@@ -86,7 +88,7 @@ impl TlsDialer {
         let result = self.connect(address, deadline).await;
         match &result {
             Ok(_) => count(&self.counters.handshakes),
-            Err(DialError::Untrusted { .. } | DialError::Handshake { .. }) => {
+            Err(DialError::Untrusted { .. } | DialError::NotALink { .. } | DialError::Handshake { .. }) => {
                 count(&self.counters.handshake_failed);
             }
             Err(DialError::Unreachable { .. } | DialError::Timeout { .. }) => {}
@@ -95,11 +97,15 @@ impl TlsDialer {
     }
 
     async fn connect(&self, address: &str, deadline: Instant) -> Result<Dialled, DialError> {
-        let stream = handshake(&self.config, address, deadline, self.limits.admission, |tcp| {
+        let (mut stream, socket) = handshake(&self.config, address, deadline, self.limits.admission, |tcp| {
             Guarded::new(tcp, self.limits.stall, Some(MAX_HANDSHAKE))
         })
         .await?;
-        let (mut stream, socket) = (stream.0, stream.1);
+        if stream.get_ref().1.alpn_protocol() != Some(tls::ALPN_LINK) {
+            return Err(DialError::NotALink {
+                address: address.to_owned(),
+            });
+        }
         stream.get_mut().0.lift_budget();
         let chain: Vec<Bytes> = stream
             .get_ref()

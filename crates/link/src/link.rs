@@ -21,6 +21,7 @@ use tokio::time::{Duration, Instant, timeout, timeout_at};
 use crate::chain::PeerIdentity;
 use crate::gate::Place;
 use crate::limits::{Limits, LinkCounters, MIN_PROGRESS, count};
+use crate::stall::Guarded;
 
 /// Once this much waits to be written, [`LinkSender::feed`] writes before it takes more.
 const HIGH_WATER: usize = 64 * 1024;
@@ -83,7 +84,25 @@ impl LinkError {
 }
 
 impl Link {
-    /// Puts frames on a byte stream. The link is a stranger's until [`LinkReceiver::admit`].
+    /// Puts frames on a byte stream whose other end is proven to be `peer` by whatever made the stream. The link is a
+    /// stranger's until [`LinkReceiver::admit`], which must happen within the admission limit.
+    ///
+    /// Short reads must be cheap: a stream whose reads are system calls brings a buffer of its own.
+    pub fn over_stream(
+        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: Peer,
+        limits: &Limits,
+        counters: Arc<LinkCounters>,
+    ) -> Self {
+        let door = Door {
+            deadline: Instant::now() + limits.admission,
+            frame: limits.stranger_frame,
+            _place: None,
+        };
+        Self::over(Guarded::new(io, limits.stall, None), peer, door, limits, counters)
+    }
+
+    /// The same for a stream that is guarded already.
     pub(crate) fn over(
         io: impl AsyncRead + AsyncWrite + Send + 'static,
         peer: Peer,

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, sleep, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-use crate::chain::{FleetCa, key_in};
+use crate::chain::{ChainError, FleetCa, key_in};
 use crate::gate::{Gate, Place};
 use crate::limits::{Limits, LinkCounters, MAX_HANDSHAKE, count};
 use crate::link::{Door, Link, Peer};
@@ -54,6 +54,8 @@ pub enum ListenError {
 pub enum HandshakeError {
     #[error("the peer does not speak TLS")]
     NotTls,
+    #[error("the peer speaks TLS but does not ask for a link")]
+    NotALink,
     #[error("the peer was not through the handshake in time")]
     Timeout,
     #[error("the peer was silent while others waited")]
@@ -62,6 +64,8 @@ pub enum HandshakeError {
     Oversize,
     #[error("the peer closed the connection")]
     Gone,
+    #[error("the peer's certificate cannot be used")]
+    Certificate(#[source] ChainError),
     #[error("the TLS handshake failed")]
     Failed(#[source] io::Error),
 }
@@ -151,7 +155,12 @@ impl Incoming {
             Ok(_) => count(&counters.handshakes),
             Err(HandshakeError::Timeout) => count(&counters.admission_timeout),
             Err(HandshakeError::Oversize) => count(&counters.handshake_oversize),
-            Err(HandshakeError::NotTls | HandshakeError::Failed(_)) => count(&counters.handshake_failed),
+            Err(
+                HandshakeError::NotTls
+                | HandshakeError::NotALink
+                | HandshakeError::Certificate(_)
+                | HandshakeError::Failed(_),
+            ) => count(&counters.handshake_failed),
             // The gate counts those it sends away; a port scan is nobody's failure.
             Err(HandshakeError::CrowdedOut | HandshakeError::Gone) => {}
         }
@@ -176,14 +185,18 @@ impl Incoming {
             })
             .await
             .map_err(|error| {
-                let over = error.get_ref().is_some_and(|inner| inner.is::<OverBudget>());
-                if over {
-                    HandshakeError::Oversize
-                } else {
-                    HandshakeError::Failed(error)
+                if error.get_ref().is_some_and(|inner| inner.is::<OverBudget>()) {
+                    return HandshakeError::Oversize;
+                }
+                match tls::refusal(&error) {
+                    Some(refusal) => HandshakeError::Certificate(refusal),
+                    None => HandshakeError::Failed(error),
                 }
             })?;
         stream.get_mut().0.lift_budget();
+        if stream.get_ref().1.alpn_protocol() != Some(tls::ALPN_LINK) {
+            return Err(HandshakeError::NotALink);
+        }
         let chain: Vec<Bytes> = stream
             .get_ref()
             .1
@@ -192,10 +205,10 @@ impl Incoming {
             .iter()
             .map(|der| Bytes::copy_from_slice(der))
             .collect();
-        let key = chain
+        let leaf = chain
             .first()
-            .and_then(|leaf| key_in(leaf).ok())
-            .ok_or_else(|| HandshakeError::Failed(io::ErrorKind::InvalidData.into()))?;
+            .ok_or(HandshakeError::Certificate(ChainError::Length(0)))?;
+        let key = key_in(leaf).map_err(HandshakeError::Certificate)?;
         let peer = Peer {
             key,
             identity: shared.ca.verify(&chain).ok(),

@@ -27,7 +27,7 @@ use crate::certificate::{self, HUB_SERVER_NAME, IssueError};
 use crate::chain::{ChainError, Trust, algorithms, key_in};
 
 /// What both ends of a link must offer, so that a link is never mistaken for something else on that port.
-const ALPN_LINK: &[u8] = b"mainstay/1";
+pub(crate) const ALPN_LINK: &[u8] = b"mainstay/1";
 
 /// How much TLS holds that the socket did not take yet, in each of its two buffers. One full TLS record.
 pub(crate) const TLS_BUFFER: usize = 16 * 1024;
