@@ -10,6 +10,7 @@ pub mod batch;
 pub mod clock;
 pub mod delivery;
 pub mod envelope;
+mod excerpt;
 pub mod frame;
 pub mod id;
 pub mod journal;
