@@ -9,6 +9,7 @@ pub mod backoff;
 pub mod batch;
 pub mod clock;
 pub mod delivery;
+pub mod encoding;
 pub mod envelope;
 mod excerpt;
 pub mod frame;
