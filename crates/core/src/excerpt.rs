@@ -7,11 +7,7 @@ const AROUND: usize = 50;
 /// beginning. Control characters become spaces, so that a hostile line cannot drive a terminal.
 pub(crate) fn around(line: &str, column: usize) -> (String, usize) {
     let from = column.saturating_sub(AROUND + 1);
-    let shown = line
-        .chars()
-        .skip(from)
-        .take(2 * AROUND)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let shown =
+        line.chars().skip(from).take(2 * AROUND).map(|c| if c.is_control() { ' ' } else { c }).collect();
     (shown, column.saturating_sub(from + 1))
 }

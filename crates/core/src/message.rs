@@ -116,10 +116,7 @@ impl Delivery {
     /// When the origin gives up handing it over: the earlier of both bounds.
     pub fn bound(self) -> Duration {
         match self {
-            Self::Command {
-                expires,
-                attempts: Some(attempts),
-            } => expires.min(attempts.together()),
+            Self::Command { expires, attempts: Some(attempts) } => expires.min(attempts.together()),
             _ => self.expires(),
         }
     }

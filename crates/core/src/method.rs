@@ -56,9 +56,7 @@ impl ReplyMethod {
     /// By its name or an alias, in any case.
     pub fn find(written: &str) -> Option<Self> {
         let canonical = canonical(written).unwrap_or(written);
-        Self::ALL
-            .into_iter()
-            .find(|m| m.name().eq_ignore_ascii_case(canonical))
+        Self::ALL.into_iter().find(|m| m.name().eq_ignore_ascii_case(canonical))
     }
 
     pub fn needs_file(self) -> bool {
@@ -89,18 +87,11 @@ impl MethodName {
     /// Resolves aliases, in any case. A name that is not in the table stays as it was written.
     pub fn resolve(written: &str) -> Result<Self, MethodNameError> {
         let valid = (1..=MAX_NAME).contains(&written.len())
-            && written
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+            && written.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
         if !valid {
-            return Err(MethodNameError {
-                text: written.chars().take(2 * MAX_NAME).collect(),
-            });
+            return Err(MethodNameError { text: written.chars().take(2 * MAX_NAME).collect() });
         }
-        Ok(Self {
-            canonical: canonical(written).unwrap_or(written).to_owned(),
-            written: written.to_owned(),
-        })
+        Ok(Self { canonical: canonical(written).unwrap_or(written).to_owned(), written: written.to_owned() })
     }
 
     /// The name that travels and that rules are about.
@@ -174,10 +165,7 @@ mod tests {
 
     #[test]
     fn replies_are_found_by_alias_and_nothing_else_is_one() {
-        assert_eq!(
-            ReplyMethod::find("REQToFileAppend"),
-            Some(ReplyMethod::FileAppend)
-        );
+        assert_eq!(ReplyMethod::find("REQToFileAppend"), Some(ReplyMethod::FileAppend));
         assert_eq!(ReplyMethod::find("reqtofile"), Some(ReplyMethod::FileWrite));
         assert_eq!(ReplyMethod::find("None"), Some(ReplyMethod::None));
         assert_eq!(ReplyMethod::find("cmd"), None);

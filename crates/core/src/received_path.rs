@@ -58,10 +58,7 @@ impl Roots {
     }
 
     fn covering(&self, components: &[String]) -> Option<&[String]> {
-        self.0
-            .iter()
-            .find(|root| components.starts_with(root))
-            .map(Vec::as_slice)
+        self.0.iter().find(|root| components.starts_with(root)).map(Vec::as_slice)
     }
 }
 
@@ -69,11 +66,7 @@ impl Roots {
 /// `received/<node>/`, so that messages written for other systems work and can do no harm.
 pub fn place(directory: &str, file_name: &str, roots: &Roots) -> Result<Place, PathError> {
     let mut path = components(directory)?;
-    let root = if directory.starts_with('/') {
-        roots.covering(&path).map(<[String]>::len)
-    } else {
-        None
-    };
+    let root = if directory.starts_with('/') { roots.covering(&path).map(<[String]>::len) } else { None };
     path.push(file(file_name)?);
     if path.len() > MAX_COMPONENTS {
         return Err(PathError::TooDeep);
@@ -81,10 +74,7 @@ pub fn place(directory: &str, file_name: &str, roots: &Roots) -> Result<Place, P
     Ok(match root {
         Some(length) => {
             let components = path.split_off(length);
-            Place::Root {
-                root: format!("/{}", path.join("/")),
-                components,
-            }
+            Place::Root { root: format!("/{}", path.join("/")), components }
         }
         None => Place::Beneath(path),
     })
@@ -151,39 +141,19 @@ mod tests {
         for (directory, file, expected) in [
             ("", "a", beneath(&["a"])),
             (".", "a", beneath(&["a"])),
-            (
-                "test/dir",
-                "test.result",
-                beneath(&["test", "dir", "test.result"]),
-            ),
-            (
-                "./my/log/files/",
-                "some.log",
-                beneath(&["my", "log", "files", "some.log"]),
-            ),
-            (
-                "/var/cli//command_result/",
-                "x",
-                beneath(&["var", "cli", "command_result", "x"]),
-            ),
+            ("test/dir", "test.result", beneath(&["test", "dir", "test.result"])),
+            ("./my/log/files/", "some.log", beneath(&["my", "log", "files", "some.log"])),
+            ("/var/cli//command_result/", "x", beneath(&["var", "cli", "command_result", "x"])),
             ("/", "a", beneath(&["a"])),
             ("a..b/...", "..a", beneath(&["a..b", "...", "..a"])),
             ("/var/log/app", "a.log", root("/var/log", &["app", "a.log"])),
             ("/var/log", "a.log", root("/var/log", &["a.log"])),
-            (
-                "/var/./log/ships/1",
-                "a.log",
-                root("/var/log/ships", &["1", "a.log"]),
-            ),
+            ("/var/./log/ships/1", "a.log", root("/var/log/ships", &["1", "a.log"])),
             ("/var/logs", "a.log", beneath(&["var", "logs", "a.log"])),
             // A relative directory is never a root, whatever it is called.
             ("var/log", "a.log", beneath(&["var", "log", "a.log"])),
         ] {
-            assert_eq!(
-                place(directory, file, &roots),
-                Ok(expected),
-                "{directory:?} {file:?}"
-            );
+            assert_eq!(place(directory, file, &roots), Ok(expected), "{directory:?} {file:?}");
         }
     }
 
@@ -209,19 +179,13 @@ mod tests {
             (&"a/".repeat(MAX_COMPONENTS), "a"),
             (&"a/".repeat(1_000_000), "a"),
         ] {
-            assert!(
-                place(directory, file, &roots).is_err(),
-                "{directory:.20?} {file:.20?}"
-            );
+            assert!(place(directory, file, &roots).is_err(), "{directory:.20?} {file:.20?}");
         }
         assert!(Roots::new(["var/log"]).is_err());
         assert!(Roots::new(["/var/../etc"]).is_err());
         assert_eq!(
             place("/etc", "passwd", &Roots::new(["/"]).unwrap()),
-            Ok(Place::Root {
-                root: "/".into(),
-                components: vec!["etc".into(), "passwd".into()]
-            })
+            Ok(Place::Root { root: "/".into(), components: vec!["etc".into(), "passwd".into()] })
         );
     }
 

@@ -12,13 +12,8 @@ fn line(spec: &MessageSpec) -> String {
     let mut line = format!("{} -> {} {:?}", spec.method, to.join(","), spec.args);
     match spec.delivery {
         Delivery::Event { .. } => line.push_str(" event"),
-        Delivery::Command {
-            expires,
-            attempts: None,
-        } => write!(line, " expires={expires:?}").unwrap(),
-        Delivery::Command {
-            attempts: Some(a), ..
-        } => {
+        Delivery::Command { expires, attempts: None } => write!(line, " expires={expires:?}").unwrap(),
+        Delivery::Command { attempts: Some(a), .. } => {
             write!(line, " ack={:?}x{}", a.ack_timeout, a.retries + 1).unwrap();
         }
     }
@@ -57,10 +52,7 @@ fn every_example_says_what_it_is_read_as() {
             text.replace('\n', "\r\n"),
             format!("\u{feff}{text}"),
             text.replace("    ", "\t"),
-            text.trim()
-                .trim_start_matches('[')
-                .trim_end_matches(']')
-                .to_owned(),
+            text.trim().trim_start_matches('[').trim_end_matches(']').to_owned(),
         ] {
             // Without its brackets a list of two is no longer one text.
             if number != "15" || same.starts_with(['[', '\u{feff}']) {
@@ -68,18 +60,11 @@ fn every_example_says_what_it_is_read_as() {
             }
         }
         let cased = |to: fn(&str) -> String| {
-            [
-                "toNode",
-                "method",
-                "replyMethod",
-                "ACKTimeout",
-                "fileName",
-                "methodArgs",
-            ]
-            .iter()
-            .fold(text.clone(), |text, field| {
-                text.replace(&format!("\"{field}\""), &format!("\"{}\"", to(field)))
-            })
+            ["toNode", "method", "replyMethod", "ACKTimeout", "fileName", "methodArgs"]
+                .iter()
+                .fold(text.clone(), |text, field| {
+                    text.replace(&format!("\"{field}\""), &format!("\"{}\"", to(field)))
+                })
         };
         for same in [cased(str::to_lowercase), cased(str::to_uppercase)] {
             assert_eq!(message::parse(&same), message::parse(&text), "{same}");

@@ -52,10 +52,7 @@ const FIELDS: [&str; 22] = [
 const OPERATION_ARGS: [&str; 4] = ["method", "kind", "receivingNode", "allowedNodes"];
 
 pub(super) fn messages(text: &str, root: &Tree) -> Result<Vec<MessageSpec>, MessageErrors> {
-    let mut reader = Reader {
-        text,
-        errors: Vec::new(),
-    };
+    let mut reader = Reader { text, errors: Vec::new() };
     let mut messages = Vec::new();
     match &root.value {
         Value::List(items) if !items.is_empty() => {
@@ -73,11 +70,7 @@ pub(super) fn messages(text: &str, root: &Tree) -> Result<Vec<MessageSpec>, Mess
         let message = format!("{deliveries} deliveries in one file; at most {MAX_DELIVERIES} are taken");
         reader.wrong(root.position, None, &message, Some("send it in parts".into()));
     }
-    if reader.errors.is_empty() {
-        Ok(messages)
-    } else {
-        Err(MessageErrors::new(text, reader.errors))
-    }
+    if reader.errors.is_empty() { Ok(messages) } else { Err(MessageErrors::new(text, reader.errors)) }
 }
 
 /// A field that is there and not null.
@@ -90,17 +83,11 @@ struct Field<'a> {
 
 impl<'a> Field<'a> {
     fn item(&self, at: usize, tree: &'a Tree) -> Self {
-        Self {
-            path: format!("{}[{at}]", self.path),
-            tree,
-        }
+        Self { path: format!("{}[{at}]", self.path), tree }
     }
 
     fn entry(&self, key: &Key, tree: &'a Tree) -> Self {
-        Self {
-            path: format!("{}.{}", self.path, key.name.escape_debug()),
-            tree,
-        }
+        Self { path: format!("{}.{}", self.path, key.name.escape_debug()), tree }
     }
 }
 
@@ -131,22 +118,12 @@ impl<'a> Reader<'a> {
         let fields = self.fields(path, entries);
         let to = self.receivers(&fields);
         if to.is_empty() && fields.get("toNode").is_none() && fields.get("toNodes").is_none() {
-            self.missing(
-                path,
-                "toNode",
-                tree.position,
-                "name the receiver, or several in toNodes",
-            );
+            self.missing(path, "toNode", tree.position, "name the receiver, or several in toNodes");
         }
         let method = match fields.get("method") {
             Some(field) => self.method(field),
             None => {
-                self.missing(
-                    path,
-                    "method",
-                    tree.position,
-                    "say what to do, such as cmd or ping",
-                );
+                self.missing(path, "method", tree.position, "say what to do, such as cmd or ping");
                 None
             }
         };
@@ -182,17 +159,10 @@ impl<'a> Reader<'a> {
         let mut seen = BTreeMap::new();
         for (key, tree) in entries {
             let known = FIELDS.iter().find(|name| name.eq_ignore_ascii_case(&key.name));
-            let path = format!(
-                "{path}{dot}{}",
-                known.map_or(key.name.escape_debug().to_string(), |k| (*k).into())
-            );
+            let path =
+                format!("{path}{dot}{}", known.map_or(key.name.escape_debug().to_string(), |k| (*k).into()));
             let Some(&name) = known else {
-                self.wrong(
-                    key.position,
-                    Some(path),
-                    "there is no such field",
-                    suggestion(&key.name),
-                );
+                self.wrong(key.position, Some(path), "there is no such field", suggestion(&key.name));
                 continue;
             };
             if let Some(line) = seen.insert(name, key.position.line) {
@@ -236,23 +206,14 @@ impl<'a> Reader<'a> {
 
     fn method(&mut self, field: &Field<'a>) -> Option<MethodName> {
         let name = self.string(field)?;
-        MethodName::resolve(name)
-            .map_err(|error| self.at(field, &error.to_string(), None))
-            .ok()
+        MethodName::resolve(name).map_err(|error| self.at(field, &error.to_string(), None)).ok()
     }
 
     fn args(&mut self, fields: &Fields<'a>) -> Vec<String> {
-        let args = fields
-            .get("methodArgs")
-            .map(|f| self.strings(f))
-            .unwrap_or_default();
+        let args = fields.get("methodArgs").map(|f| self.strings(f)).unwrap_or_default();
         match fields.get("operation") {
             Some(operation) if !args.is_empty() => {
-                self.at(
-                    operation,
-                    "it becomes the arguments, and methodArgs gives some too",
-                    None,
-                );
+                self.at(operation, "it becomes the arguments, and methodArgs gives some too", None);
                 args
             }
             Some(operation) => self.operation(operation),
@@ -279,13 +240,8 @@ impl<'a> Reader<'a> {
                             Value::Int(number) => number.to_string(),
                             _ => self.string(&entry).unwrap_or_default().to_owned(),
                         };
-                        let known = OPERATION_ARGS
-                            .iter()
-                            .find(|name| name.eq_ignore_ascii_case(&key.name));
-                        args.push(format!(
-                            "{}={value}",
-                            known.map_or(key.name.as_str(), |name| name)
-                        ));
+                        let known = OPERATION_ARGS.iter().find(|name| name.eq_ignore_ascii_case(&key.name));
+                        args.push(format!("{}={value}", known.map_or(key.name.as_str(), |name| name)));
                     }
                 }
                 ("oparg", _) => self.not_a(&entry, "an object"),
@@ -303,12 +259,7 @@ impl<'a> Reader<'a> {
                 args
             }
             None => {
-                self.missing(
-                    &field.path,
-                    "opCmd",
-                    field.tree.position,
-                    "such as ps, startProc or stopProc",
-                );
+                self.missing(&field.path, "opCmd", field.tree.position, "such as ps, startProc or stopProc");
                 args
             }
         }
@@ -324,9 +275,7 @@ impl<'a> Reader<'a> {
             }
         };
         let mut data = Vec::new();
-        let are_bytes = items
-            .first()
-            .is_some_and(|item| matches!(item.value, Value::Int(_)));
+        let are_bytes = items.first().is_some_and(|item| matches!(item.value, Value::Int(_)));
         for (at, item) in items.iter().enumerate() {
             match &item.value {
                 Value::Text(line) if !are_bytes => {
@@ -342,9 +291,7 @@ impl<'a> Reader<'a> {
     }
 
     fn delivery(&mut self, fields: &Fields<'a>) -> Delivery {
-        let expires = self
-            .positive_time(fields.get("expires"))
-            .unwrap_or(DEFAULT_EXPIRES);
+        let expires = self.positive_time(fields.get("expires")).unwrap_or(DEFAULT_EXPIRES);
         let ack_timeout = fields.get("ACKTimeout").and_then(|f| self.time(f));
         let retries = fields.get("retries").and_then(|f| self.retries(f));
         if ack_timeout == Some(Duration::ZERO) {
@@ -403,11 +350,7 @@ impl<'a> Reader<'a> {
         let file_name = fields.get("fileName").and_then(|field| {
             let name = self.string(field)?;
             if let Err(error) = received_path::check_file_name(name) {
-                self.at(
-                    field,
-                    &error.to_string(),
-                    Some("put the directory into `directory`".into()),
-                );
+                self.at(field, &error.to_string(), Some("put the directory into `directory`".into()));
             }
             Some(name)
         });
@@ -423,10 +366,7 @@ impl<'a> Reader<'a> {
         }
         ReplySpec {
             method,
-            args: fields
-                .get("replyMethodArgs")
-                .map(|f| self.strings(f))
-                .unwrap_or_default(),
+            args: fields.get("replyMethodArgs").map(|f| self.strings(f)).unwrap_or_default(),
             timeout: self.positive_time(fields.get("replyMethodTimeout")),
             ack_timeout: fields.get("replyACKTimeout").and_then(|f| self.time(f)),
             retries: fields.get("replyRetries").and_then(|f| self.retries(f)),
@@ -519,11 +459,7 @@ impl<'a> Reader<'a> {
             Value::Text(text) => match text.parse::<Span>() {
                 Ok(span) => span.0,
                 Err(error) => {
-                    self.at(
-                        field,
-                        &error.to_string(),
-                        Some("whole seconds need no quotes: 90".into()),
-                    );
+                    self.at(field, &error.to_string(), Some("whole seconds need no quotes: 90".into()));
                     return None;
                 }
             },
@@ -533,11 +469,7 @@ impl<'a> Reader<'a> {
             }
         };
         if time > MAX_LIFETIME {
-            self.at(
-                field,
-                "it is longer than 30 days, the longest that a message lives",
-                None,
-            );
+            self.at(field, "it is longer than 30 days, the longest that a message lives", None);
             return None;
         }
         Some(time)
@@ -546,11 +478,7 @@ impl<'a> Reader<'a> {
     fn positive_time(&mut self, field: Option<&Field<'a>>) -> Option<Duration> {
         let time = self.time(field?)?;
         if time.is_zero() {
-            self.at(
-                field?,
-                "it leaves no time at all",
-                Some("leave the field out for its default".into()),
-            );
+            self.at(field?, "it leaves no time at all", Some("leave the field out for its default".into()));
             return None;
         }
         Some(time)
@@ -567,21 +495,12 @@ impl<'a> Reader<'a> {
             }
             _ => None,
         };
-        self.at(
-            field,
-            &format!("it must be {what}, not {}", field.tree.kind()),
-            hint,
-        );
+        self.at(field, &format!("it must be {what}, not {}", field.tree.kind()), hint);
     }
 
     fn missing(&mut self, path: &str, name: &str, position: Position, hint: &str) {
         let dot = if path.is_empty() { "" } else { "." };
-        self.wrong(
-            position,
-            Some(format!("{path}{dot}{name}")),
-            "it is missing",
-            Some(hint.to_owned()),
-        );
+        self.wrong(position, Some(format!("{path}{dot}{name}")), "it is missing", Some(hint.to_owned()));
     }
 
     fn at(&mut self, field: &Field<'a>, message: &str, hint: Option<String>) {
@@ -599,11 +518,7 @@ impl<'a> Reader<'a> {
 fn size(private: &Private) -> usize {
     let env: usize = private.env.iter().map(|(k, v)| k.len() + v.len()).sum();
     let texts = [&private.cwd, &private.user];
-    env + texts
-        .iter()
-        .filter_map(|t| t.as_ref())
-        .map(String::len)
-        .sum::<usize>()
+    env + texts.iter().filter_map(|t| t.as_ref()).map(String::len).sum::<usize>()
         + private.stdin.as_ref().map_or(0, Bytes::len)
 }
 
@@ -616,10 +531,7 @@ fn suggestion(written: &str) -> Option<String> {
         return Some("leave a space behind the colon".into());
     }
     let plain = |text: &str| text.replace(['_', '-'], "").to_ascii_lowercase();
-    let (distance, name) = FIELDS
-        .iter()
-        .map(|name| (distance(&plain(written), &plain(name)), name))
-        .min()?;
+    let (distance, name) = FIELDS.iter().map(|name| (distance(&plain(written), &plain(name)), name)).min()?;
     (distance <= 2 && written.len() > 3).then(|| format!("did you mean {name}?"))
 }
 

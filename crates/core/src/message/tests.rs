@@ -27,11 +27,7 @@ fn problem(text: &str, line: usize, column: usize, field: &str, words: &[&str]) 
     let problems = problems(text);
     assert_eq!(problems.len(), 1, "{text:.80}: {problems:?}");
     let (at_line, at_column, about, said) = &problems[0];
-    assert_eq!(
-        (*at_line, *at_column, about.as_str()),
-        (line, column, field),
-        "{text:.80}: {said}"
-    );
+    assert_eq!((*at_line, *at_column, about.as_str()), (line, column, field), "{text:.80}: {said}");
     for word in words {
         assert!(said.contains(word), "{text:.80}: {said:?} does not say {word:?}");
     }
@@ -63,13 +59,7 @@ directory: null
     assert_eq!(names, ["ship3", "ship1", "ship2"]);
     assert_eq!(spec.args, ["systemctl", "restart", "5"]);
     let two_hours = Duration::from_secs(7200);
-    assert_eq!(
-        spec.delivery,
-        Delivery::Command {
-            expires: two_hours,
-            attempts: None
-        }
-    );
+    assert_eq!(spec.delivery, Delivery::Command { expires: two_hours, attempts: None });
     assert_eq!(spec.method_timeout, Some(Duration::from_secs(90)));
     assert!(spec.idempotent);
     let env = [("TOKEN", "canary"), ("EMPTY", "")].map(|(k, v)| (k.to_owned(), v.to_owned()));
@@ -86,29 +76,17 @@ fn delivery_is_bounded_by_time_or_by_attempts() {
     let seconds = Duration::from_secs;
     let delivery = |fields: &str| one(&format!("{{toNode: a, method: ping, {fields}}}")).delivery;
     let expires = DEFAULT_EXPIRES;
-    assert_eq!(
-        delivery(""),
-        Delivery::Command {
-            expires,
-            attempts: None
-        }
-    );
+    assert_eq!(delivery(""), Delivery::Command { expires, attempts: None });
     assert_eq!(delivery("").bound(), seconds(86_400));
     let attempts = |ack, retries| Delivery::Command {
         expires,
-        attempts: Some(Attempts {
-            ack_timeout: seconds(ack),
-            retries,
-        }),
+        attempts: Some(Attempts { ack_timeout: seconds(ack), retries }),
     };
     assert_eq!(delivery("ACKTimeout: 5, retries: 3"), attempts(5, 3));
     assert_eq!(delivery("ACKTimeout: 5, retries: 3").bound(), seconds(20));
     assert_eq!(delivery("ACKTimeout: 1m"), attempts(60, DEFAULT_RETRIES));
     assert_eq!(delivery("retries: 0"), attempts(5, 0));
-    assert_eq!(
-        delivery("ACKTimeout: 60, retries: 9, expires: 30s").bound(),
-        seconds(30)
-    );
+    assert_eq!(delivery("ACKTimeout: 60, retries: 9, expires: 30s").bound(), seconds(30));
     assert_eq!(delivery("ACKTimeout: 0"), Delivery::Event { expires });
     assert!(delivery("ACKTimeout: 0, retries: 3").is_event());
 }
@@ -124,13 +102,7 @@ fn data_is_a_text_lines_or_bytes() {
     let said = problems(text);
     assert_eq!(said.len(), 2);
     assert_eq!((said[0].1, said[0].2.as_str()), (37, "data[1]"));
-    problem(
-        "{toNode: a, method: ping, data: [x, 1]}",
-        1,
-        37,
-        "data[1]",
-        &["a text"],
-    );
+    problem("{toNode: a, method: ping, data: [x, 1]}", 1, 37, "data[1]", &["a text"]);
 }
 
 #[test]
@@ -138,44 +110,14 @@ fn answers_go_to_a_file_when_one_is_named() {
     let reply = |fields: &str| one(&format!("{{toNode: a, method: ping, {fields}}}")).reply;
     assert_eq!(reply("").method, ReplyMethod::None);
     assert_eq!(reply("fileName: a.log").method, ReplyMethod::FileAppend);
-    assert_eq!(
-        reply("fileName: a.log, replyMethod: reqtofile").method,
-        ReplyMethod::FileWrite
-    );
-    assert_eq!(
-        reply("fileName: a.log, replyMethod: none").method,
-        ReplyMethod::None
-    );
+    assert_eq!(reply("fileName: a.log, replyMethod: reqtofile").method, ReplyMethod::FileWrite);
+    assert_eq!(reply("fileName: a.log, replyMethod: none").method, ReplyMethod::None);
     let only_directory = "{toNode: a, method: ping, directory: x}";
-    problem(
-        only_directory,
-        1,
-        1,
-        "fileName",
-        &["missing", "file.append writes to a file"],
-    );
+    problem(only_directory, 1, 1, "fileName", &["missing", "file.append writes to a file"]);
     let unknown = "{toNode: a, method: ping, replyMethod: cmd}";
-    problem(
-        unknown,
-        1,
-        40,
-        "replyMethod",
-        &["\"cmd\"", "file.append, file.write, console, none"],
-    );
-    problem(
-        "{toNode: a, method: ping, fileName: ../x}",
-        1,
-        37,
-        "fileName",
-        &["directory"],
-    );
-    problem(
-        "{toNode: a, method: ping, fileName: x, directory: a/../..}",
-        1,
-        51,
-        "directory",
-        &["`..`"],
-    );
+    problem(unknown, 1, 40, "replyMethod", &["\"cmd\"", "file.append, file.write, console, none"]);
+    problem("{toNode: a, method: ping, fileName: ../x}", 1, 37, "fileName", &["directory"]);
+    problem("{toNode: a, method: ping, fileName: x, directory: a/../..}", 1, 51, "directory", &["`..`"]);
 }
 
 #[test]
@@ -198,10 +140,7 @@ fn everything_that_is_wrong_is_said_at_once() {
     5,
 ]
 "#;
-    let found: Vec<_> = problems(text)
-        .into_iter()
-        .map(|(l, c, field, _)| (l, c, field))
-        .collect();
+    let found: Vec<_> = problems(text).into_iter().map(|(l, c, field, _)| (l, c, field)).collect();
     let expected = [
         (2, 5, "[0].toNode"),
         (3, 9, "[0].toNod"),
@@ -228,31 +167,13 @@ fn everything_that_is_wrong_is_said_at_once() {
 fn each_mistake_has_its_place_and_its_advice() {
     let base = |fields: &str| format!("toNode: a\nmethod: cmd\n{fields}");
     for (fields, line, column, field, words) in [
-        (
-            "methodArgs: [sleep, 0644]",
-            3,
-            21,
-            "methodArgs[1]",
-            &["a text", "\"0644\""][..],
-        ),
+        ("methodArgs: [sleep, 0644]", 3, 21, "methodArgs[1]", &["a text", "\"0644\""][..]),
         ("methodArgs: [\"a\\0\"]", 3, 14, "methodArgs[0]", &["zero byte"]),
-        (
-            "retries: 99999999999999999999",
-            3,
-            10,
-            "retries",
-            &["whole number", "enormous"],
-        ),
+        ("retries: 99999999999999999999", 3, 10, "retries", &["whole number", "enormous"]),
         ("retries: 100001", 3, 10, "retries", &["0 to", "expires"]),
         ("retries: 1.5", 3, 10, "retries", &["whole number"]),
         ("ACKTimeout: 3000000", 3, 13, "ACKTimeout", &["30 days"]),
-        (
-            "retries: 100000\nACKTimeout: 3600",
-            3,
-            10,
-            "retries",
-            &["30 days"],
-        ),
+        ("retries: 100000\nACKTimeout: 3600", 3, 10, "retries", &["30 days"]),
         ("expires: 2 hours", 3, 10, "expires", &["90s"]),
         ("expires: 0", 3, 10, "expires", &["no time"]),
         ("expires: .inf", 3, 10, "expires", &["a time", "enormous"]),
@@ -262,13 +183,7 @@ fn each_mistake_has_its_place_and_its_advice() {
         ("env: {PORT: 80}", 3, 13, "env.PORT", &["\"80\""]),
         ("env: [a]", 3, 6, "env", &["an object"]),
         ("cwd: ''", 3, 6, "cwd", &["empty"]),
-        (
-            "operation: {opCmd: ps}\nmethodArgs: [x]",
-            3,
-            12,
-            "operation",
-            &["methodArgs"],
-        ),
+        ("operation: {opCmd: ps}\nmethodArgs: [x]", 3, 12, "operation", &["methodArgs"]),
         ("operation: {opArg: {}}", 3, 12, "operation.opCmd", &["missing"]),
         ("operation: {opCmd: ps, x: 1}", 3, 24, "operation.x", &["opArg"]),
         ("<<: {a: b}", 3, 1, "<<", &["no such field"]),
@@ -281,13 +196,7 @@ fn each_mistake_has_its_place_and_its_advice() {
         ("{toNode: a}", 1, 1, "method", &["missing"][..]),
         ("{method: ping}", 1, 1, "toNode", &["missing"]),
         ("{method: ping, toNodes: []}", 1, 25, "toNodes", &["no node"]),
-        (
-            "{method: 'a b', toNode: c}",
-            1,
-            10,
-            "method",
-            &["a method's name"],
-        ),
+        ("{method: 'a b', toNode: c}", 1, 10, "method", &["a method's name"]),
         ("hello", 1, 1, "", &["an object"]),
         ("", 1, 1, "", &["no message"]),
         ("# nothing\n", 2, 1, "", &["no message"]),
@@ -307,25 +216,13 @@ fn each_mistake_has_its_place_and_its_advice() {
 #[test]
 fn habits_from_other_formats_get_advice() {
     for (text, advice) in [
-        (
-            "{\"toNode\": \"a\", // why\n \"method\": \"ping\"}",
-            "a comment begins with #",
-        ),
-        (
-            "{/* why */ \"toNode\": \"a\", \"method\": \"ping\"}",
-            "a comment begins with #",
-        ),
-        (
-            "{\"toNode\": \"a\", \"method\": \"ping\", \"retries\": 3 // why\n}",
-            "a comment begins with #",
-        ),
+        ("{\"toNode\": \"a\", // why\n \"method\": \"ping\"}", "a comment begins with #"),
+        ("{/* why */ \"toNode\": \"a\", \"method\": \"ping\"}", "a comment begins with #"),
+        ("{\"toNode\": \"a\", \"method\": \"ping\", \"retries\": 3 // why\n}", "a comment begins with #"),
         ("{toNode:a, method: ping}", "a space behind the colon"),
     ] {
         let said = problems(text);
-        assert!(
-            said.iter().any(|(_, _, _, said)| said.contains(advice)),
-            "{text}: {said:?}"
-        );
+        assert!(said.iter().any(|(_, _, _, said)| said.contains(advice)), "{text}: {said:?}");
     }
 }
 
@@ -336,21 +233,11 @@ fn hostile_sizes_are_refused_in_little_time() {
     let block: String = (0..1_000).map(|n| format!("{}- \n", " ".repeat(n))).collect();
     assert!(parse(&block).is_err());
     assert!(problems(&"x".repeat(MAX_FILE + 1))[0].3.contains("bytes"));
-    assert!(
-        problems(&format!("[{}]", "1,".repeat(200_000)))[0]
-            .3
-            .contains("more than")
-    );
-    let many = format!(
-        "{{{}}}",
-        (0..40_000).map(|n| format!("f{n}: 1,")).collect::<String>()
-    );
+    assert!(problems(&format!("[{}]", "1,".repeat(200_000)))[0].3.contains("more than"));
+    let many = format!("{{{}}}", (0..40_000).map(|n| format!("f{n}: 1,")).collect::<String>());
     let errors = parse(&many).unwrap_err();
     assert_eq!((errors.iter().count(), errors.unlisted()), (20, 40_002 - 20));
-    let large = format!(
-        "{{toNode: a, method: cmd, stdin: \"{}\"}}",
-        "x".repeat(MAX_CONTENT + 1)
-    );
+    let large = format!("{{toNode: a, method: cmd, stdin: \"{}\"}}", "x".repeat(MAX_CONTENT + 1));
     problem(&large, 1, 1, "", &["524289 bytes"]);
     let names: String = (0..MAX_DELIVERIES).map(|n| format!("n{n},")).collect();
     let full = format!("{{toNodes: [{names}], method: ping}}");

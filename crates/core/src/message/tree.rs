@@ -102,10 +102,7 @@ pub(super) fn parse(text: &str) -> Result<Tree, MessageErrors> {
 }
 
 fn position(location: serde_saphyr::Location) -> Position {
-    Position {
-        line: location.line().max(1) as usize,
-        column: location.column().max(1) as usize,
-    }
+    Position { line: location.line().max(1) as usize, column: location.column().max(1) as usize }
 }
 
 fn tree(spanned: Spanned<Value>) -> Tree {
@@ -114,11 +111,7 @@ fn tree(spanned: Spanned<Value>) -> Tree {
         (Some(offset), Some(length)) => offset as usize..(offset + length) as usize,
         _ => 0..0,
     };
-    Tree {
-        value: spanned.value,
-        position: position(spanned.referenced),
-        raw,
-    }
+    Tree { value: spanned.value, position: position(spanned.referenced), raw }
 }
 
 /// The parser's own error in the words of this format.
@@ -157,10 +150,7 @@ fn unreadable(error: &serde_saphyr::Error) -> MessageError {
                 hint = Some("indent with spaces; tabs are taken within { } and [ ] only".into());
             }
             // The text may hold anything, and the message may quote it.
-            message
-                .chars()
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .collect()
+            message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
         }
     };
     let mut problem = MessageError::new(place, message);
@@ -232,13 +222,7 @@ impl<'de> Visitor<'de> for Any {
         let mut map = Vec::new();
         while let Some((key, value)) = entries.next_entry::<Spanned<String>, _>()? {
             let position = position(key.referenced);
-            map.push((
-                Key {
-                    name: key.value,
-                    position,
-                },
-                tree(value),
-            ));
+            map.push((Key { name: key.value, position }, tree(value)));
         }
         Ok(Value::Map(map))
     }
