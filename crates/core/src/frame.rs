@@ -186,7 +186,7 @@ impl Frame {
         if bytes.len() > MAX_FRAME {
             return Err(FrameError::TooLarge(bytes.len()));
         }
-        rmp_serde::from_slice(bytes).map_err(|e| FrameError::Malformed(e.to_string()))
+        crate::encoding::decode(bytes).map_err(|e| FrameError::Malformed(e.to_string()))
     }
 }
 
