@@ -261,6 +261,15 @@ impl SqliteFile {
         Ok(())
     }
 
+    /// Pages of the database, those in the log included.
+    pub(crate) fn pages(&self) -> Result<u64, FileError> {
+        let pages: i64 = self
+            .conn()
+            .prepare_cached("PRAGMA page_count")?
+            .query_row([], |row| row.get(0))?;
+        Ok(pages.unsigned_abs())
+    }
+
     /// Nothing more will be written: what the engine has in memory is not to be trusted.
     pub(crate) fn distrust(&mut self) {
         self.healthy = false;
