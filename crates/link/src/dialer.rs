@@ -71,12 +71,7 @@ impl TlsDialer {
         limits: Limits,
         counters: Arc<LinkCounters>,
     ) -> Result<Self, TlsError> {
-        Ok(Self {
-            config: tls::link_client(credentials, trust.clone())?,
-            trust,
-            limits,
-            counters,
-        })
+        Ok(Self { config: tls::link_client(credentials, trust.clone())?, trust, limits, counters })
     }
 
     /// Connects to `host:port` and proves both ends. All of a name's addresses are tried in turn.
@@ -102,9 +97,7 @@ impl TlsDialer {
         })
         .await?;
         if stream.get_ref().1.alpn_protocol() != Some(tls::ALPN_LINK) {
-            return Err(DialError::NotALink {
-                address: address.to_owned(),
-            });
+            return Err(DialError::NotALink { address: address.to_owned() });
         }
         stream.get_mut().0.lift_budget();
         let chain: Vec<Bytes> = stream
@@ -120,22 +113,10 @@ impl TlsDialer {
             .trust
             .ca(&chain)
             .and_then(|ca| ca.verify_hub(&chain).map(|identity| (ca, identity)))
-            .map_err(|source| DialError::Untrusted {
-                address: address.to_owned(),
-                source,
-            })?;
-        let peer = Peer {
-            key: identity.key,
-            identity: Some(identity),
-            chain,
-            address: socket,
-        };
+            .map_err(|source| DialError::Untrusted { address: address.to_owned(), source })?;
+        let peer = Peer { key: identity.key, identity: Some(identity), chain, address: socket };
         // A hub of the fleet is no stranger: it may begin with the trust log, which can be large.
-        let door = Door {
-            deadline,
-            frame: self.limits.frame,
-            _place: None,
-        };
+        let door = Door { deadline, frame: self.limits.frame, _place: None };
         let link = Link::over(stream, peer, door, &self.limits, self.counters.clone());
         Ok(Dialled { link, ca })
     }
@@ -150,10 +131,7 @@ pub(crate) async fn handshake<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + 
     wrap: impl FnOnce(TcpStream) -> T,
 ) -> Result<(TlsStream<T>, Option<std::net::SocketAddr>), DialError> {
     let attempt = async {
-        let unreachable = |source| DialError::Unreachable {
-            address: address.to_owned(),
-            source,
-        };
+        let unreachable = |source| DialError::Unreachable { address: address.to_owned(), source };
         let tcp = TcpStream::connect(address).await.map_err(unreachable)?;
         // Frames are flushed as a whole; waiting for more would only delay them.
         tcp.set_nodelay(true).map_err(unreachable)?;
@@ -164,21 +142,12 @@ pub(crate) async fn handshake<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + 
             })
             .await
             .map_err(|source| match tls::refusal(&source) {
-                Some(source) => DialError::Untrusted {
-                    address: address.to_owned(),
-                    source,
-                },
-                None => DialError::Handshake {
-                    address: address.to_owned(),
-                    source,
-                },
+                Some(source) => DialError::Untrusted { address: address.to_owned(), source },
+                None => DialError::Handshake { address: address.to_owned(), source },
             })?;
         Ok((stream, socket))
     };
-    timeout_at(deadline, attempt).await.unwrap_or_else(|_| {
-        Err(DialError::Timeout {
-            address: address.to_owned(),
-            limit,
-        })
-    })
+    timeout_at(deadline, attempt)
+        .await
+        .unwrap_or_else(|_| Err(DialError::Timeout { address: address.to_owned(), limit }))
 }

@@ -94,11 +94,8 @@ impl Link {
         limits: &Limits,
         counters: Arc<LinkCounters>,
     ) -> Self {
-        let door = Door {
-            deadline: Instant::now() + limits.admission,
-            frame: limits.stranger_frame,
-            _place: None,
-        };
+        let door =
+            Door { deadline: Instant::now() + limits.admission, frame: limits.stranger_frame, _place: None };
         Self::over(Guarded::new(io, limits.stall, None), peer, door, limits, counters)
     }
 
@@ -183,10 +180,14 @@ impl LinkSender {
         }
         self.check()?;
         self.out.reserve(4 + encoded.len());
-        self.out
-            .put_u32(u32::try_from(encoded.len()).expect("a frame is at most 1 MiB"));
+        self.out.put_u32(u32::try_from(encoded.len()).expect("a frame is at most 1 MiB"));
         self.out.put(encoded);
         Ok(())
+    }
+
+    /// Whether another frame can be fed without waiting for the peer.
+    pub fn has_room(&self) -> bool {
+        self.out.len() < HIGH_WATER
     }
 
     /// Sends all that was fed. May be dropped and called again.
@@ -221,11 +222,7 @@ impl LinkSender {
     }
 
     fn check(&self) -> Result<(), LinkError> {
-        if self.broken {
-            Err(LinkError::Closed)
-        } else {
-            Ok(())
-        }
+        if self.broken { Err(LinkError::Closed) } else { Ok(()) }
     }
 
     fn judge(&mut self, result: io::Result<()>) -> Result<(), LinkError> {
@@ -305,11 +302,7 @@ impl LinkReceiver {
                 return self.finish().map(Some);
             }
             // A stranger that always has something to say must end, too.
-            if self
-                .door
-                .as_ref()
-                .is_some_and(|door| Instant::now() >= door.deadline)
-            {
+            if self.door.as_ref().is_some_and(|door| Instant::now() >= door.deadline) {
                 return Err(LinkError::Admission(self.admission));
             }
             let read = match self.deadline() {
@@ -359,22 +352,13 @@ impl LinkReceiver {
 
     /// When waiting must end, and what it then means.
     fn deadline(&self) -> Option<(Instant, LinkError)> {
-        let pace = self
-            .pace
-            .as_ref()
-            .map(|pace| (pace.until, LinkError::Stalled(self.stall)));
-        let door = self
-            .door
-            .as_ref()
-            .map(|door| (door.deadline, LinkError::Admission(self.admission)));
+        let pace = self.pace.as_ref().map(|pace| (pace.until, LinkError::Stalled(self.stall)));
+        let door = self.door.as_ref().map(|door| (door.deadline, LinkError::Admission(self.admission)));
         [pace, door].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     fn progress(&mut self, n: usize) {
-        let pace = self.pace.get_or_insert_with(|| Pace {
-            until: Instant::now() + self.stall,
-            bytes: 0,
-        });
+        let pace = self.pace.get_or_insert_with(|| Pace { until: Instant::now() + self.stall, bytes: 0 });
         pace.bytes += n;
         if pace.bytes >= MIN_PROGRESS {
             pace.until = Instant::now() + self.stall;

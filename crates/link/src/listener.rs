@@ -81,17 +81,8 @@ impl TlsListener {
         let config = tls::link_server(credentials)?;
         let tcp = TcpListener::bind(address).await.map_err(ListenError::Bind)?;
         let gate = Gate::new(&limits, counters.clone());
-        let shared = Shared {
-            config,
-            ca,
-            limits,
-            counters,
-            gate,
-        };
-        Ok(Self {
-            tcp,
-            shared: Arc::new(shared),
-        })
+        let shared = Shared { config, ca, limits, counters, gate };
+        Ok(Self { tcp, shared: Arc::new(shared) })
     }
 
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -147,9 +138,7 @@ impl Incoming {
     /// happen within the admission limit, counted from when the connection came.
     pub async fn handshake(self) -> Result<Link, HandshakeError> {
         let (shared, deadline) = (self.shared.clone(), self.deadline);
-        let result = timeout_at(deadline, self.prove())
-            .await
-            .unwrap_or(Err(HandshakeError::Timeout));
+        let result = timeout_at(deadline, self.prove()).await.unwrap_or(Err(HandshakeError::Timeout));
         let counters = &shared.counters;
         match &result {
             Ok(_) => count(&counters.handshakes),
@@ -169,13 +158,7 @@ impl Incoming {
 
     async fn prove(mut self) -> Result<Link, HandshakeError> {
         self.first_byte().await?;
-        let Self {
-            tcp,
-            address,
-            place,
-            shared,
-            ..
-        } = self;
+        let Self { tcp, address, place, shared, .. } = self;
         // Frames are flushed as a whole; waiting for more would only delay them.
         tcp.set_nodelay(true).map_err(HandshakeError::Failed)?;
         let guarded = Guarded::new(tcp, shared.limits.stall, Some(MAX_HANDSHAKE));
@@ -205,28 +188,11 @@ impl Incoming {
             .iter()
             .map(|der| Bytes::copy_from_slice(der))
             .collect();
-        let leaf = chain
-            .first()
-            .ok_or(HandshakeError::Certificate(ChainError::Length(0)))?;
+        let leaf = chain.first().ok_or(HandshakeError::Certificate(ChainError::Length(0)))?;
         let key = key_in(leaf).map_err(HandshakeError::Certificate)?;
-        let peer = Peer {
-            key,
-            identity: shared.ca.verify(&chain).ok(),
-            chain,
-            address: Some(address),
-        };
-        let door = Door {
-            deadline: self.deadline,
-            frame: shared.limits.stranger_frame,
-            _place: Some(place),
-        };
-        Ok(Link::over(
-            stream,
-            peer,
-            door,
-            &shared.limits,
-            shared.counters.clone(),
-        ))
+        let peer = Peer { key, identity: shared.ca.verify(&chain).ok(), chain, address: Some(address) };
+        let door = Door { deadline: self.deadline, frame: shared.limits.stranger_frame, _place: Some(place) };
+        Ok(Link::over(stream, peer, door, &shared.limits, shared.counters.clone()))
     }
 
     /// Waits for the peer to speak, holding nothing for it but its socket.

@@ -27,12 +27,7 @@ pub(crate) struct OverBudget;
 
 impl<T> Guarded<T> {
     pub(crate) fn new(io: T, stall: Duration, budget: Option<u64>) -> Self {
-        Self {
-            io,
-            stall,
-            stalled: None,
-            budget,
-        }
+        Self { io, stall, stalled: None, budget }
     }
 
     pub(crate) fn lift_budget(&mut self) {
@@ -46,9 +41,7 @@ impl<T> Guarded<T> {
             return result;
         }
         let stall = self.stall;
-        let sleep = self
-            .stalled
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
+        let sleep = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
         ready!(sleep.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }

@@ -77,22 +77,48 @@ pub struct LinkUp {
 #[derive(Debug)]
 pub enum Input {
     LinkUp(Box<LinkUp>),
-    LinkDown { session: u64, peer: KeyId },
+    LinkDown {
+        session: u64,
+        peer: KeyId,
+    },
     Data(Box<Incoming>),
-    Acks { peer: KeyId, acks: Vec<Ack> },
-    Mark { peer: KeyId, mark: u64 },
+    Acks {
+        peer: KeyId,
+        acks: Vec<Ack>,
+    },
+    Mark {
+        peer: KeyId,
+        mark: u64,
+    },
     Method(MethodEvent),
     Event(Event),
-    Submit { drafts: Vec<Draft>, answer: oneshot::Sender<Result<Vec<MessageId>, Refusal>> },
-    Withdraw { id: MessageId, answer: oneshot::Sender<Result<Vec<MessageId>, Refusal>> },
-    Messages { answer: oneshot::Sender<Vec<MessageStatus>>, most: usize },
+    Submit {
+        drafts: Vec<Draft>,
+        answer: oneshot::Sender<Result<Vec<MessageId>, Refusal>>,
+    },
+    Withdraw {
+        id: MessageId,
+        answer: oneshot::Sender<Result<Vec<MessageId>, Refusal>>,
+    },
+    Messages {
+        answer: oneshot::Sender<Vec<MessageStatus>>,
+        most: usize,
+    },
     Wake(KeyId),
-    Cut { peer: KeyId, why: Goodbye },
+    Cut {
+        peer: KeyId,
+        why: Goodbye,
+    },
     /// A frame for every link (entries of the trust log).
     Broadcast(Frame),
     /// A frame for one linked peer, outside of any window.
-    Tell { peer: KeyId, frame: Frame },
-    Links { answer: oneshot::Sender<Vec<(KeyId, NodeName, String)>> },
+    Tell {
+        peer: KeyId,
+        frame: Frame,
+    },
+    Links {
+        answer: oneshot::Sender<Vec<(KeyId, NodeName, String)>>,
+    },
 }
 
 /// Sends inputs to a courier. Cheap to clone.
@@ -256,7 +282,7 @@ impl Courier {
     /// Hands over what this turn wants durable, and says what has become of queues.
     fn finish_turn(&mut self) {
         while let Some(frame) = self.looped.pop_front() {
-            self.from_self(frame);
+            self.loop_back(frame);
         }
         let lazy_due = self.lazy_since.is_some_and(|since| since.elapsed() >= LAZY_FOR);
         if !self.batches.is_empty() || lazy_due {
@@ -451,7 +477,7 @@ impl Courier {
     }
 
     /// A frame that this node sent to itself.
-    fn from_self(&mut self, frame: Frame) {
+    fn loop_back(&mut self, frame: Frame) {
         let me = self.parts.me;
         match frame {
             Frame::Ack(acks) => self.turn(Event::Acks { peer: me, acks }),
@@ -553,13 +579,8 @@ fn log_served(key: &Key, method: &str, outcome: &Outcome) {
 
 /// Queue lengths as people see them.
 pub fn queue_words(queues: &Queues) -> BTreeMap<String, u64> {
-    [
-        ("outbox", queues.outbox),
-        ("inbox", queues.inbox),
-        ("running", queues.running),
-        ("relay", queues.relay),
-    ]
-    .into_iter()
-    .map(|(word, n)| (word.to_owned(), n as u64))
-    .collect()
+    [("outbox", queues.outbox), ("inbox", queues.inbox), ("running", queues.running), ("relay", queues.relay)]
+        .into_iter()
+        .map(|(word, n)| (word.to_owned(), n as u64))
+        .collect()
 }

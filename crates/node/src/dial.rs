@@ -22,9 +22,14 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const UNWELCOME_WAIT: Duration = Duration::from_secs(60);
 
 /// Links to one of `addresses`, again and again, until the node stops.
-pub async fn run(shared: Arc<Shared>, credentials: Credentials, addresses: Vec<String>) -> Result<(), TlsError> {
+pub async fn run(
+    shared: Arc<Shared>,
+    credentials: Credentials,
+    addresses: Vec<String>,
+) -> Result<(), TlsError> {
     let trust = Trust::Ca(shared.ca.clone());
-    let dialer = TlsDialer::new(&credentials, trust, shared.link_limits.clone(), shared.link_counters.clone())?;
+    let dialer =
+        TlsDialer::new(&credentials, trust, shared.link_limits.clone(), shared.link_counters.clone())?;
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     let mut turn = 0;
     loop {

@@ -19,11 +19,23 @@ use mainstay_link::keyfile::{self, KeyFileError};
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     #[error("{path} cannot be read or written")]
-    Io { path: PathBuf, #[source] source: io::Error },
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("{path} does not hold what it should")]
-    Content { path: PathBuf, #[source] source: KeyFileError },
+    Content {
+        path: PathBuf,
+        #[source]
+        source: KeyFileError,
+    },
     #[error("the certificates in {path} cannot be used")]
-    Chain { path: PathBuf, #[source] source: ChainError },
+    Chain {
+        path: PathBuf,
+        #[source]
+        source: ChainError,
+    },
     #[error("{path} is of another key than identity.key")]
     OtherKey { path: PathBuf },
     #[error("the system gives no randomness")]
@@ -67,7 +79,12 @@ pub fn load_membership(data: &Path, key: &SigningKey) -> Result<Option<Membershi
         let path = path.to_owned();
         move |source| IdentityError::Chain { path, source }
     };
-    let ca = ca.into_iter().next().ok_or(ChainError::Length(0)).and_then(FleetCa::from_der).map_err(chain_error(&ca_path))?;
+    let ca = ca
+        .into_iter()
+        .next()
+        .ok_or(ChainError::Length(0))
+        .and_then(FleetCa::from_der)
+        .map_err(chain_error(&ca_path))?;
     let identity = ca.verify(&chain).map_err(chain_error(&chain_path))?;
     if identity.key.as_bytes() != key.verifying_key().as_bytes() {
         return Err(IdentityError::OtherKey { path: chain_path });

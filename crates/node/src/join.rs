@@ -89,7 +89,10 @@ pub async fn join(applicant: &Applicant<'_>, stop: &CancellationToken) -> Result
             Ok((Enrolment::Waiting { retry_ms }, _)) => {
                 if !said_waiting {
                     let key = KeyId::from_bytes(applicant.key.verifying_key().to_bytes());
-                    warn!("waiting to be accepted; on the hub: mainstay nodes accept {}   (this node's key is {key})", applicant.name);
+                    warn!(
+                        "waiting to be accepted; on the hub: mainstay nodes accept {}   (this node's key is {key})",
+                        applicant.name
+                    );
                     said_waiting = true;
                 }
                 Duration::from_millis(retry_ms.clamp(200, 60_000))
@@ -107,7 +110,11 @@ pub async fn join(applicant: &Applicant<'_>, stop: &CancellationToken) -> Result
     Err(JoinError::NoAddress)
 }
 
-async fn ask(dialer: &TlsDialer, address: &str, applicant: &Applicant<'_>) -> Result<(Enrolment, FleetCa), AttemptError> {
+async fn ask(
+    dialer: &TlsDialer,
+    address: &str,
+    applicant: &Applicant<'_>,
+) -> Result<(Enrolment, FleetCa), AttemptError> {
     let mut dialled = dialer.dial(address).await?;
     let enrol = Enrol {
         name: applicant.name.clone(),
@@ -125,7 +132,12 @@ async fn ask(dialer: &TlsDialer, address: &str, applicant: &Applicant<'_>) -> Re
 }
 
 /// The certificate must be of this key, and of the very fleet whose CA the hub has just proven.
-fn check(applicant: &Applicant<'_>, chain: &[bytes::Bytes], ca: &bytes::Bytes, presented: &FleetCa) -> Result<(), JoinError> {
+fn check(
+    applicant: &Applicant<'_>,
+    chain: &[bytes::Bytes],
+    ca: &bytes::Bytes,
+    presented: &FleetCa,
+) -> Result<(), JoinError> {
     if ca != presented.der() {
         return Err(JoinError::BadCertificate("it names another CA than the hub's own".into()));
     }

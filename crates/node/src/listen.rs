@@ -43,7 +43,9 @@ async fn meet(shared: &Arc<Shared>, incoming: Incoming) -> Result<(), SessionEnd
         }
     };
     match link.receiver.recv().await? {
-        Some(Frame::Hello(hello)) if link.peer.identity.is_some() => session::accept(shared, link, *hello).await,
+        Some(Frame::Hello(hello)) if link.peer.identity.is_some() => {
+            session::accept(shared, link, *hello).await
+        }
         Some(Frame::Hello(_)) => {
             // Its certificate is of another fleet, or none: it must join first.
             let why = Goodbye::Waiting { reason: "this node has not joined this fleet".into() };
@@ -66,8 +68,12 @@ async fn enrol_node(
     let answer = role.enrol(link.peer.key, enrol).await;
     match &answer {
         Enrolment::Joined { name, .. } => info!(node = %name, key = %link.peer.key.short(), "joined"),
-        Enrolment::Waiting { .. } => info!(node = %name, key = %link.peer.key.short(), "waits to be accepted"),
-        Enrolment::Refused { reason } => info!(node = %name, key = %link.peer.key.short(), "may not join: {reason}"),
+        Enrolment::Waiting { .. } => {
+            info!(node = %name, key = %link.peer.key.short(), "waits to be accepted")
+        }
+        Enrolment::Refused { reason } => {
+            info!(node = %name, key = %link.peer.key.short(), "may not join: {reason}")
+        }
     }
     link.sender.send(&Frame::Enrolment(Box::new(answer))).await?;
     link.sender.close().await?;

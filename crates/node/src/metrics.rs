@@ -42,9 +42,21 @@ impl NodeMetrics {
             registry.register("queue_messages", "Messages that wait, by queue", metrics.queue.clone());
             registry.register("links", "Links that are up", metrics.links.clone());
             registry.register("messages_ended", "Own messages that ended, by outcome", metrics.ended.clone());
-            registry.register("messages_served", "Messages of others that ended here, by outcome", metrics.served.clone());
-            registry.register("envelopes_refused", "Envelopes refused on arrival, by reason", metrics.refused.clone());
-            registry.register("message_seconds", "From acceptance of an own message to its end", metrics.latency.clone());
+            registry.register(
+                "messages_served",
+                "Messages of others that ended here, by outcome",
+                metrics.served.clone(),
+            );
+            registry.register(
+                "envelopes_refused",
+                "Envelopes refused on arrival, by reason",
+                metrics.refused.clone(),
+            );
+            registry.register(
+                "message_seconds",
+                "From acceptance of an own message to its end",
+                metrics.latency.clone(),
+            );
             registry.register("dials", "Attempts to link to a hub, by result", metrics.dials.clone());
         }
         metrics

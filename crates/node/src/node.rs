@@ -81,8 +81,15 @@ pub struct NodeConfig {
 
 /// What makes a node an agent or a hub.
 pub enum Side {
-    Agent { hubs: Vec<String> },
-    Hub { role: Arc<dyn HubRole>, trust: Arc<RwLock<TrustLog>>, listener: Arc<TlsListener>, counters: Arc<LinkCounters> },
+    Agent {
+        hubs: Vec<String>,
+    },
+    Hub {
+        role: Arc<dyn HubRole>,
+        trust: Arc<RwLock<TrustLog>>,
+        listener: Arc<TlsListener>,
+        counters: Arc<LinkCounters>,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -191,7 +198,11 @@ impl Shared {
             return Ok(keys);
         }
         let linked = self.hub.is_some() || self.inputs.links().await.is_ok_and(|links| !links.is_empty());
-        Err(if linked { submit::SubmitError::UnknownNodes(missing) } else { submit::SubmitError::UnknownOffline(missing) })
+        Err(if linked {
+            submit::SubmitError::UnknownNodes(missing)
+        } else {
+            submit::SubmitError::UnknownOffline(missing)
+        })
     }
 }
 
@@ -218,7 +229,11 @@ impl NodeHandle {
     }
 
     /// Accepts the messages of a message file with this node as their origin: all or none.
-    pub async fn send(&self, operator: Option<&str>, text: &str) -> Result<Vec<Accepted>, submit::SubmitError> {
+    pub async fn send(
+        &self,
+        operator: Option<&str>,
+        text: &str,
+    ) -> Result<Vec<Accepted>, submit::SubmitError> {
         let life = self.life().ok_or(submit::SubmitError::Stopped(courier::Stopped))?;
         submit::submit(&life, operator, text).await
     }
@@ -341,7 +356,8 @@ impl Node {
         let clock = Clock::new(meta.floor);
         let signer = Signer::new(config.key.clone());
         let is_hub = matches!(config.side, Side::Hub { .. });
-        let (engine, first) = Engine::open(signer.clone(), is_hub, config.limits.clone(), &mut journal, clock.now())?;
+        let (engine, first) =
+            Engine::open(signer.clone(), is_hub, config.limits.clone(), &mut journal, clock.now())?;
         journal.restore_reservation(engine.reserved());
         let stored_trust = read_trust(&mut journal)?;
         let names = read_names(&mut journal)?;
@@ -390,7 +406,8 @@ impl Node {
             mark: mark.clone(),
             proof: AtomicBool::new(false),
         });
-        let received = Received::open(&config.data.join("received"), &config.roots).map_err(NodeError::Received)?;
+        let received =
+            Received::open(&config.data.join("received"), &config.roots).map_err(NodeError::Received)?;
         let runner = Runner::new(methods, self.processes.clone(), signer, inputs.clone(), tasks.clone());
         let parts = Parts {
             me: shared.me,
@@ -452,7 +469,9 @@ impl Node {
             }
         }
         let socket = self.config.data.join("message.sock");
-        intake::start(&socket, self.handle.clone(), &tasks, shared.stop.clone()).await.map_err(NodeError::Socket)?;
+        intake::start(&socket, self.handle.clone(), &tasks, shared.stop.clone())
+            .await
+            .map_err(NodeError::Socket)?;
         tasks.spawn(keep_clock(shared.clock.clone(), journal, shared.stop.clone()));
         Ok(())
     }

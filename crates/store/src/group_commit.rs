@@ -79,27 +79,12 @@ impl Writer {
         let (fail, failure) = watch::channel(None);
         let (end, ended) = oneshot::channel();
         let counters = Arc::new(Counters::default());
-        let work = Work {
-            journal,
-            requests,
-            counters: Arc::clone(&counters),
-            fail,
-        };
-        let thread = std::thread::Builder::new()
-            .name("journal".into())
-            .spawn(move || {
-                work.run();
-                let _ = end.send(());
-            })?;
-        Ok(Self {
-            handle: Handle {
-                queue,
-                failure,
-                counters,
-            },
-            ended,
-            thread,
-        })
+        let work = Work { journal, requests, counters: Arc::clone(&counters), fail };
+        let thread = std::thread::Builder::new().name("journal".into()).spawn(move || {
+            work.run();
+            let _ = end.send(());
+        })?;
+        Ok(Self { handle: Handle { queue, failure, counters }, ended, thread })
     }
 
     pub fn handle(&self) -> Handle {
@@ -133,10 +118,7 @@ impl Handle {
     /// As [`Journal::commit`].
     pub async fn commit(&self, batch: Batch) -> Result<(), JournalError> {
         let (answer, answered) = oneshot::channel();
-        self.queue
-            .send(Request::One(batch, answer))
-            .await
-            .map_err(|_| self.why())?;
+        self.queue.send(Request::One(batch, answer)).await.map_err(|_| self.why())?;
         answered.await.unwrap_or_else(|_| Err(self.why()))
     }
 
@@ -159,10 +141,7 @@ impl Handle {
     /// [`JournalError::Failed`] if the journal failed.
     pub async fn read(&self, table: Table) -> Result<Vec<(Bytes, Bytes)>, JournalError> {
         let (answer, answered) = oneshot::channel();
-        self.queue
-            .send(Request::Read(table, answer))
-            .await
-            .map_err(|_| self.why())?;
+        self.queue.send(Request::Read(table, answer)).await.map_err(|_| self.why())?;
         answered.await.unwrap_or_else(|_| Err(self.why()))
     }
 
@@ -250,18 +229,11 @@ impl Work {
 
     fn commit(&mut self, batches: &[Batch], waiting: &mut Vec<Waiting>, bytes: usize) {
         let started = Instant::now();
-        let results = if batches.is_empty() {
-            Vec::new()
-        } else {
-            self.journal.commit(batches)
-        };
+        let results = if batches.is_empty() { Vec::new() } else { self.journal.commit(batches) };
         let count = |which: fn(&Result<(), JournalError>) -> bool| {
             results.iter().filter(|result| which(result)).count() as u64
         };
-        let (durable, refused) = (
-            count(Result::is_ok),
-            count(|r| matches!(r, Err(e) if e.is_refusal())),
-        );
+        let (durable, refused) = (count(Result::is_ok), count(|r| matches!(r, Err(e) if e.is_refusal())));
         let counters = &self.counters;
         if durable > 0 {
             counters.syncs.fetch_add(1, Ordering::Relaxed);

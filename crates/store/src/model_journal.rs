@@ -52,10 +52,7 @@ impl ModelDisk {
         let mut state = self.state();
         state.life += 1;
         state.reserved = 0;
-        ModelJournal {
-            disk: self.clone(),
-            life: state.life,
-        }
+        ModelJournal { disk: self.clone(), life: state.life }
     }
 
     /// The node loses power: what was not synced is gone, and so is the opening.
@@ -194,13 +191,8 @@ impl Journal for ModelJournal {
                 return Err(Self::cut_off());
             }
             let from = (table, Bytes::new());
-            let of_table = state
-                .records
-                .range(from..)
-                .take_while(|((of, _), _)| *of == table);
-            of_table
-                .map(|((_, key), value)| (key.clone(), value.clone()))
-                .collect()
+            let of_table = state.records.range(from..).take_while(|((of, _), _)| *of == table);
+            of_table.map(|((_, key), value)| (key.clone(), value.clone())).collect()
         };
         // Outside the lock: what the visitor does is its own affair.
         for (key, value) in &records {

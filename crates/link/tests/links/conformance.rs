@@ -39,12 +39,7 @@ impl Kind {
                 (a.unwrap(), b.unwrap())
             }
             Self::Memory => {
-                let peer = |seed| Peer {
-                    key: id(&key(seed)),
-                    identity: None,
-                    chain: vec![],
-                    address: None,
-                };
+                let peer = |seed| Peer { key: id(&key(seed)), identity: None, chain: vec![], address: None };
                 memory::pair(peer(2), peer(9), &limits, &counters)
             }
         };
@@ -83,10 +78,7 @@ conformance! {
 }
 
 fn data(size: usize) -> Frame {
-    Frame::Data(Data {
-        envelope: Bytes::from(vec![7; size]),
-        chain: vec![],
-    })
+    Frame::Data(Data { envelope: Bytes::from(vec![7; size]), chain: vec![] })
 }
 
 /// Of varied sizes, so that boundaries fall everywhere; the number is in the size.
@@ -134,23 +126,13 @@ async fn the_largest_frame_passes_and_a_larger_one_is_not_sent(kind: Kind) {
 }
 
 async fn a_frame_beyond_the_limit_is_refused_before_it_comes(kind: Kind) {
-    let limits = Limits {
-        frame: 1000,
-        ..Limits::default()
-    };
-    let Pair {
-        mut a,
-        mut b,
-        counters,
-    } = kind.friends(limits).await;
+    let limits = Limits { frame: 1000, ..Limits::default() };
+    let Pair { mut a, mut b, counters } = kind.friends(limits).await;
     a.sender.send(&data(100)).await.unwrap();
     assert_eq!(b.receiver.recv().await.unwrap(), Some(data(100)));
     a.sender.send(&data(2000)).await.unwrap();
     let error = b.receiver.recv().await.unwrap_err();
-    assert!(
-        matches!(error, LinkError::Oversize { limit: 1000, .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, LinkError::Oversize { limit: 1000, .. }), "{error:?}");
     assert!(error.is_violation());
     assert!(matches!(b.receiver.recv().await, Err(LinkError::Closed)));
     assert_eq!(counters.oversize.load(std::sync::atomic::Ordering::Relaxed), 1);
@@ -165,11 +147,7 @@ async fn a_stranger_may_send_small_frames_only(kind: Kind) {
 }
 
 async fn a_stranger_has_a_limited_time_however_busy(kind: Kind) {
-    let Pair {
-        mut a,
-        mut b,
-        counters,
-    } = kind.strangers(Limits::default()).await;
+    let Pair { mut a, mut b, counters } = kind.strangers(Limits::default()).await;
     tokio::time::pause();
     a.sender.send(&Frame::Ping(1)).await.unwrap();
     assert_eq!(b.receiver.recv().await.unwrap(), Some(Frame::Ping(1)));
@@ -183,22 +161,14 @@ async fn a_stranger_has_a_limited_time_however_busy(kind: Kind) {
     a.sender.send(&Frame::Ping(1)).await.unwrap();
     tokio::time::advance(Duration::from_secs(11)).await;
     assert!(matches!(b.receiver.recv().await, Err(LinkError::Admission(_))));
-    assert_eq!(
-        counters
-            .admission_timeout
-            .load(std::sync::atomic::Ordering::Relaxed),
-        1
-    );
+    assert_eq!(counters.admission_timeout.load(std::sync::atomic::Ordering::Relaxed), 1);
 }
 
 async fn closing_is_seen_and_the_other_direction_goes_on(kind: Kind) {
     let Pair { mut a, mut b, .. } = kind.friends(Limits::default()).await;
     a.sender.feed(&Frame::Ping(1)).await.unwrap();
     a.sender.close().await.unwrap();
-    assert!(matches!(
-        a.sender.send(&Frame::Ping(2)).await,
-        Err(LinkError::Closed)
-    ));
+    assert!(matches!(a.sender.send(&Frame::Ping(2)).await, Err(LinkError::Closed)));
     assert_eq!(b.receiver.recv().await.unwrap(), Some(Frame::Ping(1)));
     assert_eq!(b.receiver.recv().await.unwrap(), None);
     b.sender.send(&Frame::Pong(1)).await.unwrap();
@@ -212,9 +182,7 @@ async fn a_dropped_link_is_noticed(kind: Kind) {
     assert!(matches!(end, Ok(None) | Err(LinkError::Io(_))), "{end:?}");
     // Sending fails, at the latest when the network has said so.
     let failed = async { while b.sender.send(&Frame::Ping(1)).await.is_ok() {} };
-    tokio::time::timeout(Duration::from_secs(20), failed)
-        .await
-        .unwrap();
+    tokio::time::timeout(Duration::from_secs(20), failed).await.unwrap();
 }
 
 async fn who_does_not_read_delays_the_sender_and_loses_nothing(kind: Kind) {
@@ -231,10 +199,7 @@ async fn who_does_not_read_delays_the_sender_and_loses_nothing(kind: Kind) {
     // It gets no further than the buffers; then the reader begins.
     let mut idle = 0;
     while idle < 100 {
-        assert!(
-            poll!(&mut sending).is_pending(),
-            "everything was sent and nobody reads"
-        );
+        assert!(poll!(&mut sending).is_pending(), "everything was sent and nobody reads");
         tokio::task::yield_now().await;
         idle += 1;
     }
@@ -255,10 +220,7 @@ async fn who_never_reads_is_given_up(kind: Kind) {
         }
     };
     assert!(matches!(error, LinkError::Stalled(_)), "{error:?}");
-    assert!(matches!(
-        a.sender.send(&Frame::Ping(1)).await,
-        Err(LinkError::Closed)
-    ));
+    assert!(matches!(a.sender.send(&Frame::Ping(1)).await, Err(LinkError::Closed)));
     assert_eq!(counters.stalled.load(std::sync::atomic::Ordering::Relaxed), 1);
     drop(b);
 }
@@ -335,10 +297,7 @@ async fn last_words_are_heard_over_unread_input(kind: Kind) {
         b.sender.send(&numbered(n)).await.unwrap();
     }
     let farewell = tokio::spawn(a.farewell(Goodbye::Revoked));
-    assert_eq!(
-        b.receiver.recv().await.unwrap(),
-        Some(Frame::Goodbye(Goodbye::Revoked))
-    );
+    assert_eq!(b.receiver.recv().await.unwrap(), Some(Frame::Goodbye(Goodbye::Revoked)));
     assert_eq!(b.receiver.recv().await.unwrap(), None);
     drop(b);
     farewell.await.unwrap();

@@ -71,9 +71,7 @@ impl Fleet {
         limits: Limits,
     ) -> (TlsListener, SocketAddr) {
         let (ca, counters) = (self.ca.clone(), self.counters.clone());
-        let listener = TlsListener::bind("127.0.0.1:0", credentials, ca, limits, counters)
-            .await
-            .unwrap();
+        let listener = TlsListener::bind("127.0.0.1:0", credentials, ca, limits, counters).await.unwrap();
         let address = listener.local_addr().unwrap();
         (listener, address)
     }

@@ -17,12 +17,7 @@ use crate::fleet::{id, key};
 /// A link, and the raw stream at its other end.
 fn raw(buffer: usize) -> (Link, DuplexStream, Arc<LinkCounters>) {
     let (ours, theirs) = tokio::io::duplex(buffer);
-    let peer = Peer {
-        key: id(&key(9)),
-        identity: None,
-        chain: vec![],
-        address: None,
-    };
+    let peer = Peer { key: id(&key(9)), identity: None, chain: vec![], address: None };
     let counters = Arc::<LinkCounters>::default();
     let mut link = Link::over_stream(ours, peer, &Limits::default(), counters.clone());
     link.receiver.admit();
@@ -51,12 +46,8 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 fn frame() -> impl Strategy<Value = Frame> {
     prop_oneof![
         any::<u64>().prop_map(Frame::Ping),
-        proptest::collection::vec(any::<u8>(), 0..3000).prop_map(|bytes| {
-            Frame::Data(Data {
-                envelope: bytes.into(),
-                chain: vec![],
-            })
-        }),
+        proptest::collection::vec(any::<u8>(), 0..3000)
+            .prop_map(|bytes| { Frame::Data(Data { envelope: bytes.into(), chain: vec![] }) }),
     ]
 }
 
@@ -166,10 +157,7 @@ fn it_is_the_framing_that_others_know() {
 
 #[test]
 fn a_peer_that_trickles_inside_a_frame_is_cut_and_a_slow_one_is_not() {
-    let frame = Frame::Data(Data {
-        envelope: vec![7; 20_000].into(),
-        chain: vec![],
-    });
+    let frame = Frame::Data(Data { envelope: vec![7; 20_000].into(), chain: vec![] });
     let bytes = encoded(std::slice::from_ref(&frame));
     let send = |piece: usize, every: u64| {
         let bytes = bytes.clone();

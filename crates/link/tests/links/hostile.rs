@@ -37,10 +37,7 @@ struct Rogue {
 impl Rogue {
     /// Well-behaved, but for what a test changes.
     fn presenting(chain: &[Bytes], signing: Arc<dyn TlsKey>) -> Self {
-        let chain = chain
-            .iter()
-            .map(|der| CertificateDer::from(der.to_vec()))
-            .collect();
+        let chain = chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         Self {
             version: &rustls::version::TLS13,
             alpn: Some(b"mainstay/1"),
@@ -217,12 +214,7 @@ async fn still_serves(fleet: &Fleet, listener: &TlsListener, address: SocketAddr
 async fn plaintext_is_refused_at_its_first_byte() {
     let fleet = Fleet::new(1);
     let (listener, address) = fleet.listen(Limits::default()).await;
-    for text in [
-        &b"GET / HTTP/1.1\r\n\r\n"[..],
-        b"\0",
-        b"SSH-2.0-x\r\n",
-        &[0xff; 100_000],
-    ] {
+    for text in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\0", b"SSH-2.0-x\r\n", &[0xff; 100_000]] {
         let result = said(&listener, address, text).await;
         assert!(matches!(result, Err(HandshakeError::NotTls)));
     }
@@ -250,24 +242,15 @@ async fn older_tls_other_protocols_and_no_certificate_are_refused() {
     let good = || Rogue::presenting(&fleet.node_chain(&node, "ship1"), tls_key(&node));
 
     assert!(tried(&listener, address, &good()).await.is_ok());
-    let old = Rogue {
-        version: &rustls::version::TLS12,
-        ..good()
-    };
+    let old = Rogue { version: &rustls::version::TLS12, ..good() };
     let error = failed(tried(&listener, address, &old).await);
     assert!(error.contains("incompatible"), "{error}");
 
-    let nobody = Rogue {
-        certified: None,
-        ..good()
-    };
+    let nobody = Rogue { certified: None, ..good() };
     let error = failed(tried(&listener, address, &nobody).await);
     assert!(error.contains("no certificates"), "{error}");
 
-    let web = Rogue {
-        alpn: Some(b"h2"),
-        ..good()
-    };
+    let web = Rogue { alpn: Some(b"h2"), ..good() };
     let error = failed(tried(&listener, address, &web).await);
     assert!(error.contains("any known protocol"), "{error}");
 
@@ -282,10 +265,7 @@ async fn other_keys_than_ed25519_are_refused() {
     let fleet = Fleet::new(1);
     let (listener, address) = fleet.listen(Limits::default()).await;
     for (algorithm, own) in [
-        (
-            &rcgen::PKCS_ECDSA_P256_SHA256,
-            SignatureScheme::ECDSA_NISTP256_SHA256,
-        ),
+        (&rcgen::PKCS_ECDSA_P256_SHA256, SignatureScheme::ECDSA_NISTP256_SHA256),
         (&rcgen::PKCS_RSA_SHA256, SignatureScheme::RSA_PSS_SHA256),
     ] {
         let pair = rcgen::KeyPair::generate_for(algorithm).unwrap();
@@ -293,10 +273,8 @@ async fn other_keys_than_ed25519_are_refused() {
         let certificate = Bytes::copy_from_slice(params.self_signed(&pair).unwrap().der());
         for says in [own, SignatureScheme::ED25519] {
             let key = any_key(&pair.serialize_der());
-            let rogue = Rogue::presenting(
-                std::slice::from_ref(&certificate),
-                Arc::new(Liar { key, own, says }),
-            );
+            let rogue =
+                Rogue::presenting(std::slice::from_ref(&certificate), Arc::new(Liar { key, own, says }));
             let result = tried(&listener, address, &rogue).await;
             let Err(HandshakeError::Certificate(ChainError::Key)) = result else {
                 panic!("{:?}", result.err());
@@ -331,11 +309,7 @@ async fn a_chain_of_any_length_makes_no_identity_and_no_harm() {
     chain.extend(vec![fleet.ca.der().clone(); 60]);
     let rogue = Rogue::presenting(&chain, tls_key(&node));
     let result = tried(&listener, address, &rogue).await;
-    assert!(
-        matches!(result, Err(HandshakeError::Oversize)),
-        "{:?}",
-        result.err()
-    );
+    assert!(matches!(result, Err(HandshakeError::Oversize)), "{:?}", result.err());
     assert_eq!(fleet.counted("handshake_oversize"), 1);
     still_serves(&fleet, &listener, address).await;
 }
@@ -355,21 +329,13 @@ async fn a_handshake_that_never_ends_is_cut_by_size_or_by_time() {
         bytes.extend(body);
     }
     let result = said(&listener, address, &bytes).await;
-    assert!(
-        matches!(result, Err(HandshakeError::Oversize)),
-        "{:?}",
-        result.err()
-    );
+    assert!(matches!(result, Err(HandshakeError::Oversize)), "{:?}", result.err());
 
     tokio::time::pause();
     // Silence, one byte, and half a greeting.
     for beginning in [&[][..], &[0x16], &bytes[..300]] {
         let result = said(&listener, address, beginning).await;
-        assert!(
-            matches!(result, Err(HandshakeError::Timeout)),
-            "{:?}",
-            result.err()
-        );
+        assert!(matches!(result, Err(HandshakeError::Timeout)), "{:?}", result.err());
     }
     assert_eq!(fleet.counted("admission_timeout"), 3);
     tokio::time::resume();
@@ -406,9 +372,8 @@ async fn what_breaks_the_framing_is_told_apart() {
     let node = key(9);
     let rogue = Rogue::presenting(&fleet.node_chain(&node, "ship1"), tls_key(&node));
     let linked = async || {
-        let (stream, link) = tokio::join!(rogue.connect(address), async {
-            listener.accept().await.handshake().await
-        });
+        let (stream, link) =
+            tokio::join!(rogue.connect(address), async { listener.accept().await.handshake().await });
         (stream.unwrap(), link.unwrap())
     };
 
@@ -434,25 +399,13 @@ async fn what_breaks_the_framing_is_told_apart() {
     stream.write_all(&[0xff; 64]).await.unwrap();
     stream.flush().await.unwrap();
     let error = link.receiver.recv().await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            LinkError::Oversize {
-                length: 0xffff_ffff,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert!(matches!(error, LinkError::Oversize { length: 0xffff_ffff, .. }), "{error:?}");
 
     let (mut stream, mut link) = linked().await;
     stream.write_all(&[0, 0, 0, 3, 0xc1, 0xc1, 0xc1]).await.unwrap();
     stream.flush().await.unwrap();
     let error = link.receiver.recv().await.unwrap_err();
-    assert!(
-        matches!(error, LinkError::Malformed(_)) && error.is_violation(),
-        "{error:?}"
-    );
+    assert!(matches!(error, LinkError::Malformed(_)) && error.is_violation(), "{error:?}");
     assert_eq!(fleet.counted("malformed"), 1);
 
     let (mut stream, mut link) = linked().await;

@@ -36,29 +36,14 @@ async fn call(credentials: &Credentials, trust: Trust) -> Result<String, DialErr
 #[tokio::test]
 async fn a_caller_trusts_the_fleet_and_nobody_else() {
     let (fleet, other) = (Fleet::new(1), Fleet::new(3));
-    for trust in [
-        Trust::Ca(fleet.ca.clone()),
-        Trust::Fingerprint(fleet.ca.fingerprint()),
-    ] {
-        assert_eq!(
-            call(&fleet.hub_credentials(), trust.clone()).await.unwrap(),
-            "hello"
-        );
+    for trust in [Trust::Ca(fleet.ca.clone()), Trust::Fingerprint(fleet.ca.fingerprint())] {
+        assert_eq!(call(&fleet.hub_credentials(), trust.clone()).await.unwrap(), "hello");
         let error = call(&other.hub_credentials(), trust.clone()).await.unwrap_err();
         assert!(matches!(error, DialError::Untrusted { .. }), "{error:?}");
     }
     let node = fleet.node_credentials(&key(9), "ship1");
     let error = call(&node, Trust::Ca(fleet.ca.clone())).await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            DialError::Untrusted {
-                source: ChainError::NotAHub,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert!(matches!(error, DialError::Untrusted { source: ChainError::NotAHub, .. }), "{error:?}");
 }
 
 #[tokio::test]
@@ -73,10 +58,7 @@ async fn an_agent_that_dials_the_api_is_told() {
     });
     assert!(served.is_err());
     let error = dialled.err().unwrap();
-    assert!(
-        matches!(error, DialError::Handshake { .. } | DialError::NotALink { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, DialError::Handshake { .. } | DialError::NotALink { .. }), "{error:?}");
     assert!(error.is_transient());
 }
 
@@ -86,9 +68,8 @@ async fn a_caller_that_dials_the_link_port_is_told() {
     let (listener, address) = fleet.listen(Limits::default()).await;
     let dialer = HttpsDialer::new(Trust::Ca(fleet.ca.clone())).unwrap();
     let address_text = address.to_string();
-    let (dialled, accepted) = tokio::join!(dialer.dial(&address_text), async {
-        listener.accept().await.handshake().await
-    });
+    let (dialled, accepted) =
+        tokio::join!(dialer.dial(&address_text), async { listener.accept().await.handshake().await });
     assert!(matches!(dialled, Err(DialError::Handshake { .. })));
     assert!(accepted.is_err());
     let dialer = fleet.dialer(&fleet.node_credentials(&key(9), "ship1"), Limits::default());

@@ -13,7 +13,7 @@ use mainstay_core::id::{KeyId, NodeName};
 use mainstay_core::outcome::Rejection;
 use mainstay_core::time::Timestamp;
 use mainstay_core::trust::TrustLog;
-use mainstay_link::chain::FleetCa;
+use mainstay_link::chain::{FleetCa, PeerIdentity};
 
 use crate::hub_role::HubRole;
 use crate::method::Methods;
@@ -28,7 +28,8 @@ pub struct Judge {
     pub methods: Methods,
     pub ca: FleetCa,
     pub hub: Option<Arc<dyn HubRole>>,
-    chains: Mutex<HashMap<[u8; 32], Option<(KeyId, NodeName, KeyId)>>>,
+    /// By digest; `None` for those that do not lead to this fleet's CA.
+    chains: Mutex<HashMap<[u8; 32], Option<PeerIdentity>>>,
 }
 
 /// Who is at the other end of the link.
@@ -64,7 +65,13 @@ impl Judge {
     }
 
     /// Judges an envelope whose signature is good.
-    pub fn judge(&self, peer: &PeerInfo, body: &Body, chain: &[Bytes], now: Timestamp) -> Result<(), Rejection> {
+    pub fn judge(
+        &self,
+        peer: &PeerInfo,
+        body: &Body,
+        chain: &[Bytes],
+        now: Timestamp,
+    ) -> Result<(), Rejection> {
         // Agents send only what they signed themselves; hubs may pass on what others signed.
         if body.from != peer.key && !peer.hub {
             return Err(Rejection::BadSignature);
@@ -130,7 +137,7 @@ impl Judge {
         let digest = *hasher.finalize().as_bytes();
         let known = self.chains.lock().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned();
         let verified = known.unwrap_or_else(|| {
-            let verified = self.ca.verify(chain).ok().map(|id| (id.key, id.name, id.issuer));
+            let verified = self.ca.verify(chain).ok();
             let mut chains = self.chains.lock().unwrap_or_else(PoisonError::into_inner);
             if chains.len() >= CHAINS {
                 chains.clear();
@@ -138,8 +145,7 @@ impl Judge {
             chains.insert(digest, verified.clone());
             verified
         });
-        let (owner, name, issuer) = verified?;
-        (owner == key && !self.trust().is_revoked(&issuer)).then_some(name)
+        let identity = verified?;
+        (identity.key == key && !self.trust().is_revoked(&identity.issuer)).then_some(identity.name)
     }
 }
-

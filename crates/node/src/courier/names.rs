@@ -37,7 +37,11 @@ impl Names {
             for (name, key) in found {
                 if known.insert(name.clone(), key) != Some(key) {
                     let name = Bytes::copy_from_slice(name.as_str().as_bytes());
-                    ops.push(Op::Put { table: Table::Names, key: name, value: Bytes::copy_from_slice(key.as_bytes()) });
+                    ops.push(Op::Put {
+                        table: Table::Names,
+                        key: name,
+                        value: Bytes::copy_from_slice(key.as_bytes()),
+                    });
                 }
             }
         }

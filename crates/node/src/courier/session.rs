@@ -15,7 +15,6 @@ use futures_util::stream::FuturesUnordered;
 use mainstay_core::delivery::Incoming;
 use mainstay_core::envelope::{Audience, Envelope, Payload, Verified};
 use mainstay_core::frame::{Ack, Data, Frame, Goodbye, Hello, Verdict, common_protocol};
-use mainstay_core::id::KeyId;
 use mainstay_core::outcome::Rejection;
 use mainstay_link::link::{Link, LinkError, LinkReceiver, LinkSender};
 use tokio::sync::mpsc;
@@ -299,16 +298,15 @@ impl Session<'_> {
     }
 
     /// Handles a frame. What must wait for the Store comes back as a future.
-    async fn frame(
-        &mut self,
-        frame: Frame,
-    ) -> Result<Option<impl Future<Output = Ack> + use<>>, SessionEnd> {
+    async fn frame(&mut self, frame: Frame) -> Result<Option<impl Future<Output = Ack> + use<>>, SessionEnd> {
         let shared = self.shared;
         let peer = self.peer.key;
         match frame {
             Frame::Data(data) => return self.data(data).await,
             Frame::Ack(acks) => shared.inputs().send(Input::Acks { peer, acks }).await?,
-            Frame::Ping(number) => shared.inputs().send(Input::Tell { peer, frame: Frame::Pong(number) }).await?,
+            Frame::Ping(number) => {
+                shared.inputs().send(Input::Tell { peer, frame: Frame::Pong(number) }).await?
+            }
             Frame::Pong(_) => {}
             Frame::Mark(mark) => shared.inputs().send(Input::Mark { peer, mark }).await?,
             Frame::Goodbye(why) => return Err(SessionEnd::Goodbye(why)),
@@ -334,7 +332,11 @@ impl Session<'_> {
                 }
             }
             Frame::Resolved(found) if self.peer.hub => shared.names.resolved(found).await,
-            Frame::Hello(_) | Frame::Trust(_) | Frame::Enrol(_) | Frame::Enrolment(_) | Frame::Resolved(_) => {
+            Frame::Hello(_)
+            | Frame::Trust(_)
+            | Frame::Enrol(_)
+            | Frame::Enrolment(_)
+            | Frame::Resolved(_) => {
                 return Err(SessionEnd::Violation("a frame out of place"));
             }
         }
@@ -367,7 +369,7 @@ impl Session<'_> {
             shared.metrics.refused(refusal_word(why));
         }
         if verified.body.to == Audience::Hubs {
-            return self.for_the_hub(verified, judged).await;
+            return self.for_the_hub(verified, judged);
         }
         let data = self.with_chain(data, &verified);
         let incoming = Incoming { peer: self.peer.key, data, verified, judged };
@@ -388,7 +390,7 @@ impl Session<'_> {
         Data { envelope: data.envelope, chain }
     }
 
-    async fn for_the_hub(
+    fn for_the_hub(
         &self,
         verified: Verified,
         judged: Result<(), Rejection>,
@@ -448,4 +450,3 @@ fn refusal_word(why: &Rejection) -> &'static str {
         Rejection::Expired => "expired",
     }
 }
-

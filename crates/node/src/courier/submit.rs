@@ -40,7 +40,11 @@ pub struct Accepted {
 }
 
 /// Accepts all messages of a file, or none. They are durable when this returns.
-pub async fn submit(shared: &Shared, operator: Option<&str>, text: &str) -> Result<Vec<Accepted>, SubmitError> {
+pub async fn submit(
+    shared: &Shared,
+    operator: Option<&str>,
+    text: &str,
+) -> Result<Vec<Accepted>, SubmitError> {
     let specs = message::parse(text)?;
     let names: BTreeSet<NodeName> = specs.iter().flat_map(|spec| spec.to.iter().cloned()).collect();
     let keys = shared.resolve(&names.into_iter().collect::<Vec<_>>()).await?;
@@ -77,7 +81,7 @@ fn draft(
         Delivery::Event { .. } => None,
     };
     let request = Request {
-        method: spec.method.canonical().to_owned(),
+        method: spec.method.as_str().to_owned(),
         args: spec.args.clone(),
         data: spec.data.clone(),
         command: !spec.delivery.is_event(),
