@@ -75,11 +75,16 @@ impl Api {
         let (router, description) = described();
         let description = Arc::new(description);
         router
-            .route("/v1/openapi.json", get(move || async move { Json(description.clone()) }))
+            .route(
+                "/v1/openapi.json",
+                get(move || async move { Json(description.clone()) }),
+            )
             .route_layer(from_fn_with_state(self.clone(), guard::guard))
             .route("/metrics", get(fleet::metrics))
             .fallback(async || {
-                Failure(Problem::new(ProblemKind::NotFound, "there is no such call").hint("see /v1/openapi.json"))
+                Failure(
+                    Problem::new(ProblemKind::NotFound, "there is no such call").hint("see /v1/openapi.json"),
+                )
             })
             .method_not_allowed_fallback(async || {
                 Failure::invalid("this call exists, but not with this method; see /v1/openapi.json")

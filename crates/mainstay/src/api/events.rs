@@ -34,7 +34,10 @@ fn frame(event: Result<(u64, RunEvent), Problem>) -> Event {
         Ok((position, event)) => {
             // JSON has no raw line break, as an event's data must not.
             let data = serde_json::to_string(&event).expect("an event has only string keys");
-            Event::default().id(position.to_string()).event(kind(&event)).data(data)
+            Event::default()
+                .id(position.to_string())
+                .event(kind(&event))
+                .data(data)
         }
         Err(problem) => {
             let data = serde_json::to_string(&problem).expect("a problem has only string keys");

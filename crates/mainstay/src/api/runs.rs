@@ -41,6 +41,14 @@ pub(super) struct From {
     from: u64,
 }
 
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Shown {
+    /// Only the nodes that have not ended, so without any output.
+    #[serde(default)]
+    pending: bool,
+}
+
 /// A run and where it stands on each node.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct RunDetail {
@@ -100,10 +108,17 @@ pub(super) async fn list(State(api): State<Api>, Params(listed): Params<Listed>)
 }
 
 /// One run, and for each node its result or why there is none yet.
-#[utoipa::path(get, path = "/v1/runs/{run}", operation_id = "show_run", params(("run" = String, Path)),
+#[utoipa::path(get, path = "/v1/runs/{run}", operation_id = "show_run", params(("run" = String, Path), Shown),
     responses((status = 200, body = RunDetail), (status = "default", body = Problem)))]
-pub(super) async fn show(State(api): State<Api>, Path(run): Path<String>) -> Answer<RunDetail> {
-    let (run, nodes) = api.hub.run(run_id(&run)?).await?;
+pub(super) async fn show(
+    State(api): State<Api>,
+    Path(run): Path<String>,
+    Params(shown): Params<Shown>,
+) -> Answer<RunDetail> {
+    let (run, mut nodes) = api.hub.run(run_id(&run)?).await?;
+    if shown.pending {
+        nodes.retain(|node| node.result.is_none());
+    }
     Ok(Json(RunDetail { run, nodes }))
 }
 

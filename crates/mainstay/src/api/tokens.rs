@@ -12,7 +12,10 @@ use super::input::{Caller, Input};
 /// All tokens that are not used up; never their text.
 #[utoipa::path(get, path = "/v1/tokens", operation_id = "list_tokens",
     responses((status = 200, body = Vec<TokenView>), (status = "default", body = Problem)))]
-pub(super) async fn list(State(api): State<Api>, Caller(by): Caller) -> Result<Json<Vec<TokenView>>, Failure> {
+pub(super) async fn list(
+    State(api): State<Api>,
+    Caller(by): Caller,
+) -> Result<Json<Vec<TokenView>>, Failure> {
     Ok(Json(api.hub.tokens(&by).await?))
 }
 
