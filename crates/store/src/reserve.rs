@@ -62,7 +62,7 @@ impl FileReserve {
             Ok(()) => Ok(()),
             // File systems without the call: only written bytes are allocated ones.
             Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS) => {
-                const CHUNK: [u8; 64 * 1024] = [0x5a; 64 * 1024];
+                static CHUNK: [u8; 64 * 1024] = [0x5a; 64 * 1024];
                 self.file.seek(SeekFrom::Start(from))?;
                 let mut left = to - from;
                 while left > 0 {

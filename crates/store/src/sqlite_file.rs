@@ -8,7 +8,7 @@
 //! What the tables hold is not known here.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+
+use crate::reserve::says_full;
 
 /// Pages in the log after which it is written back into the database: 8 MiB of log. Fewer would spend
 /// throughput on checkpoints, more would make each of them (a pause of all commits) longer.
@@ -79,14 +81,23 @@ pub(crate) struct Format {
     pub(crate) schema: &'static str,
 }
 
-/// How to open; everything but the path is for tests.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct OpenOptionsOf {
-    /// A registered VFS instead of the system's; then there is no lock file and no look at the header,
-    /// since the file is not where the system would find it.
-    pub(crate) vfs: Option<String>,
+/// How to open; nothing of it is set but in tests.
+#[derive(Clone, Default)]
+pub(crate) struct Conditions {
+    /// Files that only SQLite finds.
+    pub(crate) simulated: Option<SimulatedFiles>,
     /// Plants the fault that tests must catch: commits that do not sync.
     pub(crate) skip_sync: bool,
+}
+
+type RewriteLog = Arc<dyn Fn(&Path) -> std::io::Result<()> + Send + Sync>;
+
+/// A registered VFS instead of the system's. There is no lock file then, and no look at the header.
+#[derive(Clone)]
+pub(crate) struct SimulatedFiles {
+    pub(crate) vfs: String,
+    /// As [`rewrite_log`].
+    pub(crate) rewrite_log: RewriteLog,
 }
 
 pub(crate) struct SqliteFile {
@@ -103,8 +114,8 @@ pub(crate) struct SqliteFile {
 }
 
 impl SqliteFile {
-    pub(crate) fn open(path: &Path, format: &Format, options: &OpenOptionsOf) -> Result<Self, FileError> {
-        let lock = match options.vfs {
+    pub(crate) fn open(path: &Path, format: &Format, conditions: &Conditions) -> Result<Self, FileError> {
+        let lock = match conditions.simulated {
             None => {
                 let lock = lock(path, format)?;
                 judge_header(path, format)?;
@@ -112,12 +123,23 @@ impl SqliteFile {
             }
             Some(_) => None,
         };
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        let rewritten = match &conditions.simulated {
+            None => rewrite_log(Path::new(&log)),
+            Some(files) => (files.rewrite_log)(Path::new(&log)),
+        };
+        match rewritten {
+            // Where writing in place takes new room, a full disk must not keep a node from its journal.
+            Err(error) if !says_full(&error) => return Err(FileError::from_io(Path::new(&log), &error)),
+            _ => {}
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_EXRESCODE;
-        let conn = match &options.vfs {
-            Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs.as_str()),
+        let conn = match &conditions.simulated {
+            Some(files) => Connection::open_with_flags_and_vfs(path, flags, files.vfs.as_str()),
             None => {
                 create_private(path)?;
                 Connection::open_with_flags(path, flags)
@@ -133,7 +155,7 @@ impl SqliteFile {
             path: path.to_owned(),
             _lock: lock,
         };
-        file.prepare(format, options)?;
+        file.prepare(format, conditions)?;
         file.healthy = true;
         Ok(file)
     }
@@ -142,7 +164,7 @@ impl SqliteFile {
         self.conn.as_ref().expect("the connection is there until drop")
     }
 
-    fn prepare(&mut self, format: &Format, options: &OpenOptionsOf) -> Result<(), FileError> {
+    fn prepare(&mut self, format: &Format, conditions: &Conditions) -> Result<(), FileError> {
         let path = self.path.clone();
         let conn = self.conn();
         let told = |error| describe(&path, format, error);
@@ -154,7 +176,7 @@ impl SqliteFile {
         conn.busy_timeout(BUSY_TIMEOUT).map_err(told)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS);
         pragma(conn, "locking_mode", "EXCLUSIVE", "exclusive").map_err(told)?;
-        let synchronous = if options.skip_sync {
+        let synchronous = if conditions.skip_sync {
             ("OFF", "0")
         } else {
             ("FULL", "2")
@@ -217,13 +239,7 @@ impl SqliteFile {
                 log_pages.store(pages, Ordering::Relaxed);
                 Ok(())
             }))
-            .map_err(told)?;
-        // After a crash or a failed sync the log may be in the page cache and not on the disk. Writing it
-        // back and syncing the database makes true what is about to be believed.
-        match self.checkpoint() {
-            Ok(()) | Err(FileError::Full) => Ok(()),
-            Err(error) => Err(error),
-        }
+            .map_err(told)
     }
 
     /// Whether the log is long enough to be written back.
@@ -259,6 +275,15 @@ impl SqliteFile {
         self.log_pages.store(0, Ordering::Relaxed);
         self.checkpoint_due = CHECKPOINT_PAGES;
         Ok(())
+    }
+
+    /// Pages of the database, those in the log included.
+    pub(crate) fn pages(&self) -> Result<u64, FileError> {
+        let pages: i64 = self
+            .conn()
+            .prepare_cached("PRAGMA page_count")?
+            .query_row([], |row| row.get(0))?;
+        Ok(pages.unsigned_abs())
     }
 
     /// Nothing more will be written: what the engine has in memory is not to be trusted.
@@ -342,8 +367,7 @@ fn judge_header(path: &Path, format: &Format) -> Result<(), FileError> {
         Err(error) => return Err(FileError::from_io(path, &error)),
     };
     let mut header = Vec::with_capacity(HEADER);
-    file.by_ref()
-        .take(HEADER as u64)
+    Read::take(&mut file, HEADER as u64)
         .read_to_end(&mut header)
         .map_err(|error| FileError::from_io(path, &error))?;
     if header.is_empty() {
@@ -413,4 +437,34 @@ fn create_private(path: &Path) -> Result<(), FileError> {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(FileError::from_io(path, &error)),
     }
+}
+
+/// Writes the log's own bytes to it once more and syncs it.
+///
+/// After a failed sync Linux keeps what was written readable and forgets that it is not on the disk: the
+/// next sync succeeds without writing it. SQLite would read such a log, believe it, copy it into the
+/// database, and after a power loss find the older log again, under a newer database. Written anew, the
+/// bytes are on the disk when the sync says so.
+fn rewrite_log(log: &Path) -> std::io::Result<()> {
+    let mut file = match OpenOptions::new().read(true).write(true).open(log) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut chunk = vec![0; 256 * 1024];
+    let mut at = 0;
+    loop {
+        file.seek(SeekFrom::Start(at))?;
+        let got = file.read(&mut chunk)?;
+        if got == 0 {
+            break;
+        }
+        file.seek(SeekFrom::Start(at))?;
+        file.write_all(&chunk[..got])?;
+        at += got as u64;
+    }
+    if at > 0 {
+        file.sync_all()?;
+    }
+    Ok(())
 }
