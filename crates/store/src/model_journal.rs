@@ -52,7 +52,10 @@ impl ModelDisk {
         let mut state = self.state();
         state.life += 1;
         state.reserved = 0;
-        ModelJournal { disk: self.clone(), life: state.life }
+        ModelJournal {
+            disk: self.clone(),
+            life: state.life,
+        }
     }
 
     /// The node loses power: what was not synced is gone, and so is the opening.
@@ -191,8 +194,13 @@ impl Journal for ModelJournal {
                 return Err(Self::cut_off());
             }
             let from = (table, Bytes::new());
-            let of_table = state.records.range(from..).take_while(|((of, _), _)| *of == table);
-            of_table.map(|((_, key), value)| (key.clone(), value.clone())).collect()
+            let of_table = state
+                .records
+                .range(from..)
+                .take_while(|((of, _), _)| *of == table);
+            of_table
+                .map(|((_, key), value)| (key.clone(), value.clone()))
+                .collect()
         };
         // Outside the lock: what the visitor does is its own affair.
         for (key, value) in &records {
@@ -203,5 +211,82 @@ impl Journal for ModelJournal {
 
     fn restore_reservation(&mut self, bytes: u64) {
         self.disk.state().reserved = bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal_conformance::{JournalBench, contents, journal_suite, new, owed, put};
+
+    impl JournalBench for ModelDisk {
+        fn open(&mut self) -> Box<dyn Journal> {
+            Box::new(ModelDisk::open(self))
+        }
+
+        fn power_loss(&mut self) -> bool {
+            self.crash();
+            true
+        }
+
+        fn leave_room(&mut self, bytes: Option<u64>) -> bool {
+            let mut state = self.state();
+            state.capacity = bytes.map(|bytes| state.used + state.reserved + bytes);
+            true
+        }
+    }
+
+    #[test]
+    fn it_conforms() {
+        journal_suite(ModelDisk::new);
+    }
+
+    #[test]
+    fn a_model_that_skips_the_sync_fails_the_suite() {
+        let disk = || {
+            let disk = ModelDisk::new();
+            disk.skip_sync(true);
+            disk
+        };
+        let caught = std::panic::catch_unwind(|| journal_suite(disk));
+        assert!(caught.is_err());
+    }
+
+    #[test]
+    fn a_failed_sync_goes_back_to_the_last_good_one_and_ends_the_opening() {
+        let disk = ModelDisk::new();
+        let mut journal = disk.open();
+        journal
+            .commit(&[new(0, vec![put(Table::Outbox, "a", "1")])])
+            .remove(0)
+            .unwrap();
+        disk.fail_next_sync();
+        let lost = journal.commit(&[
+            owed(
+                0,
+                vec![put(Table::Outbox, "a", "2"), put(Table::Outbox, "b", "1")],
+            ),
+            new(0, vec![]),
+        ]);
+        assert!(
+            lost.iter()
+                .all(|result| matches!(result, Err(JournalError::Failed(_))))
+        );
+        assert!(matches!(
+            journal.commit(&[new(0, vec![])])[0],
+            Err(JournalError::Failed(_))
+        ));
+        let found: Vec<_> = contents(&mut disk.open()).into_values().collect();
+        assert_eq!(found, ["1"]);
+    }
+
+    #[test]
+    fn an_opening_from_before_a_crash_cannot_write() {
+        let disk = ModelDisk::new();
+        let mut old = disk.open();
+        disk.crash();
+        let mut young = disk.open();
+        assert!(old.commit(&[new(0, vec![put(Table::Outbox, "a", "1")])])[0].is_err());
+        assert!(contents(&mut young).is_empty());
     }
 }

@@ -8,7 +8,7 @@
 //! What the tables hold is not known here.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+
+use crate::reserve::says_full;
 
 /// Pages in the log after which it is written back into the database: 8 MiB of log. Fewer would spend
 /// throughput on checkpoints, more would make each of them (a pause of all commits) longer.
@@ -79,14 +81,23 @@ pub(crate) struct Format {
     pub(crate) schema: &'static str,
 }
 
-/// How to open; everything but the path is for tests.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct OpenOptionsOf {
-    /// A registered VFS instead of the system's; then there is no lock file and no look at the header,
-    /// since the file is not where the system would find it.
-    pub(crate) vfs: Option<String>,
+/// How to open; nothing of it is set but in tests.
+#[derive(Clone, Default)]
+pub(crate) struct Conditions {
+    /// Files that only SQLite finds.
+    pub(crate) simulated: Option<SimulatedFiles>,
     /// Plants the fault that tests must catch: commits that do not sync.
     pub(crate) skip_sync: bool,
+}
+
+type RewriteLog = Arc<dyn Fn(&Path) -> std::io::Result<()> + Send + Sync>;
+
+/// A registered VFS instead of the system's. There is no lock file then, and no look at the header.
+#[derive(Clone)]
+pub(crate) struct SimulatedFiles {
+    pub(crate) vfs: String,
+    /// As [`rewrite_log`].
+    pub(crate) rewrite_log: RewriteLog,
 }
 
 pub(crate) struct SqliteFile {
@@ -103,8 +114,8 @@ pub(crate) struct SqliteFile {
 }
 
 impl SqliteFile {
-    pub(crate) fn open(path: &Path, format: &Format, options: &OpenOptionsOf) -> Result<Self, FileError> {
-        let lock = match options.vfs {
+    pub(crate) fn open(path: &Path, format: &Format, conditions: &Conditions) -> Result<Self, FileError> {
+        let lock = match conditions.simulated {
             None => {
                 let lock = lock(path, format)?;
                 judge_header(path, format)?;
@@ -112,12 +123,23 @@ impl SqliteFile {
             }
             Some(_) => None,
         };
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        let rewritten = match &conditions.simulated {
+            None => rewrite_log(Path::new(&log)),
+            Some(files) => (files.rewrite_log)(Path::new(&log)),
+        };
+        match rewritten {
+            // Where writing in place takes new room, a full disk must not keep a node from its journal.
+            Err(error) if !says_full(&error) => return Err(FileError::from_io(Path::new(&log), &error)),
+            _ => {}
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_EXRESCODE;
-        let conn = match &options.vfs {
-            Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs.as_str()),
+        let conn = match &conditions.simulated {
+            Some(files) => Connection::open_with_flags_and_vfs(path, flags, files.vfs.as_str()),
             None => {
                 create_private(path)?;
                 Connection::open_with_flags(path, flags)
@@ -133,7 +155,7 @@ impl SqliteFile {
             path: path.to_owned(),
             _lock: lock,
         };
-        file.prepare(format, options)?;
+        file.prepare(format, conditions)?;
         file.healthy = true;
         Ok(file)
     }
@@ -142,17 +164,23 @@ impl SqliteFile {
         self.conn.as_ref().expect("the connection is there until drop")
     }
 
-    fn prepare(&mut self, format: &Format, options: &OpenOptionsOf) -> Result<(), FileError> {
+    fn prepare(&mut self, format: &Format, conditions: &Conditions) -> Result<(), FileError> {
         let path = self.path.clone();
         let conn = self.conn();
         let told = |error| describe(&path, format, error);
         // Whether the log may be written back when closing is decided in `drop`.
-        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(told)?;
-        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true).map_err(told)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+            .map_err(told)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)
+            .map_err(told)?;
         conn.busy_timeout(BUSY_TIMEOUT).map_err(told)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS);
         pragma(conn, "locking_mode", "EXCLUSIVE", "exclusive").map_err(told)?;
-        let synchronous = if options.skip_sync { ("OFF", "0") } else { ("FULL", "2") };
+        let synchronous = if conditions.skip_sync {
+            ("OFF", "0")
+        } else {
+            ("FULL", "2")
+        };
         for (name, value, expected) in [
             ("trusted_schema", "OFF", "0"),
             ("cell_size_check", "ON", "1"),
@@ -169,12 +197,15 @@ impl SqliteFile {
             Err(error) => return Err(told(error)),
         };
         if mapped.unwrap_or(0) != 0 {
-            return Err(FileError::Failed("SQLite insists on mapping files into memory".into()));
+            return Err(FileError::Failed(
+                "SQLite insists on mapping files into memory".into(),
+            ));
         }
 
         let number = |name: &str| conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
-        let tables: i64 =
-            conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(told)?;
+        let tables: i64 = conn
+            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+            .map_err(told)?;
         let application_id = number("application_id").map_err(told)?;
         let version = number("user_version").map_err(told)?;
         let fresh = tables == 0 && application_id == 0 && version == 0;
@@ -208,13 +239,7 @@ impl SqliteFile {
                 log_pages.store(pages, Ordering::Relaxed);
                 Ok(())
             }))
-            .map_err(told)?;
-        // After a crash or a failed sync the log may be in the page cache and not on the disk. Writing it
-        // back and syncing the database makes true what is about to be believed.
-        match self.checkpoint() {
-            Ok(()) | Err(FileError::Full) => Ok(()),
-            Err(error) => Err(error),
-        }
+            .map_err(told)
     }
 
     /// Whether the log is long enough to be written back.
@@ -227,9 +252,11 @@ impl SqliteFile {
     pub(crate) fn checkpoint(&mut self) -> Result<(), FileError> {
         // A passive checkpoint is whole here, since nobody else reads.
         let (busy, in_log, written): (i64, i64, i64) =
-            match self.conn().query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            }) {
+            match self
+                .conn()
+                .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                }) {
                 Ok(row) => row,
                 Err(error) => {
                     let error = FileError::from(error);
@@ -252,7 +279,10 @@ impl SqliteFile {
 
     /// Pages of the database, those in the log included.
     pub(crate) fn pages(&self) -> Result<u64, FileError> {
-        let pages: i64 = self.conn().prepare_cached("PRAGMA page_count")?.query_row([], |row| row.get(0))?;
+        let pages: i64 = self
+            .conn()
+            .prepare_cached("PRAGMA page_count")?
+            .query_row([], |row| row.get(0))?;
         Ok(pages.unsigned_abs())
     }
 
@@ -287,7 +317,9 @@ pub(crate) fn rollback(conn: &Connection) -> Result<(), FileError> {
 /// Sets a pragma and reads it back: SQLite ignores those it does not know or cannot grant.
 fn pragma(conn: &Connection, name: &str, value: &str, expected: &str) -> rusqlite::Result<()> {
     // Some answer when they are set, some do not.
-    conn.prepare(&format!("PRAGMA {name}={value}"))?.query([])?.next()?;
+    conn.prepare(&format!("PRAGMA {name}={value}"))?
+        .query([])?
+        .next()?;
     let got = conn.query_row(&format!("PRAGMA {name}"), [], |row| {
         Ok(match row.get_ref(0)? {
             rusqlite::types::ValueRef::Integer(number) => number.to_string(),
@@ -313,7 +345,10 @@ fn judge(path: &Path, format: &Format, application_id: i32, version: i32) -> Res
     }
     let found = version.cast_unsigned();
     if found > format.version {
-        return Err(FileError::Newer { found, understood: format.version });
+        return Err(FileError::Newer {
+            found,
+            understood: format.version,
+        });
     }
     Ok(())
 }
@@ -332,8 +367,7 @@ fn judge_header(path: &Path, format: &Format) -> Result<(), FileError> {
         Err(error) => return Err(FileError::from_io(path, &error)),
     };
     let mut header = Vec::with_capacity(HEADER);
-    file.by_ref()
-        .take(HEADER as u64)
+    Read::take(&mut file, HEADER as u64)
         .read_to_end(&mut header)
         .map_err(|error| FileError::from_io(path, &error))?;
     if header.is_empty() {
@@ -347,7 +381,11 @@ fn judge_header(path: &Path, format: &Format) -> Result<(), FileError> {
 }
 
 fn not_a_database(path: &Path, format: &Format) -> FileError {
-    FileError::Failed(format!("{} is not a {}: it is no SQLite database", path.display(), format.noun))
+    FileError::Failed(format!(
+        "{} is not a {}: it is no SQLite database",
+        path.display(),
+        format.noun
+    ))
 }
 
 fn describe(path: &Path, format: &Format, error: rusqlite::Error) -> FileError {
@@ -362,7 +400,11 @@ fn describe(path: &Path, format: &Format, error: rusqlite::Error) -> FileError {
 }
 
 fn in_use(path: &Path, format: &Format) -> FileError {
-    FileError::Failed(format!("the {} {} is in use by another process", format.noun, path.display()))
+    FileError::Failed(format!(
+        "the {} {} is in use by another process",
+        format.noun,
+        path.display()
+    ))
 }
 
 /// The lock that says "this database is open". A file of its own: opening and closing the database's file
@@ -385,9 +427,44 @@ fn lock(path: &Path, format: &Format) -> Result<File, FileError> {
 
 /// Creates the file readable by its owner alone; SQLite gives the log the same mode.
 fn create_private(path: &Path) -> Result<(), FileError> {
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+    match OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+    {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(FileError::from_io(path, &error)),
     }
+}
+
+/// Writes the log's own bytes to it once more and syncs it.
+///
+/// After a failed sync Linux keeps what was written readable and forgets that it is not on the disk: the
+/// next sync succeeds without writing it. SQLite would read such a log, believe it, copy it into the
+/// database, and after a power loss find the older log again, under a newer database. Written anew, the
+/// bytes are on the disk when the sync says so.
+fn rewrite_log(log: &Path) -> std::io::Result<()> {
+    let mut file = match OpenOptions::new().read(true).write(true).open(log) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut chunk = vec![0; 256 * 1024];
+    let mut at = 0;
+    loop {
+        file.seek(SeekFrom::Start(at))?;
+        let got = file.read(&mut chunk)?;
+        if got == 0 {
+            break;
+        }
+        file.seek(SeekFrom::Start(at))?;
+        file.write_all(&chunk[..got])?;
+        at += got as u64;
+    }
+    if at > 0 {
+        file.sync_all()?;
+    }
+    Ok(())
 }
