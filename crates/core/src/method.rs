@@ -95,7 +95,7 @@ impl MethodName {
     }
 
     /// The name that travels and that rules are about.
-    pub fn as_str(&self) -> &str {
+    pub fn canonical(&self) -> &str {
         &self.canonical
     }
 
@@ -142,7 +142,7 @@ mod tests {
             ("REQSomethingNew", "REQSomethingNew"),
         ] {
             let name = MethodName::resolve(written).unwrap();
-            assert_eq!((name.as_str(), name.written()), (canonical, written));
+            assert_eq!((name.canonical(), name.written()), (canonical, written));
         }
         assert!(!MethodName::resolve("REQSomethingNew").unwrap().is_known());
         for bad in ["", "a b", "a\n", "é", &"x".repeat(MAX_NAME + 1)] {

@@ -1,8 +1,5 @@
 #![no_main]
 
-#[path = "../properties.rs"]
-mod properties;
-
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    properties::message_file(bytes);
+    mainstay_core_fuzz::message_file(bytes);
 });

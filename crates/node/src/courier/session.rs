@@ -431,7 +431,7 @@ fn id_of(envelope: &Envelope) -> Option<mainstay_core::id::MessageId> {
     struct Head {
         id: mainstay_core::id::MessageId,
     }
-    rmp_serde::from_slice::<Head>(&envelope.body).ok().map(|head| head.id)
+    mainstay_core::encoding::decode::<Head>(&envelope.body).ok().map(|head| head.id)
 }
 
 /// A bounded set of words, for a metric's label.
