@@ -11,6 +11,7 @@ pub mod delivery;
 pub mod envelope;
 pub mod frame;
 pub mod id;
+pub mod join_token;
 pub mod journal;
 pub mod message;
 pub mod outcome;
