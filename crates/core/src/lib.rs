@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod backoff;
+pub mod batch;
 pub mod clock;
 pub mod delivery;
 pub mod envelope;
