@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub const MAX_RECORD: usize = 480 * 1024;
 
 /// Targets per log entry: 2,048 of at most 100 bytes stay well below the Store's bound for one value.
-const TARGETS_PER_ENTRY: usize = 2048;
+pub(crate) const TARGETS_PER_ENTRY: usize = 2048;
 
 /// The order, as accepted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,6 +58,8 @@ pub struct RunRecord {
 pub enum Entry {
     /// The next of the frozen targets.
     Targets(Vec<(KeyId, NodeName)>),
+    /// These nodes of a run with batches may be sent the order from now on. Written before the first of them is.
+    Started(Vec<u32>),
     /// These nodes said that they have the order on their disks. A hint: it may be missing.
     Taken(Vec<u32>),
     Output {

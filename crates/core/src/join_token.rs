@@ -24,7 +24,7 @@ pub struct JoinToken {
     /// Where hubs listen: `host:port`, to be tried in turn.
     #[serde(rename = "h")]
     pub hubs: Vec<String>,
-    /// The blake3 hash of the fleet's CA certificate (DER): who shows another CA is not the hub.
+    /// SHA-256 of the fleet's CA certificate (DER): who shows another CA is not the hub.
     #[serde(rename = "c", with = "serde_bytes")]
     pub ca: [u8; 32],
     #[serde(rename = "s")]
