@@ -14,6 +14,7 @@ pub mod envelope;
 mod excerpt;
 pub mod frame;
 pub mod id;
+pub mod join_token;
 pub mod journal;
 pub mod message;
 pub mod method;
