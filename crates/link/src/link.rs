@@ -134,14 +134,19 @@ impl Link {
         }
     }
 
-    /// Says goodbye and closes in a way that lets the peer read it. Takes a bounded time.
-    pub async fn farewell(mut self, goodbye: Goodbye) {
+    /// Says goodbye and closes, as [`end_with`](Self::end_with) does.
+    pub async fn farewell(self, goodbye: Goodbye) {
+        self.end_with(&Frame::Goodbye(goodbye)).await;
+    }
+
+    /// Sends a last frame and closes in a way that lets the peer read it. Takes a bounded time.
+    pub async fn end_with(mut self, last: &Frame) {
         let last_words = async {
-            self.sender.send(&Frame::Goodbye(goodbye)).await?;
+            self.sender.send(last).await?;
             self.sender.close().await?;
             self.receiver.discard().await
         };
-        // Whoever says goodbye no longer cares why it was not heard.
+        // Whoever takes leave no longer cares why it was not heard.
         let _ = timeout(FAREWELL, last_words).await;
     }
 }

@@ -1,23 +1,27 @@
 //! TLS for the API: the hub's leaf serves, the fleet's CA or its fingerprint is what callers trust.
 
+use std::sync::Arc;
+
 use mainstay_link::chain::{ChainError, Trust};
 use mainstay_link::dialer::DialError;
-use mainstay_link::https::{HttpsAcceptor, HttpsDialer};
+use mainstay_link::https::{HttpsDialer, HttpsListener};
 use mainstay_link::limits::Limits;
 use mainstay_link::tls::Credentials;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
 
 use crate::fleet::{Fleet, key, meet};
 
+async fn listen(credentials: &Credentials) -> (HttpsListener, String) {
+    let listener = HttpsListener::bind("127.0.0.1:0", credentials, Arc::default()).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
 /// What a caller with this trust gets to hear from an API with these credentials.
 async fn call(credentials: &Credentials, trust: Trust) -> Result<String, DialError> {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let acceptor = HttpsAcceptor::new(credentials).unwrap();
+    let (listener, address) = listen(credentials).await;
     let serve = async {
-        let (tcp, _) = listener.accept().await.unwrap();
-        if let Ok(mut stream) = acceptor.accept(tcp).await {
+        if let Ok(mut stream) = listener.accept().await.handshake().await {
             // A caller that found us untrustworthy is gone by now.
             let _ = stream.write_all(b"hello").await;
             let _ = stream.shutdown().await;
@@ -49,13 +53,10 @@ async fn a_caller_trusts_the_fleet_and_nobody_else() {
 #[tokio::test]
 async fn an_agent_that_dials_the_api_is_told() {
     let fleet = Fleet::new(1);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let acceptor = HttpsAcceptor::new(&fleet.hub_credentials()).unwrap();
+    let (listener, address) = listen(&fleet.hub_credentials()).await;
     let dialer = fleet.dialer(&fleet.node_credentials(&key(9), "ship1"), Limits::default());
-    let (dialled, served) = tokio::join!(dialer.dial(&address), async {
-        acceptor.accept(listener.accept().await.unwrap().0).await
-    });
+    let (dialled, served) =
+        tokio::join!(dialer.dial(&address), async { listener.accept().await.handshake().await });
     assert!(served.is_err());
     let error = dialled.err().unwrap();
     assert!(matches!(error, DialError::Handshake { .. } | DialError::NotALink { .. }), "{error:?}");
