@@ -63,22 +63,14 @@ impl Api {
     /// hub's data directory.
     pub fn new(hub: impl Facade, metrics: Arc<Registry>, data: &Path) -> Self {
         fleet::sweep(data);
-        Self {
-            hub: Arc::new(hub),
-            metrics,
-            scratch: data.to_owned(),
-            ending: CancellationToken::new(),
-        }
+        Self { hub: Arc::new(hub), metrics, scratch: data.to_owned(), ending: CancellationToken::new() }
     }
 
     fn router(&self) -> Router {
         let (router, description) = described();
         let description = Arc::new(description);
         router
-            .route(
-                "/v1/openapi.json",
-                get(move || async move { Json(description.clone()) }),
-            )
+            .route("/v1/openapi.json", get(move || async move { Json(description.clone()) }))
             .route_layer(from_fn_with_state(self.clone(), guard::guard))
             .route("/metrics", get(fleet::metrics))
             .fallback(async || {

@@ -55,13 +55,7 @@ mod status_of {
 )]
 struct Cli {
     /// The hub to command: https://HOST[:PORT] or unix:PATH [default: the one logged in to, or this machine's]
-    #[arg(
-        long,
-        global = true,
-        env = "MAINSTAY_HUB",
-        value_name = "URL",
-        hide_env_values = true
-    )]
+    #[arg(long, global = true, env = "MAINSTAY_HUB", value_name = "URL", hide_env_values = true)]
     hub: Option<String>,
     /// One JSON object a line, for programs
     #[arg(long, global = true)]
@@ -113,10 +107,7 @@ impl From<io::Error> for Stop {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::Unread;
         }
-        Self::Problem(Problem::new(
-            ProblemKind::Internal,
-            format!("the output cannot be written: {error}"),
-        ))
+        Self::Problem(Problem::new(ProblemKind::Internal, format!("the output cannot be written: {error}")))
     }
 }
 
@@ -157,10 +148,7 @@ fn execute(cli: Cli, screen: &mut Screen) -> Done {
 
 /// A command waits for one thing at a time: a runtime of this thread alone is up in no time.
 fn at_once(command: impl Future<Output = Done>) -> Done {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(command)
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }
 
 /// Reads a file that was named, or standard input for `-`.
@@ -186,11 +174,7 @@ fn read_input(path: &str) -> Result<Vec<u8>, Problem> {
 /// The same, for what has to be text.
 fn read_text(path: &str) -> Result<String, Problem> {
     String::from_utf8(read_input(path)?).map_err(|e| {
-        let line = e.as_bytes()[..e.utf8_error().valid_up_to()]
-            .iter()
-            .filter(|b| **b == b'\n')
-            .count()
-            + 1;
+        let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
         Problem::new(ProblemKind::Invalid, format!("{path}: line {line} is not UTF-8"))
     })
 }
@@ -208,11 +192,7 @@ fn confirm(screen: &mut Screen, yes: bool, what: &str) -> Result<(), Stop> {
     screen.note(&format!("{what} Type yes to go on:"))?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
-    if answer.trim() == "yes" {
-        Ok(())
-    } else {
-        Err(declined("Nothing was done.").into())
-    }
+    if answer.trim() == "yes" { Ok(()) } else { Err(declined("Nothing was done.").into()) }
 }
 
 #[cfg(test)]
@@ -236,10 +216,7 @@ mod tests {
                 continue;
             }
             let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(
-                help.contains("Example") && help.contains(&path),
-                "{path} has no example"
-            );
+            assert!(help.contains("Example") && help.contains(&path), "{path} has no example");
         }
     }
 }

@@ -57,10 +57,7 @@ impl Client {
     }
 
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Problem> {
-        self.open(Method::GET, path, &[], Bytes::new())
-            .await?
-            .json()
-            .await
+        self.open(Method::GET, path, &[], Bytes::new()).await?.json().await
     }
 
     pub async fn call<T: DeserializeOwned>(
@@ -84,10 +81,7 @@ impl Client {
             let limit = MAX_BODY >> 20;
             return Err(Problem::new(
                 ProblemKind::Invalid,
-                format!(
-                    "this is {} bytes; a hub takes at most {limit} MiB at once",
-                    body.len()
-                ),
+                format!("this is {} bytes; a hub takes at most {limit} MiB at once", body.len()),
             ));
         }
         let mut connection = JoinSet::new();
@@ -107,20 +101,14 @@ impl Client {
         for (name, value) in headers {
             request = request.header(*name, value);
         }
-        let request = request.body(Full::new(body)).map_err(|e| {
-            Problem::new(
-                ProblemKind::Invalid,
-                format!("this cannot be asked of a hub: {e}"),
-            )
-        })?;
+        let request = request
+            .body(Full::new(body))
+            .map_err(|e| Problem::new(ProblemKind::Invalid, format!("this cannot be asked of a hub: {e}")))?;
         let response = tokio::time::timeout(ANSWER_PATIENCE, sender.send_request(request))
             .await
             .map_err(|_| self.broken("it took too long to answer"))?
             .map_err(|e| self.broken(&e.to_string()))?;
-        let reply = Reply {
-            response,
-            _connection: connection,
-        };
+        let reply = Reply { response, _connection: connection };
         reply.checked().await
     }
 
@@ -131,14 +119,10 @@ impl Client {
                 self.handshake(stream, driver).await
             }
             Endpoint::Https(hub) => {
-                let stream = TcpStream::connect(&hub.authority)
-                    .await
-                    .map_err(|e| self.refused(&e))?;
+                let stream = TcpStream::connect(&hub.authority).await.map_err(|e| self.refused(&e))?;
                 // A request's last piece must not wait for an acknowledgement.
                 let _ = stream.set_nodelay(true);
-                let stream = tls::wrap(hub, stream)
-                    .await
-                    .map_err(|why| self.unreachable(&why))?;
+                let stream = tls::wrap(hub, stream).await.map_err(|why| self.unreachable(&why))?;
                 self.handshake(stream, driver).await
             }
         }
@@ -152,9 +136,8 @@ impl Client {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| self.unreachable(&e.to_string()))?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.unreachable(&e.to_string()))?;
         driver.spawn(async move {
             // How it ended is seen by whoever reads the answer.
             let _ = connection.await;
@@ -196,10 +179,7 @@ impl Reply {
         let bytes = self.bytes().await?;
         Err(serde_json::from_slice(&bytes).unwrap_or_else(|_| {
             let text = String::from_utf8_lossy(&bytes);
-            Problem::new(
-                kind_of(status),
-                format!("the hub answered {status}: {}", text.trim()),
-            )
+            Problem::new(kind_of(status), format!("the hub answered {status}: {}", text.trim()))
         }))
     }
 
@@ -207,10 +187,7 @@ impl Reply {
         let body = Limited::new(self.response.into_body(), MAX_ANSWER);
         match body.collect().await {
             Ok(whole) => Ok(whole.to_bytes()),
-            Err(e) => Err(Problem::new(
-                ProblemKind::Unreachable,
-                format!("the hub's answer broke off: {e}"),
-            )),
+            Err(e) => Err(Problem::new(ProblemKind::Unreachable, format!("the hub's answer broke off: {e}"))),
         }
     }
 
@@ -221,11 +198,8 @@ impl Reply {
             bytes = Bytes::from_static(b"null");
         }
         serde_json::from_slice(&bytes).map_err(|e| {
-            Problem::new(
-                ProblemKind::Internal,
-                format!("the hub's answer is not understood: {e}"),
-            )
-            .hint("hub and command line are perhaps of different versions: compare `mainstay status`")
+            Problem::new(ProblemKind::Internal, format!("the hub's answer is not understood: {e}"))
+                .hint("hub and command line are perhaps of different versions: compare `mainstay status`")
         })
     }
 }
@@ -241,12 +215,9 @@ fn kind_of(status: StatusCode) -> ProblemKind {
 }
 
 pub fn encode(input: &impl Serialize) -> Result<Bytes, Problem> {
-    serde_json::to_vec(input).map(Bytes::from).map_err(|e| {
-        Problem::new(
-            ProblemKind::Invalid,
-            format!("this cannot be written as JSON: {e}"),
-        )
-    })
+    serde_json::to_vec(input)
+        .map(Bytes::from)
+        .map_err(|e| Problem::new(ProblemKind::Invalid, format!("this cannot be written as JSON: {e}")))
 }
 
 /// One segment of a path, or one value of a query, whatever it holds.

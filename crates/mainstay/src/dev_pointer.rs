@@ -22,10 +22,7 @@ pub struct DevPointer {
 
 impl DevPointer {
     pub fn new(socket: PathBuf) -> Self {
-        Self {
-            socket,
-            pid: std::process::id(),
-        }
+        Self { socket, pid: std::process::id() }
     }
 
     /// Makes this the hub that commands without `--hub` go to. The newest wins.
@@ -54,19 +51,11 @@ impl DevPointer {
             _ => {}
         }
         if !is_ours(directory) {
-            let message = format!(
-                "{} belongs to someone else, or others may write it",
-                directory.display()
-            );
+            let message = format!("{} belongs to someone else, or others may write it", directory.display());
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
         }
         let fresh = directory.join(format!("dev.{}", self.pid));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&fresh)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
         file.set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(&serde_json::to_vec(self)?)?;
         std::fs::rename(&fresh, directory.join("dev"))
@@ -118,10 +107,7 @@ mod tests {
     use super::*;
 
     fn pointer(pid: u32) -> DevPointer {
-        DevPointer {
-            socket: PathBuf::from("/nowhere/api.sock"),
-            pid,
-        }
+        DevPointer { socket: PathBuf::from("/nowhere/api.sock"), pid }
     }
 
     #[test]

@@ -17,10 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut journal, _) = SqliteJournal::open(&path)?;
     let value = Bytes::from(vec![0x5a; VALUE]);
     let mut number = 0_u64;
-    println!(
-        "{:>6} {:>12} {:>12} {:>10}",
-        "batch", "messages/s", "commits/s", "p99 ms"
-    );
+    println!("{:>6} {:>12} {:>12} {:>10}", "batch", "messages/s", "commits/s", "p99 ms");
     for size in [1, 16, 256] {
         let mut times = Vec::new();
         let started = Instant::now();
@@ -32,11 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     let key = Bytes::copy_from_slice(&u128::from(number).to_be_bytes());
                     Batch {
                         class: Class::New { reserve: 0 },
-                        ops: vec![Op::Put {
-                            table: Table::Outbox,
-                            key,
-                            value: value.clone(),
-                        }],
+                        ops: vec![Op::Put { table: Table::Outbox, key, value: value.clone() }],
                     }
                 })
                 .collect();
@@ -49,10 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let rate = times.len() as f64 / started.elapsed().as_secs_f64();
         times.sort_unstable();
         let p99 = times[times.len() * 99 / 100].as_secs_f64() * 1e3;
-        println!(
-            "{size:>6} {:>12.0} {rate:>12.0} {p99:>10.2}",
-            rate * f64::from(size)
-        );
+        println!("{size:>6} {:>12.0} {rate:>12.0} {p99:>10.2}", rate * f64::from(size));
     }
     drop(journal);
     for ending in ["db", "lock", "reserve"] {

@@ -7,10 +7,7 @@
 //!
 //! Locks are not simulated: each file has one user at a time.
 
-#![expect(
-    unsafe_code,
-    reason = "SQLite's file system interface is one of C functions and pointers"
-)]
+#![expect(unsafe_code, reason = "SQLite's file system interface is one of C functions and pointers")]
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -45,9 +42,7 @@ pub struct FaultDisk {
 
 impl std::fmt::Debug for FaultDisk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FaultDisk")
-            .field("vfs", &self.vfs)
-            .finish_non_exhaustive()
+        f.debug_struct("FaultDisk").field("vfs", &self.vfs).finish_non_exhaustive()
     }
 }
 
@@ -85,10 +80,7 @@ impl FaultDisk {
     pub fn new() -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let vfs = format!("fault-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let disk = Self {
-            vfs,
-            state: Arc::default(),
-        };
+        let disk = Self { vfs, state: Arc::default() };
         register(&disk);
         disk
     }
@@ -159,11 +151,7 @@ impl FaultDisk {
 
     /// Puts bytes where a file was, durably: damage, or another program's doing.
     pub fn replace(&self, name: &str, bytes: Vec<u8>) {
-        let file = FileState {
-            current: Some(bytes.clone()),
-            durable: Some(bytes),
-            pending: Vec::new(),
-        };
+        let file = FileState { current: Some(bytes.clone()), durable: Some(bytes), pending: Vec::new() };
         self.state().files.insert(name.to_owned(), file);
     }
 
@@ -182,11 +170,7 @@ impl FaultDisk {
             return Ok(());
         };
         let written = state.write(name, 0, &bytes) == ffi::SQLITE_OK && state.sync(name) == ffi::SQLITE_OK;
-        if written {
-            Ok(())
-        } else {
-            Err(io::Error::other("the simulated disk failed"))
-        }
+        if written { Ok(()) } else { Err(io::Error::other("the simulated disk failed")) }
     }
 
     pub(crate) fn reserve(&self) -> DiskReserve {
@@ -207,18 +191,12 @@ impl Default for FaultDisk {
 
 impl State {
     fn used(&self) -> u64 {
-        let files: usize = self
-            .files
-            .values()
-            .filter_map(|f| f.current.as_ref())
-            .map(Vec::len)
-            .sum();
+        let files: usize = self.files.values().filter_map(|f| f.current.as_ref()).map(Vec::len).sum();
         files as u64 + self.reserved
     }
 
     fn room(&self) -> u64 {
-        self.capacity
-            .map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used()))
+        self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used()))
     }
 
     /// Counts one change of the disk; false when the power is off.
@@ -275,11 +253,7 @@ impl State {
             return ffi::SQLITE_IOERR_FSYNC;
         }
         let fails = self.syncs_left == Some(0);
-        self.syncs_left = if fails {
-            None
-        } else {
-            self.syncs_left.map(|left| left - 1)
-        };
+        self.syncs_left = if fails { None } else { self.syncs_left.map(|left| left - 1) };
         let Some(file) = self.files.get_mut(name) else {
             return ffi::SQLITE_IOERR_FSYNC;
         };
@@ -492,9 +466,7 @@ unsafe extern "C" fn open(
         }
     }
     let opened = OpenFile {
-        base: ffi::sqlite3_file {
-            pMethods: &raw const METHODS,
-        },
+        base: ffi::sqlite3_file { pMethods: &raw const METHODS },
         name,
         delete_on_close: flags & ffi::SQLITE_OPEN_DELETEONCLOSE != 0,
         disk: disk.clone(),
@@ -524,21 +496,13 @@ unsafe extern "C" fn read(
     at: ffi::sqlite3_int64,
 ) -> c_int {
     // SAFETY: SQLite passes an open file of ours, and `len` bytes to write to.
-    let (opened, into) = unsafe {
-        (
-            file_of(file),
-            std::slice::from_raw_parts_mut(into.cast::<u8>(), len as usize),
-        )
-    };
+    let (opened, into) =
+        unsafe { (file_of(file), std::slice::from_raw_parts_mut(into.cast::<u8>(), len as usize)) };
     let state = opened.disk.state();
     if state.dead {
         return ffi::SQLITE_IOERR_READ;
     }
-    let current = state
-        .files
-        .get(&opened.name)
-        .and_then(|file| file.current.as_deref())
-        .unwrap_or(&[]);
+    let current = state.files.get(&opened.name).and_then(|file| file.current.as_deref()).unwrap_or(&[]);
     let there = current.get(at as usize..).unwrap_or(&[]);
     let got = there.len().min(into.len());
     into[..got].copy_from_slice(&there[..got]);
@@ -556,12 +520,8 @@ unsafe extern "C" fn write(
     at: ffi::sqlite3_int64,
 ) -> c_int {
     // SAFETY: SQLite passes an open file of ours, and `len` bytes to read.
-    let (opened, from) = unsafe {
-        (
-            file_of(file),
-            std::slice::from_raw_parts(from.cast::<u8>(), len as usize),
-        )
-    };
+    let (opened, from) =
+        unsafe { (file_of(file), std::slice::from_raw_parts(from.cast::<u8>(), len as usize)) };
     opened.disk.state().write(&opened.name, at as usize, from)
 }
 
@@ -581,11 +541,7 @@ unsafe extern "C" fn file_size(file: *mut ffi::sqlite3_file, size: *mut ffi::sql
     // SAFETY: SQLite passes an open file of ours, and where to put the size.
     let (opened, size) = unsafe { (file_of(file), &mut *size) };
     let state = opened.disk.state();
-    let len = state
-        .files
-        .get(&opened.name)
-        .and_then(|file| file.current.as_ref())
-        .map_or(0, Vec::len);
+    let len = state.files.get(&opened.name).and_then(|file| file.current.as_ref()).map_or(0, Vec::len);
     *size = len as ffi::sqlite3_int64;
     ffi::SQLITE_OK
 }

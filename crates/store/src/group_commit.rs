@@ -79,27 +79,12 @@ impl Writer {
         let (fail, failure) = watch::channel(None);
         let (end, ended) = oneshot::channel();
         let counters = Arc::new(Counters::default());
-        let work = Work {
-            journal,
-            requests,
-            counters: Arc::clone(&counters),
-            fail,
-        };
-        let thread = std::thread::Builder::new()
-            .name("journal".into())
-            .spawn(move || {
-                work.run();
-                let _ = end.send(());
-            })?;
-        Ok(Self {
-            handle: Handle {
-                queue,
-                failure,
-                counters,
-            },
-            ended,
-            thread,
-        })
+        let work = Work { journal, requests, counters: Arc::clone(&counters), fail };
+        let thread = std::thread::Builder::new().name("journal".into()).spawn(move || {
+            work.run();
+            let _ = end.send(());
+        })?;
+        Ok(Self { handle: Handle { queue, failure, counters }, ended, thread })
     }
 
     pub fn handle(&self) -> Handle {
@@ -133,10 +118,7 @@ impl Handle {
     /// As [`Journal::commit`].
     pub async fn commit(&self, batch: Batch) -> Result<(), JournalError> {
         let (answer, answered) = oneshot::channel();
-        self.queue
-            .send(Request::One(batch, answer))
-            .await
-            .map_err(|_| self.why())?;
+        self.queue.send(Request::One(batch, answer)).await.map_err(|_| self.why())?;
         answered.await.unwrap_or_else(|_| Err(self.why()))
     }
 
@@ -159,10 +141,7 @@ impl Handle {
     /// [`JournalError::Failed`] if the journal failed.
     pub async fn read(&self, table: Table) -> Result<Vec<(Bytes, Bytes)>, JournalError> {
         let (answer, answered) = oneshot::channel();
-        self.queue
-            .send(Request::Read(table, answer))
-            .await
-            .map_err(|_| self.why())?;
+        self.queue.send(Request::Read(table, answer)).await.map_err(|_| self.why())?;
         answered.await.unwrap_or_else(|_| Err(self.why()))
     }
 
@@ -250,18 +229,11 @@ impl Work {
 
     fn commit(&mut self, batches: &[Batch], waiting: &mut Vec<Waiting>, bytes: usize) {
         let started = Instant::now();
-        let results = if batches.is_empty() {
-            Vec::new()
-        } else {
-            self.journal.commit(batches)
-        };
+        let results = if batches.is_empty() { Vec::new() } else { self.journal.commit(batches) };
         let count = |which: fn(&Result<(), JournalError>) -> bool| {
             results.iter().filter(|result| which(result)).count() as u64
         };
-        let (durable, refused) = (
-            count(Result::is_ok),
-            count(|r| matches!(r, Err(e) if e.is_refusal())),
-        );
+        let (durable, refused) = (count(Result::is_ok), count(|r| matches!(r, Err(e) if e.is_refusal())));
         let counters = &self.counters;
         if durable > 0 {
             counters.syncs.fetch_add(1, Ordering::Relaxed);
@@ -347,12 +319,7 @@ mod tests {
     async fn held_up(disk: &ModelDisk, count: u32) -> (Writer, Tasks, std_mpsc::Sender<()>) {
         let (begun, has_begun) = std_mpsc::channel();
         let (open, gate) = std_mpsc::channel();
-        let writer = Writer::start(Box::new(Gated {
-            journal: disk.open(),
-            begun,
-            gate,
-        }))
-        .unwrap();
+        let writer = Writer::start(Box::new(Gated { journal: disk.open(), begun, gate })).unwrap();
         let mut tasks = Tasks::new();
         for at in 0..=count {
             let handle = writer.handle();
@@ -396,13 +363,9 @@ mod tests {
         let writer = Writer::start(Box::new(disk.open())).unwrap();
         let handle = writer.handle();
         disk.set_capacity(Some(100));
-        let results = handle
-            .commit_all(vec![number(1), new(1_000, vec![]), owed(0, vec![]), number(2)])
-            .await;
-        assert!(
-            matches!(results[..], [Ok(()), Err(JournalError::Full), Ok(()), Ok(())]),
-            "{results:?}"
-        );
+        let results =
+            handle.commit_all(vec![number(1), new(1_000, vec![]), owed(0, vec![]), number(2)]).await;
+        assert!(matches!(results[..], [Ok(()), Err(JournalError::Full), Ok(()), Ok(())]), "{results:?}");
         assert!(handle.commit_all(vec![]).await.is_empty());
         let refused = handle.commit(new(1_000, vec![])).await;
         assert!(matches!(refused, Err(JournalError::Full)));
@@ -423,10 +386,7 @@ mod tests {
         while let Some(result) = tasks.join_next().await {
             result.unwrap().unwrap();
         }
-        assert!(matches!(
-            handle.commit(number(99)).await,
-            Err(JournalError::Failed(_))
-        ));
+        assert!(matches!(handle.commit(number(99)).await, Err(JournalError::Failed(_))));
         assert!(matches!(handle.failed().await, JournalError::Failed(_)));
         assert_eq!(contents(&mut disk.open()).len(), 51);
     }
@@ -438,10 +398,7 @@ mod tests {
         let handle = writer.handle();
         handle.commit(number(1)).await.unwrap();
         disk.fail_next_sync();
-        assert!(matches!(
-            handle.commit(number(2)).await,
-            Err(JournalError::Failed(_))
-        ));
+        assert!(matches!(handle.commit(number(2)).await, Err(JournalError::Failed(_))));
         assert!(handle.failed().await.to_string().contains("the sync failed"));
         // The reason stays known to whoever asks later.
         for _ in 0..3 {
@@ -449,14 +406,7 @@ mod tests {
             assert!(later.contains("the sync failed"), "{later}");
         }
         assert!(handle.read(Table::Outbox).await.is_err());
-        assert!(
-            writer
-                .stop()
-                .await
-                .unwrap_err()
-                .to_string()
-                .contains("the sync failed")
-        );
+        assert!(writer.stop().await.unwrap_err().to_string().contains("the sync failed"));
         assert_eq!(contents(&mut disk.open()).len(), 1);
     }
 

@@ -32,10 +32,7 @@ pub fn journal_suite<B: JournalBench>(mut make: impl FnMut() -> B) {
         ("a new journal is empty", new_is_empty),
         ("records are read in the order of their keys", order),
         ("writing again replaces, deleting removes", overwrite_and_delete),
-        (
-            "operations of one batch and of one commit apply in order",
-            operations_in_order,
-        ),
+        ("operations of one batch and of one commit apply in order", operations_in_order),
         ("tables do not mix", tables_apart),
         ("empty batches and no batches are fine", empty),
         ("values may be large or empty", sizes),
@@ -60,24 +57,15 @@ pub fn put(table: Table, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Op {
 }
 
 pub fn delete(table: Table, key: impl AsRef<[u8]>) -> Op {
-    Op::Delete {
-        table,
-        key: Bytes::copy_from_slice(key.as_ref()),
-    }
+    Op::Delete { table, key: Bytes::copy_from_slice(key.as_ref()) }
 }
 
 pub fn new(reserve: u64, ops: Vec<Op>) -> Batch {
-    Batch {
-        class: Class::New { reserve },
-        ops,
-    }
+    Batch { class: Class::New { reserve }, ops }
 }
 
 pub fn owed(release: u64, ops: Vec<Op>) -> Batch {
-    Batch {
-        class: Class::Owed { release },
-        ops,
-    }
+    Batch { class: Class::Owed { release }, ops }
 }
 
 /// Everything in a journal.
@@ -90,10 +78,7 @@ pub fn contents(journal: &mut dyn Journal) -> BTreeMap<(Table, Bytes), Bytes> {
         let mut last: Option<Vec<u8>> = None;
         journal
             .read(table, &mut |key, value| {
-                assert!(
-                    last.as_deref() < Some(key),
-                    "{table:?}: {key:?} comes after {last:?}"
-                );
+                assert!(last.as_deref() < Some(key), "{table:?}: {key:?} comes after {last:?}");
                 last = Some(key.to_vec());
                 let id = (table, Bytes::copy_from_slice(key));
                 all.insert(id, Bytes::copy_from_slice(value));
@@ -128,10 +113,7 @@ fn order(bench: &mut impl JournalBench) {
     let keys: [&[u8]; 7] = [b"b", b"\xff", b"", b"\x00", b"a\x00", b"a", b"\x7f\x80"];
     let ops = keys.iter().map(|key| put(Table::Inbox, key, b"x")).collect();
     commit(&mut *journal, &[new(0, ops)]);
-    let read: Vec<_> = table(&mut *journal, Table::Inbox)
-        .into_iter()
-        .map(|(key, _)| key)
-        .collect();
+    let read: Vec<_> = table(&mut *journal, Table::Inbox).into_iter().map(|(key, _)| key).collect();
     let mut expected = keys.map(<[u8]>::to_vec).to_vec();
     expected.sort();
     assert_eq!(read, expected);
@@ -139,30 +121,17 @@ fn order(bench: &mut impl JournalBench) {
 
 fn overwrite_and_delete(bench: &mut impl JournalBench) {
     let mut journal = bench.open();
-    commit(
-        &mut *journal,
-        &[new(
-            0,
-            vec![put(Table::Outbox, "a", "1"), put(Table::Outbox, "b", "1")],
-        )],
-    );
+    commit(&mut *journal, &[new(0, vec![put(Table::Outbox, "a", "1"), put(Table::Outbox, "b", "1")])]);
     commit(
         &mut *journal,
         &[owed(
             0,
-            vec![
-                put(Table::Outbox, "a", "22"),
-                delete(Table::Outbox, "b"),
-                delete(Table::Outbox, "none"),
-            ],
+            vec![put(Table::Outbox, "a", "22"), delete(Table::Outbox, "b"), delete(Table::Outbox, "none")],
         )],
     );
     drop(journal);
     let mut journal = bench.open();
-    assert_eq!(
-        table(&mut *journal, Table::Outbox),
-        [(b"a".to_vec(), b"22".to_vec())]
-    );
+    assert_eq!(table(&mut *journal, Table::Outbox), [(b"a".to_vec(), b"22".to_vec())]);
 }
 
 fn operations_in_order(bench: &mut impl JournalBench) {
@@ -170,38 +139,21 @@ fn operations_in_order(bench: &mut impl JournalBench) {
     commit(
         &mut *journal,
         &[
-            new(
-                0,
-                vec![
-                    put(Table::Meta, "k", "1"),
-                    delete(Table::Meta, "k"),
-                    put(Table::Meta, "k", "2"),
-                ],
-            ),
+            new(0, vec![put(Table::Meta, "k", "1"), delete(Table::Meta, "k"), put(Table::Meta, "k", "2")]),
             new(0, vec![put(Table::Meta, "k", "3"), put(Table::Meta, "gone", "1")]),
             owed(0, vec![delete(Table::Meta, "gone")]),
         ],
     );
-    assert_eq!(
-        table(&mut *journal, Table::Meta),
-        [(b"k".to_vec(), b"3".to_vec())]
-    );
+    assert_eq!(table(&mut *journal, Table::Meta), [(b"k".to_vec(), b"3".to_vec())]);
 }
 
 fn tables_apart(bench: &mut impl JournalBench) {
     let mut journal = bench.open();
-    let ops = Table::ALL
-        .iter()
-        .map(|table| put(*table, "same", [*table as u8]))
-        .collect();
+    let ops = Table::ALL.iter().map(|table| put(*table, "same", [*table as u8])).collect();
     commit(&mut *journal, &[new(0, ops)]);
     commit(&mut *journal, &[new(0, vec![delete(Table::Relay, "same")])]);
     for of in Table::ALL {
-        let expected = if of == Table::Relay {
-            vec![]
-        } else {
-            vec![(b"same".to_vec(), vec![of as u8])]
-        };
+        let expected = if of == Table::Relay { vec![] } else { vec![(b"same".to_vec(), vec![of as u8])] };
         assert_eq!(table(&mut *journal, of), expected);
     }
 }
@@ -214,67 +166,31 @@ fn empty(bench: &mut impl JournalBench) {
 }
 
 fn sizes(bench: &mut impl JournalBench) {
-    let lengths = [
-        0,
-        1,
-        489,
-        490,
-        1_002,
-        1_003,
-        1_110,
-        4_095,
-        4_096,
-        4_097,
-        65_536,
-        1 << 20,
-        5 << 20,
-    ];
+    let lengths = [0, 1, 489, 490, 1_002, 1_003, 1_110, 4_095, 4_096, 4_097, 65_536, 1 << 20, 5 << 20];
     let value = |len: usize| (0..len).map(|at| (at * 31 + len) as u8).collect::<Vec<_>>();
     let mut journal = bench.open();
     for len in lengths {
-        commit(
-            &mut *journal,
-            &[new(
-                0,
-                vec![put(Table::Answers, (len as u64).to_be_bytes(), value(len))],
-            )],
-        );
+        commit(&mut *journal, &[new(0, vec![put(Table::Answers, (len as u64).to_be_bytes(), value(len))])]);
     }
     drop(journal);
     let mut journal = bench.open();
-    let expected: Vec<_> = lengths
-        .iter()
-        .map(|len| ((*len as u64).to_be_bytes().to_vec(), value(*len)))
-        .collect();
-    assert!(
-        table(&mut *journal, Table::Answers) == expected,
-        "every value comes back as it was written"
-    );
+    let expected: Vec<_> =
+        lengths.iter().map(|len| ((*len as u64).to_be_bytes().to_vec(), value(*len))).collect();
+    assert!(table(&mut *journal, Table::Answers) == expected, "every value comes back as it was written");
 }
 
 fn too_large(bench: &mut impl JournalBench) {
     let mut journal = bench.open();
     let results = journal.commit(&[
         new(0, vec![put(Table::Outbox, "a", "1")]),
-        new(
-            0,
-            vec![
-                put(Table::Outbox, "b", "1"),
-                put(Table::Outbox, vec![0; 1 << 16], "1"),
-            ],
-        ),
+        new(0, vec![put(Table::Outbox, "b", "1"), put(Table::Outbox, vec![0; 1 << 16], "1")]),
         owed(0, vec![put(Table::Outbox, "c", vec![0; 17 << 20])]),
         new(0, vec![put(Table::Outbox, "d", "1")]),
     ]);
-    let refused: Vec<bool> = results
-        .iter()
-        .map(|result| matches!(result, Err(JournalError::TooLarge { .. })))
-        .collect();
+    let refused: Vec<bool> =
+        results.iter().map(|result| matches!(result, Err(JournalError::TooLarge { .. }))).collect();
     assert_eq!(refused, [false, true, true, false]);
-    let keys: Vec<_> = table(&mut *journal, Table::Outbox)
-        .into_iter()
-        .map(|(key, _)| key)
-        .collect();
+    let keys: Vec<_> = table(&mut *journal, Table::Outbox).into_iter().map(|(key, _)| key).collect();
     assert_eq!(keys, [b"a", b"d"], "nothing of a refused batch is kept");
 }
 
@@ -286,10 +202,7 @@ fn reopen(bench: &mut impl JournalBench) {
         for number in 0_u8..20 {
             let key = [number % 7, round];
             commit(&mut *journal, &[new(0, vec![put(Table::Inbox, key, [number])])]);
-            expected.insert(
-                (Table::Inbox, Bytes::copy_from_slice(&key)),
-                Bytes::from(vec![number]),
-            );
+            expected.insert((Table::Inbox, Bytes::copy_from_slice(&key)), Bytes::from(vec![number]));
         }
     }
 }
@@ -327,10 +240,7 @@ fn full_disk(bench: &mut impl JournalBench) {
     }
     let mut expected = BTreeMap::new();
     let id = |key: &str| (Table::Answers, Bytes::copy_from_slice(key.as_bytes()));
-    commit(
-        &mut *journal,
-        &[new(RESERVED, vec![put(Table::Answers, "accepted", "1")])],
-    );
+    commit(&mut *journal, &[new(RESERVED, vec![put(Table::Answers, "accepted", "1")])]);
     expected.insert(id("accepted"), Bytes::from("1"));
 
     bench.leave_room(Some(300 << 10));
@@ -338,10 +248,7 @@ fn full_disk(bench: &mut impl JournalBench) {
     let mut refused = 0;
     for number in 0..100 {
         let key = format!("new-{number}");
-        match journal
-            .commit(&[new(0, vec![put(Table::Answers, &key, &large)])])
-            .remove(0)
-        {
+        match journal.commit(&[new(0, vec![put(Table::Answers, &key, &large)])]).remove(0) {
             Ok(()) => {
                 assert_eq!(refused, 0, "what was refused is not taken while nothing changes");
                 expected.insert(id(&key), Bytes::from(large.clone()));
@@ -353,10 +260,7 @@ fn full_disk(bench: &mut impl JournalBench) {
     assert!(refused > 90, "the disk got full");
     assert_eq!(contents(&mut *journal), expected);
     let too_much = journal.commit(&[new(RESERVED, vec![])]).remove(0);
-    assert!(
-        matches!(too_much, Err(JournalError::Full)),
-        "a reservation without room is refused"
-    );
+    assert!(matches!(too_much, Err(JournalError::Full)), "a reservation without room is refused");
 
     // What was reserved can be written, in pieces, beside new work that may still be refused.
     let piece = vec![9; 32 << 10];
@@ -378,17 +282,10 @@ fn full_disk(bench: &mut impl JournalBench) {
     drop(journal);
     let mut journal = bench.open();
     journal.restore_reservation(0);
-    assert_eq!(
-        contents(&mut *journal),
-        expected,
-        "the disk is still full, and all is there"
-    );
+    assert_eq!(contents(&mut *journal), expected, "the disk is still full, and all is there");
 
     bench.leave_room(None);
-    commit(
-        &mut *journal,
-        &[new(RESERVED, vec![put(Table::Answers, "later", &large)])],
-    );
+    commit(&mut *journal, &[new(RESERVED, vec![put(Table::Answers, "later", &large)])]);
     expected.insert(id("later"), Bytes::from(large));
     assert_eq!(contents(&mut *journal), expected);
 }

@@ -52,10 +52,7 @@ impl ModelDisk {
         let mut state = self.state();
         state.life += 1;
         state.reserved = 0;
-        ModelJournal {
-            disk: self.clone(),
-            life: state.life,
-        }
+        ModelJournal { disk: self.clone(), life: state.life }
     }
 
     /// The node loses power: what was not synced is gone, and so is the opening.
@@ -194,13 +191,8 @@ impl Journal for ModelJournal {
                 return Err(Self::cut_off());
             }
             let from = (table, Bytes::new());
-            let of_table = state
-                .records
-                .range(from..)
-                .take_while(|((of, _), _)| *of == table);
-            of_table
-                .map(|((_, key), value)| (key.clone(), value.clone()))
-                .collect()
+            let of_table = state.records.range(from..).take_while(|((of, _), _)| *of == table);
+            of_table.map(|((_, key), value)| (key.clone(), value.clone())).collect()
         };
         // Outside the lock: what the visitor does is its own affair.
         for (key, value) in &records {
@@ -256,26 +248,14 @@ mod tests {
     fn a_failed_sync_goes_back_to_the_last_good_one_and_ends_the_opening() {
         let disk = ModelDisk::new();
         let mut journal = disk.open();
-        journal
-            .commit(&[new(0, vec![put(Table::Outbox, "a", "1")])])
-            .remove(0)
-            .unwrap();
+        journal.commit(&[new(0, vec![put(Table::Outbox, "a", "1")])]).remove(0).unwrap();
         disk.fail_next_sync();
         let lost = journal.commit(&[
-            owed(
-                0,
-                vec![put(Table::Outbox, "a", "2"), put(Table::Outbox, "b", "1")],
-            ),
+            owed(0, vec![put(Table::Outbox, "a", "2"), put(Table::Outbox, "b", "1")]),
             new(0, vec![]),
         ]);
-        assert!(
-            lost.iter()
-                .all(|result| matches!(result, Err(JournalError::Failed(_))))
-        );
-        assert!(matches!(
-            journal.commit(&[new(0, vec![])])[0],
-            Err(JournalError::Failed(_))
-        ));
+        assert!(lost.iter().all(|result| matches!(result, Err(JournalError::Failed(_)))));
+        assert!(matches!(journal.commit(&[new(0, vec![])])[0], Err(JournalError::Failed(_))));
         let found: Vec<_> = contents(&mut disk.open()).into_values().collect();
         assert_eq!(found, ["1"]);
     }

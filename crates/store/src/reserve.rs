@@ -34,20 +34,11 @@ pub(crate) struct FileReserve {
 
 impl FileReserve {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(path)?;
+        let file =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
         let meta = file.metadata()?;
         // A sparse file (restored by a copy, say) holds nothing.
-        let held = if meta.blocks() * 512 >= meta.len() {
-            meta.len()
-        } else {
-            0
-        };
+        let held = if meta.blocks() * 512 >= meta.len() { meta.len() } else { 0 };
         if held == 0 {
             file.set_len(0)?;
         }

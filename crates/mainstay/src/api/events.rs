@@ -23,9 +23,7 @@ pub(super) fn stream(
     events: RunEvents,
     ending: CancellationToken,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>> + Send + 'static> {
-    let frames = events
-        .map(|event| Ok(frame(event)))
-        .take_until(async move { ending.cancelled().await });
+    let frames = events.map(|event| Ok(frame(event))).take_until(async move { ending.cancelled().await });
     Sse::new(frames).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
 }
 
@@ -34,10 +32,7 @@ fn frame(event: Result<(u64, RunEvent), Problem>) -> Event {
         Ok((position, event)) => {
             // JSON has no raw line break, as an event's data must not.
             let data = serde_json::to_string(&event).expect("an event has only string keys");
-            Event::default()
-                .id(position.to_string())
-                .event(kind(&event))
-                .data(data)
+            Event::default().id(position.to_string()).event(kind(&event)).data(data)
         }
         Err(problem) => {
             let data = serde_json::to_string(&problem).expect("a problem has only string keys");

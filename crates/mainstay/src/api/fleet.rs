@@ -85,20 +85,13 @@ fn random_name() -> Result<String, Problem> {
 }
 
 fn unreadable(error: &std::io::Error) -> Problem {
-    Problem::new(
-        ProblemKind::Internal,
-        format!("the backup cannot be read back: {error}"),
-    )
+    Problem::new(ProblemKind::Internal, format!("the backup cannot be read back: {error}"))
 }
 
 /// Removes what a hub that was killed in the middle of a backup left.
 pub(super) fn sweep(data: &Path) {
     for entry in std::fs::read_dir(data).into_iter().flatten().flatten() {
-        if entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(SCRATCH.as_bytes())
-        {
+        if entry.file_name().as_encoded_bytes().starts_with(SCRATCH.as_bytes()) {
             let _ = std::fs::remove_file(entry.path());
         }
     }

@@ -44,9 +44,7 @@ async fn check(api: &Api, request: Request) -> Result<Request, Failure> {
     parts.extensions.insert(Caller(caller));
     let too_large = || {
         let limit = MAX_BODY >> 20;
-        Failure::invalid(format!(
-            "the request's body is larger than the {limit} MiB allowed"
-        ))
+        Failure::invalid(format!("the request's body is larger than the {limit} MiB allowed"))
     };
     let announced = parts.headers.get(header::CONTENT_LENGTH);
     if let Some(length) = announced.and_then(|value| value.to_str().ok()?.parse::<u64>().ok())

@@ -31,9 +31,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
-        let body = Bytes::from_request(request, state)
-            .await
-            .map_err(|e| Failure::invalid(e.to_string()))?;
+        let body = Bytes::from_request(request, state).await.map_err(|e| Failure::invalid(e.to_string()))?;
         serde_json::from_slice(&body)
             .map(Self)
             .map_err(|e| Failure::invalid(format!("the request's body: {e}")))

@@ -115,10 +115,7 @@ async fn bind(path: &Path) -> Result<UnixListener, ServeError> {
     if answers(path).await {
         return Err(ServeError::InUse(path.to_owned()));
     }
-    let wrong = |source| ServeError::Listen {
-        path: path.to_owned(),
-        source,
-    };
+    let wrong = |source| ServeError::Listen { path: path.to_owned(), source };
     let fresh = path.with_extension(format!("{}.new", std::process::id()));
     let _ = std::fs::remove_file(&fresh);
     let listener = UnixListener::bind(&fresh).map_err(wrong)?;
@@ -142,10 +139,7 @@ struct Connections {
 
 impl Connections {
     fn new(api: Api, shutdown: CancellationToken) -> Self {
-        let api = Api {
-            ending: shutdown.clone(),
-            ..api
-        };
+        let api = Api { ending: shutdown.clone(), ..api };
         Self {
             router: api.router(),
             shutdown,
@@ -172,8 +166,7 @@ impl Connections {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let serving = self.clone();
-        self.tasks
-            .spawn(async move { serving.connection(stream, peer, permit).await });
+        self.tasks.spawn(async move { serving.connection(stream, peer, permit).await });
     }
 
     async fn connection<S>(&self, stream: S, peer: Peer, permit: OwnedSemaphorePermit)

@@ -23,11 +23,7 @@ pub(crate) struct Impatient<S> {
 
 impl<S> Impatient<S> {
     pub(crate) fn new(inner: S) -> Self {
-        Self {
-            inner,
-            deadline: Box::pin(sleep(WRITE_PATIENCE)),
-            stalled: false,
-        }
+        Self { inner, deadline: Box::pin(sleep(WRITE_PATIENCE)), stalled: false }
     }
 
     /// Lets progress through, and turns a stall that lasts too long into an error.

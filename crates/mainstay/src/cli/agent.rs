@@ -34,7 +34,8 @@ async fn run_until(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<(
     facts.labels = config.labels.clone();
     facts.version = env!("CARGO_PKG_VERSION").into();
     let token = args.join_token()?.map(|text| text.parse::<JoinToken>()).transpose().map_err(|error| {
-        Problem::new(ProblemKind::Invalid, error.to_string()).hint("make one on the hub: mainstay token create")
+        Problem::new(ProblemKind::Invalid, error.to_string())
+            .hint("make one on the hub: mainstay token create")
     })?;
     let mut hubs = config.links.clone();
     if let Some(token) = &token
@@ -62,17 +63,18 @@ async fn run_until(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<(
 }
 
 /// `None` if it was stopped before.
-async fn join_fleet(applicant: &Applicant<'_>, stop: &CancellationToken) -> anyhow::Result<Option<Membership>> {
+async fn join_fleet(
+    applicant: &Applicant<'_>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Membership>> {
     // Waiting for an operator is not a failure to start: systemd must not give up on it.
     daemon::ready();
     match join::join(applicant, stop).await {
         Ok(membership) => Ok(Some(membership)),
         Err(JoinError::Stopped) => Ok(None),
-        Err(error @ JoinError::Refused(_)) => {
-            Err(Problem::new(ProblemKind::Forbidden, error.to_string())
-                .hint("on the hub: mainstay token create, and mainstay nodes list")
-                .into())
-        }
+        Err(error @ JoinError::Refused(_)) => Err(Problem::new(ProblemKind::Forbidden, error.to_string())
+            .hint("on the hub: mainstay token create, and mainstay nodes list")
+            .into()),
         Err(error) => Err(error.into()),
     }
 }
@@ -119,14 +121,18 @@ fn applicant<'a>(
 }
 
 fn no_address() -> Problem {
-    Problem::new(ProblemKind::Invalid, "no hub's address is known").hint("give one: mainstay agent --link HOST:PORT")
+    Problem::new(ProblemKind::Invalid, "no hub's address is known")
+        .hint("give one: mainstay agent --link HOST:PORT")
 }
 
 fn name_of_machine(hostname: &str) -> anyhow::Result<NodeName> {
     hostname.parse().map_err(|_| {
-        Problem::new(ProblemKind::Invalid, format!("this machine's name {hostname:?} cannot be a node's name"))
-            .hint("choose one: mainstay agent --name NAME")
-            .into()
+        Problem::new(
+            ProblemKind::Invalid,
+            format!("this machine's name {hostname:?} cannot be a node's name"),
+        )
+        .hint("choose one: mainstay agent --name NAME")
+        .into()
     })
 }
 

@@ -37,19 +37,12 @@ fn row(entry: &Value) -> Vec<String> {
         .into_iter()
         .flatten()
         .filter(|(key, value)| {
-            !matches!(
-                key.as_str(),
-                "at" | "operator" | "action" | "hash" | "previous" | "seq"
-            ) && !value.is_null()
+            !matches!(key.as_str(), "at" | "operator" | "action" | "hash" | "previous" | "seq")
+                && !value.is_null()
         })
         .map(|(key, value)| format!("{key}={}", plain(value)))
         .collect();
-    vec![
-        at,
-        plain(&entry["operator"]),
-        plain(&entry["action"]),
-        rest.join(" "),
-    ]
+    vec![at, plain(&entry["operator"]), plain(&entry["action"]), rest.join(" ")]
 }
 
 fn plain(value: &Value) -> String {

@@ -28,18 +28,14 @@ pub(super) async fn run(client: &Client, args: &BackupArgs, screen: &mut Screen)
     let path = &args.file;
     if path.exists() {
         let message = format!("{} exists already", path.display());
-        return Err(Problem::new(ProblemKind::Conflict, message)
-            .hint("name a new file")
-            .into());
+        return Err(Problem::new(ProblemKind::Conflict, message).hint("name a new file").into());
     }
     // Under its own name it is there whole or not at all.
     let mut part = path.clone().into_os_string();
     part.push(".part");
     let part = PathBuf::from(part);
     let mut file = create(&part)?;
-    let reply = client
-        .open(Method::POST, "/v1/backup", &[], bytes::Bytes::new())
-        .await;
+    let reply = client.open(Method::POST, "/v1/backup", &[], bytes::Bytes::new()).await;
     let received = match reply {
         Ok(reply) => receive(reply, &mut file).await,
         Err(problem) => Err(problem),
@@ -54,29 +50,17 @@ pub(super) async fn run(client: &Client, args: &BackupArgs, screen: &mut Screen)
     if screen.json {
         screen.object(&serde_json::json!({"event": "backup", "file": path, "bytes": size}))?;
     } else {
-        screen.line(&format!(
-            "{} holds the hub's state, {}.",
-            path.display(),
-            table::bytes(size)
-        ))?;
+        screen.line(&format!("{} holds the hub's state, {}.", path.display(), table::bytes(size)))?;
     }
     Ok(status_of::WELL)
 }
 
 fn create(part: &Path) -> Result<File, Stop> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(part)
-        .map_err(|e| {
-            Problem::new(
-                ProblemKind::Invalid,
-                format!("{} cannot be made: {e}", part.display()),
-            )
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(part).map_err(|e| {
+        Problem::new(ProblemKind::Invalid, format!("{} cannot be made: {e}", part.display()))
             .hint("a .part file is left over when a backup was killed; remove it")
             .into()
-        })
+    })
 }
 
 async fn receive(reply: Reply, file: &mut File) -> Result<u64, Problem> {
@@ -86,10 +70,7 @@ async fn receive(reply: Reply, file: &mut File) -> Result<u64, Problem> {
     let mut size = 0;
     let mut reply = reply;
     while let Some(frame) = reply.response.body_mut().frame().await {
-        let piece = frame
-            .map_err(|e| broken(e.to_string()))?
-            .into_data()
-            .unwrap_or_default();
+        let piece = frame.map_err(|e| broken(e.to_string()))?.into_data().unwrap_or_default();
         size += piece.len() as u64;
         file.write_all(&piece)
             .map_err(|e| Problem::new(ProblemKind::Full, format!("the backup cannot be written: {e}")))?;

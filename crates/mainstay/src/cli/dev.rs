@@ -27,20 +27,10 @@ pub struct DevArgs {
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// Where the agents link to [default: a free port of this machine alone]
-    #[arg(
-        long,
-        value_name = "ADDR",
-        default_value = "127.0.0.1:0",
-        hide_default_value = true
-    )]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0", hide_default_value = true)]
     pub listen: SocketAddr,
     /// Where the API is served over TLS [default: a free port of this machine alone]
-    #[arg(
-        long,
-        value_name = "ADDR",
-        default_value = "127.0.0.1:0",
-        hide_default_value = true
-    )]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0", hide_default_value = true)]
     pub http: SocketAddr,
 }
 

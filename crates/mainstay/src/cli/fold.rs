@@ -57,11 +57,7 @@ impl Folded {
     pub(super) fn show(&self, screen: &mut Screen) -> io::Result<()> {
         let mut groups: BTreeMap<*const Block, (&Block, Vec<&NodeName>)> = BTreeMap::new();
         for (node, block) in &self.nodes {
-            groups
-                .entry(Arc::as_ptr(block))
-                .or_insert((block, Vec::new()))
-                .1
-                .push(node);
+            groups.entry(Arc::as_ptr(block)).or_insert((block, Vec::new())).1.push(node);
         }
         let mut groups: Vec<_> = groups.into_values().collect();
         for (_, nodes) in &mut groups {
@@ -77,20 +73,9 @@ impl Folded {
 
 fn show_block(block: &Block, nodes: &[&NodeName], screen: &mut Screen) -> io::Result<()> {
     let names = compact(nodes.iter().copied());
-    let count = if nodes.len() > 1 {
-        format!(" ({})", nodes.len())
-    } else {
-        String::new()
-    };
-    let style = if block.ok {
-        Style::new().green().bold()
-    } else {
-        Style::new().red().bold()
-    };
-    let head = screen.paint(
-        &format!("── {names}{count} · {}", one_line(&block.outcome)),
-        style,
-    );
+    let count = if nodes.len() > 1 { format!(" ({})", nodes.len()) } else { String::new() };
+    let style = if block.ok { Style::new().green().bold() } else { Style::new().red().bold() };
+    let head = screen.paint(&format!("── {names}{count} · {}", one_line(&block.outcome)), style);
     screen.line(&head)?;
     whole_lines(screen, &block.stdout)?;
     if !block.stderr.is_empty() {
@@ -99,11 +84,8 @@ fn show_block(block: &Block, nodes: &[&NodeName], screen: &mut Screen) -> io::Re
         whole_lines(screen, &block.stderr)?;
     }
     if let Some((stdout, stderr)) = block.cut {
-        let text = format!(
-            "── cut: stdout was {} in all, stderr {}",
-            table::bytes(stdout),
-            table::bytes(stderr)
-        );
+        let text =
+            format!("── cut: stdout was {} in all, stderr {}", table::bytes(stdout), table::bytes(stderr));
         let text = screen.paint(&text, Style::new().dimmed());
         screen.line(&text)?;
     }
@@ -130,11 +112,7 @@ pub(super) fn outcome(result: &ResultView) -> String {
             None => word.replace('_', " "),
         },
     };
-    if result.provisional {
-        format!("{text} (the node itself has not said so yet)")
-    } else {
-        text
-    }
+    if result.provisional { format!("{text} (the node itself has not said so yet)") } else { text }
 }
 
 /// Standard output and error as the node gave them.
@@ -149,9 +127,7 @@ pub(super) fn output(result: &ResultView) -> (Vec<u8>, Vec<u8>) {
 pub(super) fn bytes(text: Option<&str>, base64: Option<&str>) -> Vec<u8> {
     match (text, base64) {
         (Some(text), _) => text.as_bytes().to_vec(),
-        (None, Some(code)) => BASE64
-            .decode(code.as_bytes())
-            .unwrap_or_else(|_| code.as_bytes().to_vec()),
+        (None, Some(code)) => BASE64.decode(code.as_bytes()).unwrap_or_else(|_| code.as_bytes().to_vec()),
         (None, None) => Vec::new(),
     }
 }
@@ -166,9 +142,7 @@ mod tests {
             "run": "0190a8a0-0000-7000-8000-00000000000a", "node": node, "outcome": "finished",
             "exit_code": 0, "started_at": 1, "duration_ms": 2,
         });
-        all.as_object_mut()
-            .unwrap()
-            .extend(json.as_object().unwrap().clone());
+        all.as_object_mut().unwrap().extend(json.as_object().unwrap().clone());
         serde_json::from_value(all).unwrap()
     }
 
@@ -192,16 +166,11 @@ mod tests {
             ),
             result("ship10", json(serde_json::json!({"stdout": "up\n"}))),
             result("ship1", json(serde_json::json!({"stdout": "up\n"}))),
-            result(
-                "ship3",
-                json(serde_json::json!({"stdout": "up\n", "stderr": "warning"})),
-            ),
+            result("ship3", json(serde_json::json!({"stdout": "up\n", "stderr": "warning"}))),
             result(
                 "db",
-                json(
-                    serde_json::json!({"exit_code": null, "signal": 9, "truncated": true,
-                "stdout_bytes": 5_242_880, "stderr_bytes": 0}),
-                ),
+                json(serde_json::json!({"exit_code": null, "signal": 9, "truncated": true,
+                "stdout_bytes": 5_242_880, "stderr_bytes": 0})),
             ),
             result(
                 "gone",
@@ -221,10 +190,7 @@ mod tests {
     #[test]
     fn a_nodes_own_word_replaces_what_was_assumed() {
         let results = [
-            result(
-                "a",
-                serde_json::json!({"exit_code": null, "outcome": "expired", "provisional": true}),
-            ),
+            result("a", serde_json::json!({"exit_code": null, "outcome": "expired", "provisional": true})),
             result("a", serde_json::json!({"stdout": "did it\n"})),
         ];
         insta::assert_snapshot!(shown(&results, false));

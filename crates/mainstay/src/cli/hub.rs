@@ -156,7 +156,13 @@ fn advertised(config: &HubConfig, at: SocketAddr) -> Vec<String> {
     let mut addresses: Vec<String> = facts
         .addresses
         .iter()
-        .map(|address| if address.contains(':') { format!("[{address}]:{}", at.port()) } else { format!("{address}:{}", at.port()) })
+        .map(|address| {
+            if address.contains(':') {
+                format!("[{address}]:{}", at.port())
+            } else {
+                format!("{address}:{}", at.port())
+            }
+        })
         .collect();
     addresses.push(format!("127.0.0.1:{}", at.port()));
     addresses.truncate(mainstay_core::join_token::MAX_HUBS);

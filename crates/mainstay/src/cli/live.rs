@@ -56,10 +56,8 @@ impl Live {
             self.output(&result.node, "stderr", &stderr, screen)?;
         }
         for error in [false, true] {
-            if let Some(line) = self
-                .begun
-                .remove(&(result.node.clone(), error))
-                .filter(|line| !line.is_empty())
+            if let Some(line) =
+                self.begun.remove(&(result.node.clone(), error)).filter(|line| !line.is_empty())
             {
                 show(&result.node, error, &line, screen)?;
             }
@@ -106,8 +104,7 @@ mod tests {
         live.output(&a, "stdout", b"one\ntw", &mut screen).unwrap();
         live.output(&b, "stderr", b"odd \x1b[1m\n", &mut screen).unwrap();
         live.output(&a, "stdout", b"o\n\nlast", &mut screen).unwrap();
-        live.result(&end("a", 0, "one\ntwo\n\nlast"), &mut screen)
-            .unwrap();
+        live.result(&end("a", 0, "one\ntwo\n\nlast"), &mut screen).unwrap();
         live.result(&end("b", 3, ""), &mut screen).unwrap();
         // Its pieces were not kept: the whole is shown at its end.
         live.result(&end("c", 0, "all\nat once"), &mut screen).unwrap();

@@ -37,11 +37,8 @@ pub(super) async fn run(args: LoginArgs, screen: &mut Screen) -> Done {
     let mut logins = Logins::load()?;
     let known = logins.hubs.get(&url).map(|login| login.ca_fingerprint.clone());
     let ca_fingerprint = args.ca_fingerprint.or(known).ok_or_else(|| {
-        Problem::new(
-            ProblemKind::Invalid,
-            "the fleet's CA fingerprint is not known yet",
-        )
-        .hint("`mainstay status` on the hub shows it as ca; give it with --ca-fingerprint")
+        Problem::new(ProblemKind::Invalid, "the fleet's CA fingerprint is not known yet")
+            .hint("`mainstay status` on the hub shows it as ca; give it with --ca-fingerprint")
     })?;
     if args.token_file == "-" && screen.can_ask() {
         screen.note("Paste the token, then Enter and Ctrl-D:")?;
@@ -57,13 +54,7 @@ pub(super) async fn run(args: LoginArgs, screen: &mut Screen) -> Done {
         ca_fingerprint: ca_fingerprint.clone(),
     }));
     let status: StatusView = client.get("/v1/status").await?;
-    logins.hubs.insert(
-        url.clone(),
-        Login {
-            token,
-            ca_fingerprint,
-        },
-    );
+    logins.hubs.insert(url.clone(), Login { token, ca_fingerprint });
     if !args.no_default {
         logins.default = Some(url.clone());
     }
@@ -71,11 +62,7 @@ pub(super) async fn run(args: LoginArgs, screen: &mut Screen) -> Done {
     if screen.json {
         screen.object(&serde_json::json!({"event": "login", "hub": url, "name": status.name}))?;
     } else {
-        screen.line(&format!(
-            "Logged in to {} at {url}, kept in {}.",
-            status.name,
-            path.display()
-        ))?;
+        screen.line(&format!("Logged in to {} at {url}, kept in {}.", status.name, path.display()))?;
     }
     Ok(status_of::WELL)
 }

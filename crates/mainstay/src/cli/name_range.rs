@@ -34,32 +34,17 @@ pub(super) fn compact<'a>(names: impl IntoIterator<Item = &'a NodeName>) -> Stri
 fn split(name: &str) -> Option<(Frame<'_>, &str)> {
     let host = name.find('.').unwrap_or(name.len());
     let end = name[..host].rfind(|c: char| c.is_ascii_digit())? + 1;
-    let start = name[..end]
-        .rfind(|c: char| !c.is_ascii_digit())
-        .map_or(0, |at| at + 1);
+    let start = name[..end].rfind(|c: char| !c.is_ascii_digit()).map_or(0, |at| at + 1);
     // Nothing counts that far; such digits are part of a hash.
-    (end - start <= 9).then_some((
-        Frame {
-            prefix: &name[..start],
-            suffix: &name[end..],
-        },
-        &name[start..end],
-    ))
+    (end - start <= 9).then_some((Frame { prefix: &name[..start], suffix: &name[end..] }, &name[start..end]))
 }
 
 fn framed(frame: &Frame<'_>, mut digits: Vec<&str>) -> String {
     // `01` is not `1`: numbers of a width that has a leading zero form ranges of that width only.
-    let padded: Vec<usize> = digits
-        .iter()
-        .filter(|d| d.len() > 1 && d.starts_with('0'))
-        .map(|d| d.len())
-        .collect();
+    let padded: Vec<usize> =
+        digits.iter().filter(|d| d.len() > 1 && d.starts_with('0')).map(|d| d.len()).collect();
     let width = |digits: &str| {
-        if padded.contains(&digits.len()) {
-            digits.len()
-        } else {
-            0
-        }
+        if padded.contains(&digits.len()) { digits.len() } else { 0 }
     };
     let value = |digits: &str| digits.parse::<u32>().unwrap_or(u32::MAX);
     digits.sort_unstable_by_key(|d| (width(d), value(d)));
@@ -81,13 +66,7 @@ fn framed(frame: &Frame<'_>, mut digits: Vec<&str>) -> String {
     }
     let inner: Vec<String> = ranges
         .iter()
-        .map(|(first, last)| {
-            if first == last {
-                (*first).to_owned()
-            } else {
-                format!("{first}-{last}")
-            }
-        })
+        .map(|(first, last)| if first == last { (*first).to_owned() } else { format!("{first}-{last}") })
         .collect();
     format!("{prefix}[{}]{suffix}", inner.join(","))
 }
@@ -124,10 +103,7 @@ mod tests {
             (&["n1b2", "n1b3", "n2b2"], "n1b[2-3],n2b2"),
             (&["10", "11"], "[10-11]"),
             (&["ship1", "ship1"], "ship1"),
-            (
-                &["h20260101120000", "h20260101120001"],
-                "h20260101120000,h20260101120001",
-            ),
+            (&["h20260101120000", "h20260101120001"], "h20260101120000,h20260101120001"),
         ] {
             assert_eq!(compacted(names), text);
         }

@@ -96,18 +96,13 @@ pub(super) async fn run(client: &Client, command: NodesCommand, screen: &mut Scr
         }
         NodesCommand::Label { node, changes } => {
             let labels = BTreeMap::from_iter(changes);
-            let view: NodeView = client
-                .call(Method::PATCH, &path(&node, "/labels"), &LabelNode { labels })
-                .await?;
+            let view: NodeView =
+                client.call(Method::PATCH, &path(&node, "/labels"), &LabelNode { labels }).await?;
             let labels = table::labels(&view.labels);
             changed(&view, &format!("has the labels {labels}"), screen)?;
         }
         NodesCommand::Revoke { node, reason, yes } => {
-            confirm(
-                screen,
-                yes,
-                &format!("{node} will be thrown out for good: its key never comes back."),
-            )?;
+            confirm(screen, yes, &format!("{node} will be thrown out for good: its key never comes back."))?;
             let input = RevokeNode { reason };
             let view: NodeView = client.call(Method::POST, &path(&node, "/revoke"), &input).await?;
             changed(&view, "is revoked", screen)?;
@@ -118,9 +113,7 @@ pub(super) async fn run(client: &Client, command: NodesCommand, screen: &mut Scr
                 yes,
                 &format!("{node} will be thrown out for good, and what it still owes is lost."),
             )?;
-            client
-                .open(Method::DELETE, &path(&node, ""), &[], bytes::Bytes::new())
-                .await?;
+            client.open(Method::DELETE, &path(&node, ""), &[], bytes::Bytes::new()).await?;
             if screen.json {
                 screen.object(&serde_json::json!({"event": "removed", "node": node}))?;
             } else {
@@ -217,11 +210,7 @@ fn seen(node: &NodeView, now: i64) -> String {
 
 /// `1 node`, `5 nodes`.
 pub(super) fn count(nodes: u64) -> String {
-    if nodes == 1 {
-        "1 node".into()
-    } else {
-        format!("{nodes} nodes")
-    }
+    if nodes == 1 { "1 node".into() } else { format!("{nodes} nodes") }
 }
 
 fn change(text: &str) -> Result<(String, Option<String>), String> {

@@ -38,20 +38,10 @@ pub(super) fn show(problem: &Problem, screen: &mut Screen) {
 
 fn draw(problem: &Problem, colour: bool) -> String {
     let help = (!problem.hints.is_empty()).then(|| harmless(&problem.hints.join("\n")).into_owned());
-    let drawn = Drawn {
-        message: harmless(&problem.message).into_owned(),
-        help,
-    };
-    let theme = if colour {
-        GraphicalTheme::unicode()
-    } else {
-        GraphicalTheme::unicode_nocolor()
-    };
+    let drawn = Drawn { message: harmless(&problem.message).into_owned(), help };
+    let theme = if colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
     let mut text = String::new();
-    match GraphicalReportHandler::new_themed(theme)
-        .with_width(100)
-        .render_report(&mut text, &drawn)
-    {
+    match GraphicalReportHandler::new_themed(theme).with_width(100).render_report(&mut text, &drawn) {
         Ok(()) => text,
         Err(_) => format!("error: {}", drawn.message),
     }

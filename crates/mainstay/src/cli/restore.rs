@@ -22,9 +22,5 @@ pub(super) struct RestoreArgs {
 
 pub(super) fn run(args: &RestoreArgs, _screen: &mut Screen) -> Done {
     let data = args.data.clone().unwrap_or_else(data_dir::default);
-    Err(Problem::new(
-        ProblemKind::Internal,
-        format!("{} to {}", args.file.display(), data.display()),
-    )
-    .into())
+    Err(Problem::new(ProblemKind::Internal, format!("{} to {}", args.file.display(), data.display())).into())
 }

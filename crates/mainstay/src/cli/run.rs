@@ -108,10 +108,7 @@ pub(super) async fn run(client: &Client, args: RunArgs, screen: &mut Screen) -> 
     if args.detach {
         let view: RunView = client.call(Method::POST, "/v1/runs", &spec).await?;
         if screen.json {
-            screen.object(&RunEvent::Accepted {
-                run: view.run,
-                targets: view.nodes,
-            })?;
+            screen.object(&RunEvent::Accepted { run: view.run, targets: view.nodes })?;
         } else {
             screen.line(&view.run.to_string())?;
             screen.note(&format!(
@@ -122,10 +119,7 @@ pub(super) async fn run(client: &Client, args: RunArgs, screen: &mut Screen) -> 
         }
         return Ok(status_of::WELL);
     }
-    let patience = Patience {
-        only_online: args.wait.is_none(),
-        limit: args.wait.map(|Span(limit)| limit),
-    };
+    let patience = Patience { only_online: args.wait.is_none(), limit: args.wait.map(|Span(limit)| limit) };
     let stream = RunStream::start(client, &spec).await?;
     watch(client, stream, args.stream, patience, screen).await
 }

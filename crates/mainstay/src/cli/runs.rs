@@ -84,14 +84,7 @@ pub(super) async fn run(client: &Client, command: RunsCommand, screen: &mut Scre
         RunsCommand::Show { id, output } => show(client, id.as_deref(), output, screen).await,
         RunsCommand::Watch(args) => {
             let run = find_run(client, args.id.as_deref()).await?;
-            watch(
-                client,
-                RunStream::of(client, run),
-                args.stream,
-                patience(args.wait),
-                screen,
-            )
-            .await
+            watch(client, RunStream::of(client, run), args.stream, patience(args.wait), screen).await
         }
         RunsCommand::Retry { id, failed, detach } => {
             let run = find_run(client, id.as_deref()).await?;
@@ -100,18 +93,8 @@ pub(super) async fn run(client: &Client, command: RunsCommand, screen: &mut Scre
             if detach {
                 return accepted(&view, screen);
             }
-            let only_online = Patience {
-                only_online: true,
-                limit: None,
-            };
-            watch(
-                client,
-                RunStream::of(client, view.run),
-                false,
-                only_online,
-                screen,
-            )
-            .await
+            let only_online = Patience { only_online: true, limit: None };
+            watch(client, RunStream::of(client, view.run), false, only_online, screen).await
         }
         RunsCommand::Cancel { id } => {
             let run = find_run(client, Some(&id)).await?;
@@ -125,15 +108,9 @@ pub(super) async fn run(client: &Client, command: RunsCommand, screen: &mut Scre
             Ok(status_of::WELL)
         }
         RunsCommand::Prune { older, yes } => {
-            confirm(
-                screen,
-                yes,
-                &format!("Runs older than {older} will be forgotten, with their output."),
-            )?;
+            confirm(screen, yes, &format!("Runs older than {older} will be forgotten, with their output."))?;
             let age = i64::try_from(Duration::as_millis(&older.0)).unwrap_or(i64::MAX);
-            let input = PruneRuns {
-                before_ms: screen.now.saturating_sub(age),
-            };
+            let input = PruneRuns { before_ms: screen.now.saturating_sub(age) };
             let pruned: Pruned = client.call(hyper::Method::POST, "/v1/runs/prune", &input).await?;
             if screen.json {
                 screen.object(&pruned)?;
@@ -146,10 +123,7 @@ pub(super) async fn run(client: &Client, command: RunsCommand, screen: &mut Scre
 }
 
 fn patience(wait: Option<Span>) -> Patience {
-    Patience {
-        only_online: false,
-        limit: wait.map(|Span(limit)| limit),
-    }
+    Patience { only_online: false, limit: wait.map(|Span(limit)| limit) }
 }
 
 fn accepted(view: &RunView, screen: &mut Screen) -> Done {
@@ -187,11 +161,7 @@ async fn list(client: &Client, limit: usize, screen: &mut Screen) -> Done {
             ]
         })
         .collect();
-    table::show(
-        screen,
-        &["RUN", "WHEN", "BY", "TARGET", "NODES", "COMMAND"],
-        &rows,
-    )?;
+    table::show(screen, &["RUN", "WHEN", "BY", "TARGET", "NODES", "COMMAND"], &rows)?;
     Ok(status_of::WELL)
 }
 
@@ -259,10 +229,7 @@ async fn show(client: &Client, id: Option<&str>, output: bool, screen: &mut Scre
     if output {
         screen.line("")?;
         let mut folded = Folded::default();
-        nodes
-            .iter()
-            .filter_map(|node| node.result.as_ref())
-            .for_each(|result| folded.add(result));
+        nodes.iter().filter_map(|node| node.result.as_ref()).for_each(|result| folded.add(result));
         folded.show(screen)?;
     }
     Ok(status_of::WELL)

@@ -73,11 +73,7 @@ impl Screen {
     }
 
     pub(super) fn paint(&self, text: &str, style: Style) -> String {
-        if self.colour && self.out_terminal {
-            text.style(style).to_string()
-        } else {
-            text.to_owned()
-        }
+        if self.colour && self.out_terminal { text.style(style).to_string() } else { text.to_owned() }
     }
 
     /// For standard error.

@@ -21,9 +21,7 @@ pub(super) struct SendArgs {
 
 pub(super) async fn run(client: &Client, args: &SendArgs, screen: &mut Screen) -> Done {
     let text = read_text(&args.file)?;
-    let reply = client
-        .open(Method::POST, "/v1/messages", &[], text.into_bytes().into())
-        .await?;
+    let reply = client.open(Method::POST, "/v1/messages", &[], text.into_bytes().into()).await?;
     let sent: SentMessages = reply.json().await?;
     for id in &sent.messages {
         if screen.json {

@@ -18,11 +18,7 @@ pub(super) async fn run(client: &Client, _: &StatusArgs, screen: &mut Screen) ->
         screen.object(&status)?;
         return Ok(status_of::WELL);
     }
-    let queues: Vec<String> = status
-        .queues
-        .iter()
-        .map(|(name, count)| format!("{count} {name}"))
-        .collect();
+    let queues: Vec<String> = status.queues.iter().map(|(name, count)| format!("{count} {name}")).collect();
     let mut pairs = vec![
         ("hub", format!("{} at {}", status.name, client.endpoint())),
         ("version", status.version.clone()),

@@ -42,10 +42,7 @@ pub(super) fn pairs(screen: &mut Screen, pairs: &[(&str, String)]) -> io::Result
 
 /// `a=1,b=2`.
 pub(super) fn labels(labels: &std::collections::BTreeMap<String, String>) -> String {
-    let parts: Vec<String> = labels
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
+    let parts: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     parts.join(",")
 }
 
@@ -60,9 +57,5 @@ pub(super) fn bytes(count: u64) -> String {
         size /= 1024.0;
         unit = larger;
     }
-    if unit == "B" {
-        format!("{count} B")
-    } else {
-        format!("{size:.1} {unit}")
-    }
+    if unit == "B" { format!("{count} B") } else { format!("{size:.1} {unit}") }
 }

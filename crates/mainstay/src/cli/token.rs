@@ -61,9 +61,7 @@ pub(super) async fn run(client: &Client, command: TokenCommand, screen: &mut Scr
         TokenCommand::List => list(client, screen).await,
         TokenCommand::Revoke { id } => {
             let path = format!("/v1/tokens/{}", segment(&id));
-            client
-                .open(Method::DELETE, &path, &[], bytes::Bytes::new())
-                .await?;
+            client.open(Method::DELETE, &path, &[], bytes::Bytes::new()).await?;
             if screen.json {
                 screen.object(&serde_json::json!({"event": "revoked", "token": id}))?;
             } else {
@@ -75,16 +73,10 @@ pub(super) async fn run(client: &Client, command: TokenCommand, screen: &mut Scr
 }
 
 async fn create(client: &Client, args: CreateArgs, screen: &mut Screen) -> Done {
-    let lifetime_ms = args
-        .lifetime
-        .map(|Span(span)| u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+    let lifetime_ms = args.lifetime.map(|Span(span)| u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
     let for_operator = args.operator.is_some();
     let spec = TokenSpec {
-        kind: if for_operator {
-            TokenKind::Operator
-        } else {
-            TokenKind::Join
-        },
+        kind: if for_operator { TokenKind::Operator } else { TokenKind::Join },
         lifetime_ms,
         uses: args.uses,
         name: args.operator.or(args.name.map(String::from)),
@@ -107,9 +99,7 @@ async fn create(client: &Client, args: CreateArgs, screen: &mut Screen) -> Done 
             status.ca_fingerprint
         ))?;
     } else {
-        screen.note(&format!(
-            "Expires {until}. On the node: mainstay agent --join TOKEN"
-        ))?;
+        screen.note(&format!("Expires {until}. On the node: mainstay agent --join TOKEN"))?;
     }
     Ok(status_of::WELL)
 }
@@ -139,10 +129,6 @@ async fn list(client: &Client, screen: &mut Screen) -> Done {
             ]
         })
         .collect();
-    table::show(
-        screen,
-        &["ID", "FOR", "NAME", "EXPIRES", "USES", "LABELS", "BY"],
-        &rows,
-    )?;
+    table::show(screen, &["ID", "FOR", "NAME", "EXPIRES", "USES", "LABELS", "BY"], &rows)?;
     Ok(status_of::WELL)
 }

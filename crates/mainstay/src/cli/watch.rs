@@ -107,12 +107,7 @@ pub(super) async fn watch(
         End::All => {}
         _ if screen.json => {
             let (ok, failed, pending) = (tally.ok(), tally.failed(), tally.pending());
-            screen.object(&RunEvent::Summary {
-                run,
-                ok,
-                failed,
-                pending,
-            })?;
+            screen.object(&RunEvent::Summary { run, ok, failed, pending })?;
         }
         End::Away(detail) => away(&detail, screen)?,
         End::Waited(limit) => {
@@ -207,16 +202,7 @@ fn take(
             screen.flush()?;
         }
         (Show::Live(live), RunEvent::Result(result)) => live.result(result, screen)?,
-        (
-            Show::Live(live),
-            RunEvent::Output {
-                node,
-                stream,
-                data,
-                data_base64,
-                ..
-            },
-        ) => {
+        (Show::Live(live), RunEvent::Output { node, stream, data, data_base64, .. }) => {
             let bytes = fold::bytes(data.as_deref(), data_base64.as_deref());
             live.output(node, stream, &bytes, screen)?;
         }
@@ -240,22 +226,11 @@ fn moves(node: &RunNodeView) -> bool {
 fn away(detail: &RunDetail, screen: &mut Screen) -> io::Result<()> {
     let mut by_reason: BTreeMap<&str, Vec<&NodeName>> = BTreeMap::new();
     for node in &detail.nodes {
-        by_reason
-            .entry(node.pending.as_deref().unwrap_or("pending"))
-            .or_default()
-            .push(&node.node);
+        by_reason.entry(node.pending.as_deref().unwrap_or("pending")).or_default().push(&node.node);
     }
     for (reason, nodes) in by_reason {
-        let count = if nodes.len() > 1 {
-            format!(" ({})", nodes.len())
-        } else {
-            String::new()
-        };
-        screen.note(&format!(
-            "Pending: {}{count}: {}",
-            compact(nodes),
-            one_line(reason)
-        ))?;
+        let count = if nodes.len() > 1 { format!(" ({})", nodes.len()) } else { String::new() };
+        screen.note(&format!("Pending: {}{count}: {}", compact(nodes), one_line(reason)))?;
     }
     let until = moment::absolute(detail.run.expires_at);
     screen.note(&format!(
@@ -265,21 +240,13 @@ fn away(detail: &RunDetail, screen: &mut Screen) -> io::Result<()> {
 }
 
 fn summary(tally: &Tally, run: RunId) -> String {
-    let counts = [
-        (tally.ok(), "ok"),
-        (tally.failed(), "failed"),
-        (tally.pending(), "pending"),
-    ];
+    let counts = [(tally.ok(), "ok"), (tally.failed(), "failed"), (tally.pending(), "pending")];
     let parts: Vec<String> = counts
         .iter()
         .filter(|(count, _)| *count > 0)
         .map(|(count, what)| format!("{count} {what}"))
         .collect();
-    let parts = if parts.is_empty() {
-        "no node".to_owned()
-    } else {
-        parts.join(", ")
-    };
+    let parts = if parts.is_empty() { "no node".to_owned() } else { parts.join(", ") };
     format!("{parts} (run {})", short(run))
 }
 
@@ -295,10 +262,7 @@ struct Bar {
 
 impl Bar {
     fn new(screen: &Screen) -> Self {
-        Self {
-            wanted: screen.err_terminal,
-            bar: None,
-        }
+        Self { wanted: screen.err_terminal, bar: None }
     }
 
     fn draw(&mut self, tally: &Tally) {
@@ -341,22 +305,14 @@ pub(super) async fn find_run(client: &Client, given: Option<&str>) -> Result<Run
         let whole = run.to_string().replace('-', "");
         whole.starts_with(&part) || whole.ends_with(&part)
     };
-    let found: Vec<RunId> = runs
-        .iter()
-        .map(|run| run.run)
-        .filter(|run| !part.is_empty() && fits(*run))
-        .collect();
+    let found: Vec<RunId> =
+        runs.iter().map(|run| run.run).filter(|run| !part.is_empty() && fits(*run)).collect();
     match found[..] {
         [run] => Ok(run),
-        [] => Err(
-            Problem::new(ProblemKind::NotFound, format!("there is no run {text:?}"))
-                .hint("see `mainstay runs list`; an id may be given by its beginning or its end"),
-        ),
-        _ => Err(Problem::new(
-            ProblemKind::Invalid,
-            format!("{text:?} may be any of {} runs", found.len()),
-        )
-        .hint("give more of its id")),
+        [] => Err(Problem::new(ProblemKind::NotFound, format!("there is no run {text:?}"))
+            .hint("see `mainstay runs list`; an id may be given by its beginning or its end")),
+        _ => Err(Problem::new(ProblemKind::Invalid, format!("{text:?} may be any of {} runs", found.len()))
+            .hint("give more of its id")),
     }
 }
 
@@ -367,9 +323,7 @@ pub(super) async fn act<T: serde::de::DeserializeOwned>(
     verb: &str,
     input: &impl serde::Serialize,
 ) -> Result<T, Problem> {
-    client
-        .call(Method::POST, &format!("/v1/runs/{run}/{verb}"), input)
-        .await
+    client.call(Method::POST, &format!("/v1/runs/{run}/{verb}"), input).await
 }
 
 #[cfg(test)]
@@ -378,14 +332,8 @@ mod tests {
 
     #[test]
     fn the_bar_can_be_drawn() {
-        let mut bar = Bar {
-            wanted: true,
-            bar: None,
-        };
-        let mut tally = Tally {
-            targets: 3,
-            ..Tally::default()
-        };
+        let mut bar = Bar { wanted: true, bar: None };
+        let mut tally = Tally { targets: 3, ..Tally::default() };
         tally.ends.insert("a".parse().unwrap(), false);
         bar.draw(&tally);
         bar.finish();
@@ -395,11 +343,7 @@ mod tests {
     fn the_exit_status_says_what_the_counts_say() {
         let tally = |targets, ends: &[bool]| Tally {
             targets,
-            ends: ends
-                .iter()
-                .enumerate()
-                .map(|(i, ok)| (format!("n{i}").parse().unwrap(), *ok))
-                .collect(),
+            ends: ends.iter().enumerate().map(|(i, ok)| (format!("n{i}").parse().unwrap(), *ok)).collect(),
         };
         assert_eq!(tally(2, &[true, true]).status(), 0);
         assert_eq!(tally(2, &[true, false]).status(), 1);

@@ -58,19 +58,12 @@ pub fn find(given: Option<&str>) -> Result<Endpoint, Problem> {
         return Ok(Endpoint::Unix(dev.socket));
     }
     // The last is the one to name when there is none at all.
-    let own = data_dir::of_user()
-        .map(|data| data.join("api.sock"))
-        .filter(|socket| socket.exists());
-    Ok(Endpoint::Unix(own.unwrap_or_else(|| {
-        PathBuf::from(data_dir::OF_MACHINE).join("api.sock")
-    })))
+    let own = data_dir::of_user().map(|data| data.join("api.sock")).filter(|socket| socket.exists());
+    Ok(Endpoint::Unix(own.unwrap_or_else(|| PathBuf::from(data_dir::OF_MACHINE).join("api.sock"))))
 }
 
 fn read(text: &str, logins: &Logins) -> Result<Endpoint, Problem> {
-    if let Some(path) = text
-        .strip_prefix("unix:")
-        .or(text.starts_with('/').then_some(text))
-    {
+    if let Some(path) = text.strip_prefix("unix:").or(text.starts_with('/').then_some(text)) {
         return Ok(Endpoint::Unix(PathBuf::from(path)));
     }
     let authority = authority(text)?;
@@ -97,11 +90,8 @@ fn read(text: &str, logins: &Logins) -> Result<Endpoint, Problem> {
 /// `host:port` of an address as people write it.
 pub fn authority(url: &str) -> Result<String, Problem> {
     let wrong = |why: &str| {
-        Problem::new(
-            ProblemKind::Invalid,
-            format!("{url:?} is not the address of a hub: {why}"),
-        )
-        .hint("write https://HOST[:PORT], or unix:/PATH for a socket on this machine")
+        Problem::new(ProblemKind::Invalid, format!("{url:?} is not the address of a hub: {why}"))
+            .hint("write https://HOST[:PORT], or unix:/PATH for a socket on this machine")
     };
     let rest = match url.split_once("://") {
         Some(("https", rest)) => rest,
@@ -114,10 +104,7 @@ pub fn authority(url: &str) -> Result<String, Problem> {
         return Err(wrong("its host is not one"));
     }
     let port = match parsed.port() {
-        Some(port) => port
-            .as_str()
-            .parse::<u16>()
-            .map_err(|_| wrong("its port is not one"))?,
+        Some(port) => port.as_str().parse::<u16>().map_err(|_| wrong("its port is not one"))?,
         None if authority.len() == parsed.host().len() => HTTPS_PORT,
         None => return Err(wrong("its port is not one")),
     };
@@ -156,10 +143,7 @@ mod tests {
     #[test]
     fn sockets_need_no_login_and_unknown_hubs_say_how_to_get_one() {
         let none = Logins::default();
-        assert_eq!(
-            read("unix:/run/x", &none).unwrap(),
-            Endpoint::Unix("/run/x".into())
-        );
+        assert_eq!(read("unix:/run/x", &none).unwrap(), Endpoint::Unix("/run/x".into()));
         assert_eq!(read("/run/x", &none).unwrap(), Endpoint::Unix("/run/x".into()));
         let problem = read("https://hub", &none).unwrap_err();
         assert_eq!(problem.kind, ProblemKind::Unauthorized);

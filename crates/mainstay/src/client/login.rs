@@ -46,33 +46,22 @@ impl Logins {
 
     pub fn save(&self) -> Result<PathBuf, Problem> {
         let path = path().ok_or_else(|| {
-            Problem::new(
-                ProblemKind::Invalid,
-                "there is no home directory to keep a login in",
-            )
-            .hint("set HOME or XDG_CONFIG_HOME")
+            Problem::new(ProblemKind::Invalid, "there is no home directory to keep a login in")
+                .hint("set HOME or XDG_CONFIG_HOME")
         })?;
         self.save_to(&path)?;
         Ok(path)
     }
 
     fn save_to(&self, path: &Path) -> Result<(), Problem> {
-        let text = toml_edit::ser::to_string_pretty(self).map_err(|e| {
-            Problem::new(
-                ProblemKind::Internal,
-                format!("the logins cannot be written: {e}"),
-            )
-        })?;
+        let text = toml_edit::ser::to_string_pretty(self)
+            .map_err(|e| Problem::new(ProblemKind::Internal, format!("the logins cannot be written: {e}")))?;
         file::write(path, &text)
     }
 }
 
 fn path() -> Option<PathBuf> {
-    let set = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = set("XDG_CONFIG_HOME").or_else(|| Some(set("HOME")?.join(".config")))?;
     Some(base.join("mainstay").join("config.toml"))
 }
@@ -87,20 +76,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new").join("config.toml");
         assert_eq!(Logins::load_from(&path).unwrap(), Logins::default());
-        let login = Login {
-            token: "secret".into(),
-            ca_fingerprint: "abc".into(),
-        };
+        let login = Login { token: "secret".into(), ca_fingerprint: "abc".into() };
         let logins = Logins {
             default: Some("https://hub:7421".into()),
             hubs: [("https://hub:7421".to_owned(), login)].into(),
         };
         logins.save_to(&path).unwrap();
         assert_eq!(Logins::load_from(&path).unwrap(), logins);
-        assert_eq!(
-            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!format!("{logins:?}").contains("secret"));
     }
 }

@@ -39,15 +39,12 @@ pub struct RunStream<'a> {
 impl<'a> RunStream<'a> {
     /// Asks for a run and watches it in the same round trip.
     pub async fn start(client: &'a Client, spec: &RunSpec) -> Result<Self, Problem> {
-        let reply = client
-            .open(Method::POST, "/v1/runs?watch=true", &[], encode(spec)?)
-            .await?;
+        let reply = client.open(Method::POST, "/v1/runs?watch=true", &[], encode(spec)?).await?;
         let location = reply.response.headers().get(hyper::header::LOCATION);
-        let run = location
-            .and_then(|value| value.to_str().ok()?.rsplit('/').next()?.parse().ok())
-            .ok_or_else(|| {
-                Problem::new(ProblemKind::Internal, "the hub did not say which run it accepted")
-            })?;
+        let run =
+            location.and_then(|value| value.to_str().ok()?.rsplit('/').next()?.parse().ok()).ok_or_else(
+                || Problem::new(ProblemKind::Internal, "the hub did not say which run it accepted"),
+            )?;
         let mut stream = Self::of(client, run);
         stream.open = Some((reply, Parser::default()));
         Ok(stream)
@@ -118,10 +115,7 @@ impl<'a> RunStream<'a> {
             };
             self.heard = Instant::now();
             if let Err(error) = parser.push(&piece) {
-                return Err(Problem::new(
-                    ProblemKind::Internal,
-                    format!("the hub sent {error}"),
-                ));
+                return Err(Problem::new(ProblemKind::Internal, format!("the hub sent {error}")));
             }
         }
     }
@@ -139,10 +133,7 @@ impl<'a> RunStream<'a> {
                 return Err(Problem::new(ProblemKind::Unreachable, message)
                     .hint(format!("come back with `mainstay runs watch {}`", self.run)));
             }
-            let reply = self
-                .client
-                .open(Method::GET, &path, &[], bytes::Bytes::new())
-                .await;
+            let reply = self.client.open(Method::GET, &path, &[], bytes::Bytes::new()).await;
             self.retry_at = Instant::now() + self.pause;
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             match reply {

@@ -42,10 +42,7 @@ impl Parser {
 
     /// The next whole event, if it is here. Comments are not events.
     pub(super) fn next(&mut self) -> Result<Option<Event>, SseError> {
-        while let Some(at) = self.buffer[self.searched..]
-            .iter()
-            .position(|byte| *byte == b'\n')
-        {
+        while let Some(at) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
             let end = self.searched + at;
             let line = &self.buffer[self.taken..end];
             let line = std::str::from_utf8(line).map_err(|_| SseError::NotText)?;

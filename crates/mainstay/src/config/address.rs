@@ -52,11 +52,7 @@ pub fn check_dial(text: &str) -> Result<(), String> {
     let good = text.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty() && !host.contains(['/', ' ', '@']) && port.parse::<u16>().is_ok_and(|port| port != 0)
     });
-    if good {
-        Ok(())
-    } else {
-        Err(format!("{text:?} is not an address of a hub: write HOST:PORT"))
-    }
+    if good { Ok(()) } else { Err(format!("{text:?} is not an address of a hub: write HOST:PORT")) }
 }
 
 #[cfg(test)]
@@ -68,16 +64,7 @@ mod tests {
         for good in ["hub:7420", "10.0.0.1:1", "[::1]:7420", "hub.example.org:65535"] {
             assert_eq!(check_dial(good), Ok(()), "{good}");
         }
-        for bad in [
-            "hub",
-            "hub:",
-            ":7420",
-            "hub:0",
-            "hub:70000",
-            "https://hub:7420",
-            "",
-            "a b:1",
-        ] {
+        for bad in ["hub", "hub:", ":7420", "hub:0", "hub:70000", "https://hub:7420", "", "a b:1"] {
             assert!(check_dial(bad).is_err(), "{bad}");
         }
     }

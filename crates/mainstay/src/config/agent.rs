@@ -32,15 +32,8 @@ pub struct AgentConfig {
 
 impl Layered for AgentConfig {
     const TEMPLATE: &'static str = include_str!("agent.toml");
-    const KEYS: &'static [&'static str] = &[
-        "name",
-        "links",
-        "ca_fingerprint",
-        "metrics",
-        "received_roots",
-        "labels",
-        "limits",
-    ];
+    const KEYS: &'static [&'static str] =
+        &["name", "links", "ca_fingerprint", "metrics", "received_roots", "labels", "limits"];
 
     fn check(&self) -> Result<(), Problem> {
         let wrong = |key: &str, why: String| Err(Problem::new(ProblemKind::Invalid, format!("{key}: {why}")));
@@ -48,10 +41,7 @@ impl Layered for AgentConfig {
             check_dial(address).or_else(|why| wrong("links", why))?;
         }
         if let Some(root) = self.received_roots.iter().find(|root| !root.is_absolute()) {
-            return wrong(
-                "received_roots",
-                format!("{} is not an absolute path", root.display()),
-            );
+            return wrong("received_roots", format!("{} is not an absolute path", root.display()));
         }
         for (key, value) in &self.labels {
             check_label(key, value).or_else(|why| wrong("labels", why))?;
@@ -149,10 +139,7 @@ impl AgentArgs {
             return Ok(Some(given.trim().to_owned()));
         };
         let text = std::fs::read_to_string(path).map_err(|e| {
-            Problem::new(
-                ProblemKind::Invalid,
-                format!("the join token's file {path} cannot be read: {e}"),
-            )
+            Problem::new(ProblemKind::Invalid, format!("the join token's file {path} cannot be read: {e}"))
         })?;
         Ok(Some(text.trim().to_owned()))
     }
@@ -160,9 +147,8 @@ impl AgentArgs {
 
 /// `K=V`, as labels are given.
 pub fn label(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or_else(|| format!("{text:?} is not a label: write KEY=VALUE"))?;
+    let (key, value) =
+        text.split_once('=').ok_or_else(|| format!("{text:?} is not a label: write KEY=VALUE"))?;
     check_label(key, value)?;
     Ok((key.to_owned(), value.to_owned()))
 }
@@ -171,14 +157,10 @@ pub fn label(text: &str) -> Result<(String, String), String> {
 fn check_label(key: &str, value: &str) -> Result<(), String> {
     let token = |text: &str, most| {
         text.len() <= most
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/'))
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/'))
     };
     if key.is_empty() || !token(key, 63) {
-        return Err(format!(
-            "the label's key {key:?} is not 1 to 63 of a-z A-Z 0-9 . _ - /"
-        ));
+        return Err(format!("the label's key {key:?} is not 1 to 63 of a-z A-Z 0-9 . _ - /"));
     }
     if !token(value, 255) {
         return Err(format!(

@@ -16,11 +16,7 @@ pub fn default() -> PathBuf {
 
 /// A user's own: `$XDG_DATA_HOME/mainstay` or `~/.local/share/mainstay`.
 pub fn of_user() -> Option<PathBuf> {
-    let set = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = set("XDG_DATA_HOME").or_else(|| Some(set("HOME")?.join(".local/share")))?;
     Some(base.join("mainstay"))
 }

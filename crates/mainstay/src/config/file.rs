@@ -20,19 +20,13 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Problem> {
 }
 
 pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
-    Problem::new(
-        ProblemKind::Invalid,
-        format!("{} cannot be read: {error}", path.display()),
-    )
+    Problem::new(ProblemKind::Invalid, format!("{} cannot be read: {error}", path.display()))
 }
 
 /// An unknown key, a wrong type or bad syntax is an error that names file, line and column.
 pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, Problem> {
     toml_edit::de::from_str(text).map_err(|error| {
-        let at = error
-            .span()
-            .map(|span| place(text, span.start))
-            .unwrap_or_default();
+        let at = error.span().map(|span| place(text, span.start)).unwrap_or_default();
         let message = format!("{}{at}: {}", path.display(), error.message().trim_end());
         Problem::new(ProblemKind::Invalid, message)
             .hint("correct the line, or move the file away: the next start writes one with every default")
@@ -49,17 +43,10 @@ fn place(text: &str, offset: usize) -> String {
 /// Writes a file that only its owner may read, whole or not at all; it survives a loss of power.
 pub fn write(path: &Path, text: &str) -> Result<(), Problem> {
     let wrong = |e: std::io::Error| {
-        Problem::new(
-            ProblemKind::Internal,
-            format!("{} cannot be written: {e}", path.display()),
-        )
+        Problem::new(ProblemKind::Internal, format!("{} cannot be written: {e}", path.display()))
     };
     let directory = path.parent().unwrap_or(Path::new("."));
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(wrong)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(wrong)?;
     let fresh = path.with_extension(format!("{}.new", std::process::id()));
     let written = OpenOptions::new()
         .write(true)
@@ -83,10 +70,7 @@ pub fn write(path: &Path, text: &str) -> Result<(), Problem> {
 pub fn amend(path: &Path, text: &str, changes: &DocumentMut) -> Result<String, Problem> {
     let mut document: DocumentMut = text.parse().map_err(|e: toml_edit::TomlError| {
         let at = e.span().map(|span| place(text, span.start)).unwrap_or_default();
-        Problem::new(
-            ProblemKind::Invalid,
-            format!("{}{at}: {}", path.display(), e.message()),
-        )
+        Problem::new(ProblemKind::Invalid, format!("{}{at}: {}", path.display(), e.message()))
     })?;
     merge(document.as_table_mut(), changes.as_table());
     Ok(document.to_string())

@@ -69,19 +69,13 @@ impl Layered for HubConfig {
     fn check(&self) -> Result<(), Problem> {
         let wrong = |key: &str, why: String| Err(Problem::new(ProblemKind::Invalid, format!("{key}: {why}")));
         if self.store != EMBEDDED {
-            return wrong(
-                "store",
-                format!("{:?} is not a store; there is {EMBEDDED:?}", self.store),
-            );
+            return wrong("store", format!("{:?} is not a store; there is {EMBEDDED:?}", self.store));
         }
         for address in &self.advertise {
             check_dial(address).or_else(|why| wrong("advertise", why))?;
         }
         if let Some(root) = self.received_roots.iter().find(|root| !root.is_absolute()) {
-            return wrong(
-                "received_roots",
-                format!("{} is not an absolute path", root.display()),
-            );
+            return wrong("received_roots", format!("{} is not an absolute path", root.display()));
         }
         Ok(())
     }

@@ -49,14 +49,9 @@ fn load_with<T: Layered>(
     };
     let text = before.as_deref().unwrap_or(T::TEMPLATE);
     // The file by itself first: only so does an error name its line.
-    file::parse::<T>(&path, text)?
-        .check()
-        .map_err(|problem| within(&path.display().to_string(), problem))?;
+    file::parse::<T>(&path, text)?.check().map_err(|problem| within(&path.display().to_string(), problem))?;
     let changes = toml_edit::ser::to_document(flags).map_err(|e| {
-        Problem::new(
-            ProblemKind::Internal,
-            format!("the flags cannot be written as TOML: {e}"),
-        )
+        Problem::new(ProblemKind::Internal, format!("the flags cannot be written as TOML: {e}"))
     })?;
     let after = file::amend(&path, text, &changes)?;
     let config: T = Figment::from(Serialized::defaults(T::default()))
@@ -65,9 +60,7 @@ fn load_with<T: Layered>(
         .merge(Serialized::globals(flags))
         .extract()
         .map_err(|error| Problem::new(ProblemKind::Invalid, describe(&error)))?;
-    config
-        .check()
-        .map_err(|problem| within("a flag or variable", problem))?;
+    config.check().map_err(|problem| within("a flag or variable", problem))?;
     if before.as_deref() != Some(&after) {
         file::write(&path, &after)?;
     }
@@ -75,10 +68,7 @@ fn load_with<T: Layered>(
 }
 
 fn within(place: &str, problem: Problem) -> Problem {
-    Problem {
-        message: format!("{place}: {}", problem.message),
-        ..problem
-    }
+    Problem { message: format!("{place}: {}", problem.message), ..problem }
 }
 
 /// The variables that name a key of this configuration. Other `MAINSTAY_*` variables are none of its.
@@ -107,18 +97,10 @@ fn describe(error: &figment::Error) -> String {
 pub fn remember(data: &Path, learned: &impl Serialize) -> Result<(), Problem> {
     let path = data.join(FILE);
     let text = std::fs::read_to_string(&path).map_err(|e| file::unreadable(&path, &e))?;
-    let changes = toml_edit::ser::to_document(learned).map_err(|e| {
-        Problem::new(
-            ProblemKind::Internal,
-            format!("this cannot be written as TOML: {e}"),
-        )
-    })?;
+    let changes = toml_edit::ser::to_document(learned)
+        .map_err(|e| Problem::new(ProblemKind::Internal, format!("this cannot be written as TOML: {e}")))?;
     let after = file::amend(&path, &text, &changes)?;
-    if after == text {
-        Ok(())
-    } else {
-        file::write(&path, &after)
-    }
+    if after == text { Ok(()) } else { file::write(&path, &after) }
 }
 
 /// A list as TOML has it, or as a variable can: `a,b`.
@@ -145,10 +127,7 @@ mod tests {
     use crate::config::hub::{HubConfig, HubFlags};
 
     fn environment(pairs: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
-        let pairs: Vec<_> = pairs
-            .iter()
-            .map(|(k, v)| (k.to_string(), v.to_string()))
-            .collect();
+        let pairs: Vec<_> = pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         pairs.into_iter()
     }
 
@@ -159,14 +138,8 @@ mod tests {
     #[test]
     fn the_templates_say_the_defaults() {
         let path = Path::new(FILE);
-        assert_eq!(
-            file::parse::<HubConfig>(path, HubConfig::TEMPLATE).unwrap(),
-            HubConfig::default()
-        );
-        assert_eq!(
-            file::parse::<AgentConfig>(path, AgentConfig::TEMPLATE).unwrap(),
-            AgentConfig::default()
-        );
+        assert_eq!(file::parse::<HubConfig>(path, HubConfig::TEMPLATE).unwrap(), HubConfig::default());
+        assert_eq!(file::parse::<AgentConfig>(path, AgentConfig::TEMPLATE).unwrap(), AgentConfig::default());
     }
 
     #[test]
@@ -207,22 +180,14 @@ mod tests {
     #[test]
     fn lists_are_taken_from_variables_too() {
         let dir = tempfile::tempdir().unwrap();
-        let config = load(
-            dir.path(),
-            &HubFlags::default(),
-            &[("MAINSTAY_ADVERTISE", "a:1, b:2")],
-        )
-        .unwrap();
+        let config = load(dir.path(), &HubFlags::default(), &[("MAINSTAY_ADVERTISE", "a:1, b:2")]).unwrap();
         assert_eq!(config.advertise, ["a:1", "b:2"]);
     }
 
     #[test]
     fn what_is_wrong_is_named_and_nothing_is_written() {
         let dir = tempfile::tempdir().unwrap();
-        let flags = HubFlags {
-            advertise: vec!["nowhere".into()],
-            ..HubFlags::default()
-        };
+        let flags = HubFlags { advertise: vec!["nowhere".into()], ..HubFlags::default() };
         let wrong = |flags: &HubFlags, pairs| load(dir.path(), flags, pairs).unwrap_err().message;
         let mut messages = vec![
             wrong(&flags, &[]),
@@ -242,26 +207,13 @@ mod tests {
     fn labels_given_as_flags_join_those_of_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let flags = |labels: &[(&str, &str)]| AgentFlags {
-            labels: labels
-                .iter()
-                .map(|(k, v)| (k.to_string(), v.to_string()))
-                .collect(),
+            labels: labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
             ..AgentFlags::default()
         };
         load_with::<AgentConfig>(dir.path(), &flags(&[("a", "1"), ("b", "2")]), environment(&[])).unwrap();
         let config: AgentConfig = load_with(dir.path(), &flags(&[("b", "3")]), environment(&[])).unwrap();
-        assert_eq!(
-            config.labels,
-            [("a".into(), "1".into()), ("b".into(), "3".into())].into()
-        );
-        remember(
-            dir.path(),
-            &Learned {
-                links: vec!["hub:1".into()],
-                ..Learned::default()
-            },
-        )
-        .unwrap();
+        assert_eq!(config.labels, [("a".into(), "1".into()), ("b".into(), "3".into())].into());
+        remember(dir.path(), &Learned { links: vec!["hub:1".into()], ..Learned::default() }).unwrap();
         let config: AgentConfig = load_with(dir.path(), &flags(&[]), environment(&[])).unwrap();
         assert_eq!(config.links, ["hub:1"]);
     }

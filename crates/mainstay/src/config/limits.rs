@@ -28,3 +28,20 @@ impl Default for Limits {
         }
     }
 }
+
+impl Limits {
+    /// As the delivery engine wants them.
+    pub fn engine(&self) -> mainstay_core::delivery::Limits {
+        let messages = usize::try_from(self.queue_messages).unwrap_or(usize::MAX);
+        let bytes = usize::try_from(self.queue_bytes).unwrap_or(usize::MAX);
+        mainstay_core::delivery::Limits {
+            outbox_messages: messages,
+            outbox_bytes: bytes,
+            inbox_messages: messages,
+            inbox_bytes: bytes,
+            running: self.concurrent,
+            output_limit: self.output_bytes,
+            ..mainstay_core::delivery::Limits::default()
+        }
+    }
+}

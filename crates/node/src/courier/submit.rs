@@ -81,7 +81,7 @@ fn draft(
         Delivery::Event { .. } => None,
     };
     let request = Request {
-        method: spec.method.as_str().to_owned(),
+        method: spec.method.name().to_owned(),
         args: spec.args.clone(),
         data: spec.data.clone(),
         command: !spec.delivery.is_event(),

@@ -20,9 +20,7 @@ struct OnFiles {
 
 impl OnFiles {
     fn new() -> Self {
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-        }
+        Self { dir: tempfile::tempdir().unwrap() }
     }
 
     fn path(&self) -> PathBuf {
@@ -73,8 +71,7 @@ impl JournalBench for OnDisk {
     }
 
     fn leave_room(&mut self, bytes: Option<u64>) -> bool {
-        self.disk
-            .set_capacity(bytes.map(|bytes| self.disk.used() + bytes));
+        self.disk.set_capacity(bytes.map(|bytes| self.disk.used() + bytes));
         true
     }
 }
@@ -86,19 +83,13 @@ fn it_conforms_on_files() {
 
 #[test]
 fn it_conforms_on_a_disk_that_loses_what_was_not_synced() {
-    journal_suite(|| OnDisk {
-        disk: FaultDisk::new(),
-        loss: Loss::All,
-    });
+    journal_suite(|| OnDisk { disk: FaultDisk::new(), loss: Loss::All });
 }
 
 #[test]
 fn it_conforms_on_a_disk_that_loses_some_of_what_was_not_synced() {
     for seed in 0..5 {
-        journal_suite(|| OnDisk {
-            disk: FaultDisk::new(),
-            loss: Loss::Some(seed),
-        });
+        journal_suite(|| OnDisk { disk: FaultDisk::new(), loss: Loss::Some(seed) });
     }
 }
 
@@ -128,15 +119,9 @@ fn its_files_are_for_the_owner_alone_and_the_log_goes_when_it_is_closed() {
     let (mut journal, damage) = bench.open_it().unwrap();
     assert_eq!(damage, Damage::default());
     one(&mut journal, new(0, vec![put(Table::Meta, "k", "v")])).unwrap();
-    assert_eq!(
-        bench.names(),
-        ["journal.db", "journal.db-wal", "journal.lock", "journal.reserve"]
-    );
+    assert_eq!(bench.names(), ["journal.db", "journal.db-wal", "journal.lock", "journal.reserve"]);
     for name in bench.names() {
-        let mode = std::fs::metadata(bench.dir.path().join(&name))
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = std::fs::metadata(bench.dir.path().join(&name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
     drop(journal);
@@ -152,9 +137,8 @@ fn a_journal_that_is_open_is_not_opened_again() {
     // Nor by a program that knows nothing of the lock file.
     let other = Connection::open(bench.path()).unwrap();
     other.busy_timeout(std::time::Duration::ZERO).unwrap();
-    let error = other
-        .query_row("SELECT count(*) FROM records_1", [], |row| row.get::<_, i64>(0))
-        .unwrap_err();
+    let error =
+        other.query_row("SELECT count(*) FROM records_1", [], |row| row.get::<_, i64>(0)).unwrap_err();
     assert_eq!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy));
     drop(other);
     one(&mut journal, new(0, vec![])).unwrap();
@@ -167,9 +151,7 @@ fn a_journal_of_a_newer_version_is_refused_untouched() {
     let bench = OnFiles::new();
     drop(bench.open_it().unwrap());
     let newer = Connection::open(bench.path()).unwrap();
-    newer
-        .pragma_update(None, "user_version", JOURNAL_FORMAT + 1)
-        .unwrap();
+    newer.pragma_update(None, "user_version", JOURNAL_FORMAT + 1).unwrap();
     drop(newer);
     let (names, bytes) = (bench.names(), std::fs::read(bench.path()).unwrap());
     let error = bench.open_it().unwrap_err();
@@ -179,10 +161,7 @@ fn a_journal_of_a_newer_version_is_refused_untouched() {
         "{error}"
     );
     assert_eq!(bench.names(), names);
-    assert!(
-        std::fs::read(bench.path()).unwrap() == bytes,
-        "not a byte changed"
-    );
+    assert!(std::fs::read(bench.path()).unwrap() == bytes, "not a byte changed");
 }
 
 #[test]
@@ -194,23 +173,14 @@ fn a_newer_version_that_stands_in_the_log_alone_is_refused_untouched() {
     newer
         .execute_batch("PRAGMA locking_mode=EXCLUSIVE; PRAGMA wal_autocheckpoint=0; PRAGMA user_version=77;")
         .unwrap();
-    let (file, log) = (
-        disk.contents("journal.db").unwrap(),
-        disk.contents("journal.db-wal").unwrap(),
-    );
+    let (file, log) = (disk.contents("journal.db").unwrap(), disk.contents("journal.db-wal").unwrap());
     drop(newer);
     disk.replace("journal.db", file.clone());
     disk.replace("journal.db-wal", log.clone());
     let error = SqliteJournal::open_on(&disk, false).unwrap_err();
     assert!(matches!(error, JournalError::Newer { found: 77, .. }), "{error}");
-    assert!(
-        disk.contents("journal.db").unwrap() == file,
-        "the file is as it was"
-    );
-    assert!(
-        disk.contents("journal.db-wal").unwrap() == log,
-        "the log is as it was"
-    );
+    assert!(disk.contents("journal.db").unwrap() == file, "the file is as it was");
+    assert!(disk.contents("journal.db-wal").unwrap() == log, "the log is as it was");
 }
 
 #[test]
@@ -223,10 +193,7 @@ fn what_is_no_journal_is_refused_untouched() {
         assert_eq!(std::fs::read(bench.path()).unwrap(), bytes);
     }
     std::fs::remove_file(bench.path()).unwrap();
-    Connection::open(bench.path())
-        .unwrap()
-        .execute_batch("CREATE TABLE t (x)")
-        .unwrap();
+    Connection::open(bench.path()).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
     let bytes = std::fs::read(bench.path()).unwrap();
     let error = bench.open_it().unwrap_err().to_string();
     assert!(error.contains("some other SQLite database"), "{error}");
@@ -260,23 +227,12 @@ fn damaged_records_are_set_aside_and_reported_once() {
     }
     drop(other);
     let (mut journal, damage) = bench.open_it().unwrap();
-    let damaged = ["a", "bb", "c"]
-        .map(|key| (Table::Outbox, Bytes::from(key)))
-        .to_vec();
-    assert_eq!(
-        damage,
-        Damage {
-            records: damaged,
-            notes: vec![]
-        }
-    );
+    let damaged = ["a", "bb", "c"].map(|key| (Table::Outbox, Bytes::from(key))).to_vec();
+    assert_eq!(damage, Damage { records: damaged, notes: vec![] });
     let left: Vec<_> = contents(&mut journal).into_values().collect();
     assert_eq!(left, ["value of d"]);
-    let aside: i64 = journal
-        .file
-        .conn()
-        .query_row("SELECT count(*) FROM damaged", [], |row| row.get(0))
-        .unwrap();
+    let aside: i64 =
+        journal.file.conn().query_row("SELECT count(*) FROM damaged", [], |row| row.get(0)).unwrap();
     assert_eq!(aside, 3);
     drop(journal);
     assert_eq!(bench.open_it().unwrap().1, Damage::default());
@@ -342,10 +298,7 @@ fn losses(skip_sync: bool, loss: impl Fn(u64) -> Loss) -> usize {
                 let mut all = Contents::new();
                 let read = Table::ALL.iter().try_for_each(|table| {
                     journal.read(*table, &mut |key, value| {
-                        all.insert(
-                            (*table, Bytes::copy_from_slice(key)),
-                            Bytes::copy_from_slice(value),
-                        );
+                        all.insert((*table, Bytes::copy_from_slice(key)), Bytes::copy_from_slice(value));
                     })
                 });
                 read.is_ok().then_some(all)
@@ -406,22 +359,13 @@ fn after_a_failed_sync_nothing_is_believed_until_it_is_opened_again() {
             }
         }
         failures += 1;
-        assert!(matches!(
-            one(&mut journal, owed(0, vec![])),
-            Err(JournalError::Failed(_))
-        ));
-        assert!(matches!(
-            journal.read(Table::Meta, &mut |_, _| {}),
-            Err(JournalError::Failed(_))
-        ));
+        assert!(matches!(one(&mut journal, owed(0, vec![])), Err(JournalError::Failed(_))));
+        assert!(matches!(journal.read(Table::Meta, &mut |_, _| {}), Err(JournalError::Failed(_))));
         drop(journal);
         let (mut journal, damage) = SqliteJournal::open_on(&disk, false).unwrap();
         assert_eq!(damage, Damage::default());
         let believed = contents(&mut journal);
-        assert!(
-            believed == sure || believed == attempted,
-            "what was acknowledged is there"
-        );
+        assert!(believed == sure || believed == attempted, "what was acknowledged is there");
         // What is believed now is on the disk, whatever the page cache had.
         drop(journal);
         disk.power_loss(Loss::All);
@@ -472,10 +416,7 @@ fn pay_on_a_full_disk(room: u64, steps: Vec<Step>) -> (usize, usize) {
         number += 1;
         match step {
             Step::Accept { size, reserve } => {
-                let batch = new(
-                    reserve as u64,
-                    vec![put(Table::Inbox, number.to_be_bytes(), vec![1; size])],
-                );
+                let batch = new(reserve as u64, vec![put(Table::Inbox, number.to_be_bytes(), vec![1; size])]);
                 match one(&mut journal, batch.clone()) {
                     Ok(()) => {
                         accepted += 1;
@@ -491,10 +432,7 @@ fn pay_on_a_full_disk(room: u64, steps: Vec<Step>) -> (usize, usize) {
                 // The key is part of what was reserved.
                 let piece = piece.min(left);
                 let value = vec![2; piece.saturating_sub(8)];
-                let batch = owed(
-                    piece as u64,
-                    vec![put(Table::Answers, number.to_be_bytes(), value)],
-                );
+                let batch = owed(piece as u64, vec![put(Table::Answers, number.to_be_bytes(), value)]);
                 one(&mut journal, batch.clone()).expect("what was reserved can be written");
                 apply(&mut expected, &batch);
                 if left - piece >= 200 {
@@ -517,19 +455,13 @@ fn pay_on_a_full_disk(room: u64, steps: Vec<Step>) -> (usize, usize) {
             number += 1;
             let piece = left.min(2_050);
             let value = vec![3; piece.saturating_sub(8)];
-            let batch = owed(
-                piece as u64,
-                vec![put(Table::Answers, number.to_be_bytes(), value)],
-            );
+            let batch = owed(piece as u64, vec![put(Table::Answers, number.to_be_bytes(), value)]);
             one(&mut journal, batch.clone()).expect("what was reserved can be written");
             apply(&mut expected, &batch);
             left -= piece;
         }
     }
-    assert!(
-        contents(&mut journal) == expected,
-        "nothing is lost and nothing refused is kept"
-    );
+    assert!(contents(&mut journal) == expected, "nothing is lost and nothing refused is kept");
     disk.set_capacity(None);
     one(&mut journal, new(1 << 20, vec![put(Table::Inbox, "later", "x")])).expect("there is room again");
     (accepted, refused)
@@ -550,9 +482,7 @@ proptest! {
 #[test]
 fn a_large_debt_can_be_paid_in_the_pieces_that_waste_most() {
     // The smaller one is within what the log holds, the larger is far beyond it.
-    [8_000_000, 24_000_000]
-        .into_iter()
-        .for_each(pay_in_wasteful_pieces);
+    [8_000_000, 24_000_000].into_iter().for_each(pay_in_wasteful_pieces);
 }
 
 fn pay_in_wasteful_pieces(debt: u64) {
@@ -563,12 +493,7 @@ fn pay_in_wasteful_pieces(debt: u64) {
     // New work goes on as long as it gets room, which leaves a long log that is not written back.
     disk.set_capacity(Some(disk.used() + (8 << 20)));
     let mut number = 0_u64;
-    while one(
-        &mut journal,
-        new(0, vec![put(Table::Inbox, number.to_be_bytes(), vec![1; 100_000])]),
-    )
-    .is_ok()
-    {
+    while one(&mut journal, new(0, vec![put(Table::Inbox, number.to_be_bytes(), vec![1; 100_000])])).is_ok() {
         number += 1;
         assert!(number < 1_000, "the disk gets full");
     }
