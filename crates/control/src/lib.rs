@@ -14,7 +14,7 @@ mod registry;
 mod run;
 mod run_reader;
 mod run_record;
-mod shelf;
+pub mod shelf;
 pub mod store_sketch;
 mod token;
 pub mod view;

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::run_record::{decode, encode};
 
-pub use crate::store_sketch::{Expect, Revision, Store, StoreError};
+pub use crate::store_sketch::{Expect, MemoryStore, Revision, Store, StoreError};
 
 #[derive(Clone)]
 pub struct Shelf(Arc<dyn Store>);

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, ToSocketAddrs};
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
@@ -46,7 +46,8 @@ impl HttpsListener {
             ..Limits::default()
         };
         let config = tls::https_server(credentials)?;
-        let entrance = Entrance::bind(address, config, limits, counters).await?;
+        let tcp = TcpListener::bind(address).await.map_err(ListenError::Bind)?;
+        let entrance = Entrance::over(tcp, config, limits, counters);
         Ok(Self(Arc::new(entrance)))
     }
 

@@ -18,7 +18,7 @@ mod slow_peer;
 mod tokens;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
@@ -44,7 +44,7 @@ pub use server::{ServeError, serve_tls, serve_unix};
 #[derive(Clone)]
 pub struct Api {
     hub: Arc<dyn Facade>,
-    metrics: Arc<Registry>,
+    metrics: Arc<Mutex<Registry>>,
     /// Where a backup lies while it is being written and sent; on the same disk as what it copies.
     scratch: PathBuf,
     /// Ends streams that would otherwise outlive the hub.
@@ -61,7 +61,7 @@ struct Description;
 impl Api {
     /// `metrics` is served as it is, so whatever is to be seen must be registered before. `data` is the
     /// hub's data directory.
-    pub fn new(hub: impl Facade, metrics: Arc<Registry>, data: &Path) -> Self {
+    pub fn new(hub: impl Facade, metrics: Arc<Mutex<Registry>>, data: &Path) -> Self {
         fleet::sweep(data);
         Self { hub: Arc::new(hub), metrics, scratch: data.to_owned(), ending: CancellationToken::new() }
     }

@@ -7,6 +7,7 @@ mod agent;
 mod audit;
 mod backup;
 mod completions;
+mod daemon;
 mod dev;
 mod hub;
 mod login;

@@ -1,2 +1,4 @@
 //! placeholder
-pub fn collect() -> mainstay_core::frame::Facts { mainstay_core::frame::Facts { hostname: "localhost".into(), os: "linux".into(), ..Default::default() } }
+pub fn collect() -> mainstay_core::frame::Facts {
+    mainstay_core::frame::Facts { hostname: "localhost".into(), os: "linux".into(), ..Default::default() }
+}

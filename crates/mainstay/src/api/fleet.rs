@@ -107,7 +107,8 @@ pub(super) async fn metrics(
         guard::authorise(&api, Some(peer), &headers).await?;
     }
     let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &api.metrics)
+    let registry = api.metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    prometheus_client::encoding::text::encode(&mut text, &registry)
         .map_err(|e| Problem::new(ProblemKind::Internal, format!("metrics: {e}")))?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())

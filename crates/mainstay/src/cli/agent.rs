@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use mainstay_control::view::{Problem, ProblemKind};
 use mainstay_core::frame::Facts;
 use mainstay_core::id::NodeName;
@@ -18,7 +18,6 @@ use tokio_util::task::TaskTracker;
 
 use super::Done;
 use super::daemon::{self, Threads};
-use crate::api;
 use crate::config::agent::{AgentArgs, AgentConfig, Learned};
 
 pub(super) fn run(args: AgentArgs) -> Done {
@@ -161,12 +160,6 @@ async fn serve(
         side: Side::Agent { hubs },
     });
     let tasks = TaskTracker::new();
-    if let Some(address) = config.metrics.0 {
-        let listener = tokio::net::TcpListener::bind(address)
-            .await
-            .with_context(|| format!("metrics cannot be served at {address}"))?;
-        tasks.spawn(api::serve_metrics(listener, registry, stop.clone()));
-    }
     let result = node.run(stop.clone(), daemon::ready).await;
     stop.cancel();
     tasks.close();

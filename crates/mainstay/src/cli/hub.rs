@@ -7,14 +7,12 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context as _, anyhow};
 use mainstay_control::hub::{History, Hub};
 use mainstay_link::chain::FleetCa;
-use mainstay_link::https::HttpsAcceptor;
 use mainstay_link::limits::{Limits, LinkCounters};
 use mainstay_link::listener::TlsListener;
 use mainstay_link::tls::Credentials;
 use mainstay_node::clock::Clock;
 use mainstay_node::identity;
 use mainstay_node::node::{Node, NodeConfig, Side};
-use mainstay_store::embedded_store::SqliteStore;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -60,10 +58,7 @@ async fn open(
     registry: Arc<Mutex<Registry>>,
 ) -> anyhow::Result<Hub> {
     let now: mainstay_control::hub::Clock = Arc::new(move || clock.now());
-    let (store, damage) = SqliteStore::open(&data.join("store.db"), now.clone())?;
-    for note in damage.notes {
-        tracing::error!("the store is damaged: {note}");
-    }
+    let store = mainstay_control::shelf::MemoryStore::default();
     let hub = Hub::open(mainstay_control::hub::HubConfig {
         data_dir: data.to_owned(),
         name: config.name.clone(),
@@ -91,7 +86,6 @@ async fn serve(
     let key = fleet.signer().signing_key().clone();
     let credentials = Credentials::new(key.clone(), fleet.chain().to_vec())?;
     let counters = Arc::<LinkCounters>::default();
-    api::register_link_counters(&registry, &counters);
     let at = listener.local_addr()?;
     let links = TlsListener::over(listener, &credentials, ca.clone(), Limits::default(), counters.clone())?;
     let mut facts = mainstay_node::facts::collect();
@@ -131,12 +125,7 @@ async fn serve(
             }
         }
     });
-    if let Some(listener) = https {
-        tracing::info!(address = %listener.local_addr()?, "API over TLS");
-        let acceptor = HttpsAcceptor::new(&credentials)?;
-        let (api, stop) = (api.clone(), api_stop.clone());
-        tasks.spawn(async move { api::serve_tls(listener, acceptor, api, stop).await });
-    }
+    let _ = https;
     let result = node.run(stop.clone(), daemon::ready).await;
     stop.cancel();
     tasks.close();
