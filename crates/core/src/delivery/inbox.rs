@@ -108,6 +108,8 @@ pub(super) enum InboxThen {
     },
     Ended {
         key: Key,
+        method: String,
+        outcome: Outcome,
     },
 }
 
@@ -414,7 +416,8 @@ impl Inbox {
                 }
                 shared.out.push(Effect::Room { key, bytes });
             }
-            InboxThen::Ended { key } => {
+            InboxThen::Ended { key, method, outcome } => {
+                shared.out.push(Effect::Served { key, method, outcome });
                 if let Some(entry) = self.entries.get_mut(&key) {
                     entry.ending = false;
                 }
@@ -676,11 +679,8 @@ impl Inbox {
         entry.row.reserved = 0;
         entry.ending = true;
         let mut ops = vec![record::put(Table::Inbox, record::inbox_key(&key), &entry.row)];
-        shared.out.push(Effect::Served {
-            key,
-            method: request.as_ref().map_or_else(String::new, |request| request.method.clone()),
-            outcome: report.outcome.clone(),
-        });
+        let method = request.as_ref().map_or_else(String::new, |request| request.method.clone());
+        let outcome = report.outcome.clone();
         if command {
             let end = End {
                 re: key.id,
@@ -697,7 +697,7 @@ impl Inbox {
             let to = record::answers_to(sender, run);
             ops.push(self.answers.add(shared, now, to, key, END_NUMBER, Payload::End(end)));
         }
-        shared.commit(Class::Owed { release }, ops, Then::Inbox(InboxThen::Ended { key }));
+        shared.commit(Class::Owed { release }, ops, Then::Inbox(InboxThen::Ended { key, method, outcome }));
     }
 
     /// Rows against duplicates that no valid duplicate can come for any more.
