@@ -704,7 +704,9 @@ fn new_pieces(entry: &Entry, end: &End) -> Vec<Piece> {
 }
 
 fn job(id: MessageId, entry: &Entry, upto: u64) -> Option<ReplyJob> {
-    let pieces = entry.pieces.range(entry.row.written + 1..=upto).map(|(_, piece)| piece.clone()).collect();
+    // From the first on, since what is written is not here: a range from after the last one would panic.
+    let pieces = entry.pieces.range(..=upto).filter(|(seq, _)| **seq > entry.row.written);
+    let pieces = pieces.map(|(_, piece)| piece.clone()).collect();
     let last = entry.row.last_seq == Some(upto);
     Some(ReplyJob {
         id,
