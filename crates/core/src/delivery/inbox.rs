@@ -45,6 +45,8 @@ struct Entry {
     /// Output that is not an answer of its own yet.
     buffer: Vec<Piece>,
     buffered: usize,
+    /// How much of that still holds the method back, until it is on disk.
+    unpaid: usize,
     next_seq: u64,
 }
 
@@ -58,6 +60,7 @@ impl Entry {
             ending: false,
             buffer: Vec::new(),
             buffered: 0,
+            unpaid: 0,
             next_seq,
         }
     }
@@ -604,10 +607,13 @@ impl Inbox {
         let streaming = request.stream;
         let bytes = data.len();
         entry.buffered += bytes;
+        entry.unpaid += bytes;
         push_piece(&mut entry.buffer, &mut entry.next_seq, stream, data);
         if streaming || entry.buffered > TAIL_BYTES {
             self.flush(shared, now, key);
         } else {
+            // It travels with the end: its bound is the buffer, not the disk.
+            entry.unpaid = 0;
             shared.out.push(Effect::Room { key, bytes });
         }
     }
@@ -619,7 +625,8 @@ impl Inbox {
         };
         let (sender, run) = (entry.row.sender, entry.request.as_ref().and_then(|request| request.run));
         let pieces = std::mem::take(&mut entry.buffer);
-        let bytes = std::mem::take(&mut entry.buffered);
+        entry.buffered = 0;
+        let bytes = std::mem::take(&mut entry.unpaid);
         let mut ops = Vec::with_capacity(pieces.len());
         let mut numbers = Vec::with_capacity(pieces.len());
         let mut written = 0;
