@@ -325,6 +325,11 @@ impl Inbox {
         cancel: &Cancel,
     ) {
         let body = &incoming.verified.body;
+        if body.expires.is_some_and(|end| now >= end) {
+            // Its message will be refused as late, or was: a second end would contradict that one.
+            shared.ack(incoming.peer, body.id, Verdict::Accepted);
+            return;
+        }
         if self.open >= shared.limits.inbox_messages {
             let reason = format!("{} messages wait on this node", self.open);
             shared.ack(incoming.peer, body.id, Verdict::Busy { reason, retry_ms: BUSY_RETRY_MS });
