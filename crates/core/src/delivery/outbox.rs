@@ -96,7 +96,10 @@ pub(super) enum OutboxThen {
     Written {
         id: MessageId,
     },
-    Nothing,
+    /// An end that this node decided alone is on disk.
+    Decided {
+        told: Box<Effect>,
+    },
 }
 
 impl Outbox {
@@ -218,7 +221,7 @@ impl Outbox {
                 }
                 self.advance_reply(shared, id);
             }
-            OutboxThen::Nothing => {}
+            OutboxThen::Decided { told } => shared.out.push(*told),
             OutboxThen::Marked { job, mark } => shared.out.push(Effect::WriteReply { job, mark }),
             OutboxThen::Written { id } => {
                 if let Some(entry) = self.entries.get_mut(&id) {
@@ -465,7 +468,8 @@ impl Outbox {
             for piece in new_pieces(entry, &end) {
                 entry.pieces.insert(piece.seq, piece);
             }
-            self.note_end(shared, now, id, row);
+            let told = self.note_end(shared, now, id, row);
+            shared.out.extend(told);
             acknowledge(shared, now, waiting);
         }
         let put_off = self.entries.get_mut(&id).map(|entry| std::mem::take(&mut entry.put_off));
@@ -537,16 +541,22 @@ impl Outbox {
         row.envelope = bytes::Bytes::new();
         row.closed = !provisional;
         let mut ops = vec![record::put(Table::Outbox, record::message_key(&id), &row)];
-        self.note_end(shared, now, id, row);
-        self.forget_history(shared, &mut ops);
-        shared.commit(Class::Owed { release: 0 }, ops, Then::Outbox(OutboxThen::Nothing));
-    }
-
-    /// Brings memory to the row that ends a message.
-    fn note_end(&mut self, shared: &mut Shared, now: Timestamp, id: MessageId, row: OutboxRow) {
-        let Some(entry) = self.entries.get_mut(&id) else {
+        let Some(told) = self.note_end(shared, now, id, row).map(Box::new) else {
             return;
         };
+        self.forget_history(shared, &mut ops);
+        shared.commit(Class::Owed { release: 0 }, ops, Then::Outbox(OutboxThen::Decided { told }));
+    }
+
+    /// Brings memory to the row that ends a message. What it returns may be told once the row is on disk.
+    fn note_end(
+        &mut self,
+        shared: &mut Shared,
+        now: Timestamp,
+        id: MessageId,
+        row: OutboxRow,
+    ) -> Option<Effect> {
+        let entry = self.entries.get_mut(&id)?;
         if entry.row.outcome.is_none() {
             self.open -= 1;
             self.open_bytes = self.open_bytes.saturating_sub(entry.row.envelope.len());
@@ -559,14 +569,14 @@ impl Outbox {
         shared.not_at(entry.row.expires, Timer::GiveUp(id));
         shared.settle(to, Item::Message(id));
         shared.settle(to, Item::Cancel(id));
-        shared.out.push(Effect::Ended {
+        Some(Effect::Ended {
             id,
             to: entry.row.to_name.clone(),
             method: entry.row.method.clone(),
             outcome: entry.row.outcome.clone().unwrap_or(Outcome::Sent),
             provisional: entry.row.provisional,
             after: now.since(entry.row.created),
-        });
+        })
     }
 
     fn forget_history(&mut self, shared: &Shared, ops: &mut Vec<Op>) {
@@ -694,7 +704,9 @@ fn new_pieces(entry: &Entry, end: &End) -> Vec<Piece> {
 }
 
 fn job(id: MessageId, entry: &Entry, upto: u64) -> Option<ReplyJob> {
-    let pieces = entry.pieces.range(entry.row.written + 1..=upto).map(|(_, piece)| piece.clone()).collect();
+    // From the first on, since what is written is not here: a range from after the last one would panic.
+    let pieces = entry.pieces.range(..=upto).filter(|(seq, _)| **seq > entry.row.written);
+    let pieces = pieces.map(|(_, piece)| piece.clone()).collect();
     let last = entry.row.last_seq == Some(upto);
     Some(ReplyJob {
         id,
