@@ -83,13 +83,8 @@ impl Methods {
     /// A set of one's own, as tests and programs with their own methods have it. Of two with one name the
     /// later counts.
     pub fn of(methods: Vec<Arc<dyn Method>>) -> Self {
-        let by_name = methods
-            .into_iter()
-            .map(|method| (method.name(), method))
-            .collect();
-        Self {
-            by_name: Arc::new(by_name),
-        }
+        let by_name = methods.into_iter().map(|method| (method.name(), method)).collect();
+        Self { by_name: Arc::new(by_name) }
     }
 
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
@@ -102,9 +97,8 @@ impl Methods {
 
     /// The method of a request whose arguments it takes, or what the sender is told.
     pub fn accept(&self, request: &Request) -> Result<&Arc<dyn Method>, Rejection> {
-        let method = self
-            .get(&request.method)
-            .ok_or_else(|| Rejection::UnknownMethod(request.method.clone()))?;
+        let method =
+            self.get(&request.method).ok_or_else(|| Rejection::UnknownMethod(request.method.clone()))?;
         method.check(request).map_err(Rejection::BadArguments)?;
         Ok(method)
     }

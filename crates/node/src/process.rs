@@ -111,21 +111,13 @@ impl Processes {
             }
         };
         let bases = remember_base(&data.join("cgroups"), cgroups.as_ref().map(Cgroups::base));
-        Arc::new(Self {
-            cgroups,
-            bases,
-            orphans: Mutex::default(),
-        })
+        Arc::new(Self { cgroups, bases, orphans: Mutex::default() })
     }
 
     /// For tests of what happens where no cgroups can be made.
     #[cfg(test)]
     pub(crate) fn without_cgroups() -> Arc<Self> {
-        Arc::new(Self {
-            cgroups: None,
-            bases: Vec::new(),
-            orphans: Mutex::default(),
-        })
+        Arc::new(Self { cgroups: None, bases: Vec::new(), orphans: Mutex::default() })
     }
 
     /// How many cgroups of executions there are now.
@@ -180,11 +172,7 @@ impl Processes {
             Err(error) => return Outcome::Failed(format!("it could not be started: {error}")),
         };
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let Started {
-            mut running,
-            stdout,
-            stderr,
-        } = started;
+        let Started { mut running, stdout, stderr } = started;
         let pump = match Pump::new(stdout, stderr, live) {
             Ok(pump) => pump,
             Err(error) => return Outcome::Failed(format!("its output cannot be read: {error}")),
@@ -225,28 +213,15 @@ impl Processes {
             cgroup: entrance.as_ref().map(|file| file.as_fd()),
             identity: account.identity,
         });
-        let running = |child, cgroup| Running {
-            processes: self.clone(),
-            mark: job.mark,
-            child,
-            cgroup,
-        };
+        let running = |child, cgroup| Running { processes: self.clone(), mark: job.mark, child, cgroup };
         match spawned {
-            Ok((child, true)) => Ok(Started {
-                running: running(child, cgroup),
-                stdout,
-                stderr,
-            }),
+            Ok((child, true)) => Ok(Started { running: running(child, cgroup), stdout, stderr }),
             Ok((child, false)) => {
                 if let Some(cgroup) = cgroup {
                     warn!("a command could not join its cgroup; its process group and its mark have to do");
                     self.release(cgroup);
                 }
-                Ok(Started {
-                    running: running(child, None),
-                    stdout,
-                    stderr,
-                })
+                Ok(Started { running: running(child, None), stdout, stderr })
             }
             Err(error) => {
                 if let Some(cgroup) = cgroup {
@@ -370,10 +345,7 @@ impl Running {
             None => leftovers::kill_until_gone(&mark, Some(session)),
         });
         if let Ok((_, remaining @ 1..)) = killed.await {
-            warn!(
-                "{remaining} processes of message {} cannot be killed",
-                self.mark.id
-            );
+            warn!("{remaining} processes of message {} cannot be killed", self.mark.id);
         }
     }
 
@@ -472,11 +444,7 @@ impl Command {
     /// Why it was not started.
     fn reason(&self, step: Step, errno: Errno) -> String {
         let name = &self.name;
-        let role = if self.is_script {
-            "the script's interpreter"
-        } else {
-            "the program"
-        };
+        let role = if self.is_script { "the script's interpreter" } else { "the program" };
         match (step, errno) {
             (Step::Exec, Errno::ENOENT) => format!("{role} {name:?} was not found"),
             (Step::Exec, Errno::EACCES) => format!("{role} {name:?} may not be executed"),

@@ -45,15 +45,8 @@ impl Method for Cmd {
         let script = std::mem::take(&mut call.request.data);
         let private = std::mem::take(&mut call.private);
         let job = Job {
-            mark: Mark {
-                origin: call.origin,
-                id: call.id,
-            },
-            what: if script.is_empty() {
-                What::Argv(args)
-            } else {
-                What::Script(script, args)
-            },
+            mark: Mark { origin: call.origin, id: call.id },
+            what: if script.is_empty() { What::Argv(args) } else { What::Script(script, args) },
             env: private.env,
             cwd: private.cwd,
             user: private.user,

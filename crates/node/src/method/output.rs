@@ -103,10 +103,7 @@ impl OutputSink {
     /// Ends the piece that still grows, so that it can be sent.
     pub fn seal(&mut self) {
         if let Some((stream, data)) = self.open.take() {
-            self.sealed.push_back(Chunk {
-                stream,
-                data: data.freeze(),
-            });
+            self.sealed.push_back(Chunk { stream, data: data.freeze() });
         }
     }
 
@@ -159,13 +156,7 @@ mod tests {
         while let Some(chunk) = chunks.recv().await {
             kept.push((chunk.stream, chunk.data));
         }
-        assert_eq!(
-            kept,
-            [
-                (Stream::Stdout, Bytes::from("abc")),
-                (Stream::Stderr, Bytes::from("de"))
-            ]
-        );
+        assert_eq!(kept, [(Stream::Stdout, Bytes::from("abc")), (Stream::Stderr, Bytes::from("de"))]);
     }
 
     #[tokio::test]

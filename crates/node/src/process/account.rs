@@ -46,9 +46,7 @@ impl Account {
             static OWN: OnceLock<Account> = OnceLock::new();
             return Ok(OWN.get_or_init(Self::own).clone());
         };
-        let entry = User::from_name(user)
-            .map_err(AccountError::LookUp)?
-            .ok_or(AccountError::Unknown)?;
+        let entry = User::from_name(user).map_err(AccountError::LookUp)?.ok_or(AccountError::Unknown)?;
         let own = geteuid();
         let identity = if entry.uid == own && (!own.is_root() || entry.gid.as_raw() == 0) {
             None
@@ -79,12 +77,7 @@ impl Account {
     }
 
     fn of(entry: User, identity: Option<Identity>) -> Self {
-        Self {
-            name: entry.name,
-            home: entry.dir,
-            shell: entry.shell,
-            identity,
-        }
+        Self { name: entry.name, home: entry.dir, shell: entry.shell, identity }
     }
 
     /// The whole environment: each name once, a later one winning.
@@ -144,11 +137,7 @@ mod tests {
     use super::*;
 
     fn text(environment: &Environment) -> Vec<String> {
-        environment
-            .entries
-            .iter()
-            .map(|entry| entry.to_str().unwrap().to_owned())
-            .collect()
+        environment.entries.iter().map(|entry| entry.to_str().unwrap().to_owned()).collect()
     }
 
     #[test]
@@ -159,17 +148,11 @@ mod tests {
             ("A".to_owned(), "2".to_owned()),
             ("MARK".to_owned(), "forged".to_owned()),
         ];
-        let environment = Account::named(None)
-            .unwrap()
-            .environment(&given, "MARK=x:y")
-            .unwrap();
+        let environment = Account::named(None).unwrap().environment(&given, "MARK=x:y").unwrap();
         let text = text(&environment);
         assert_eq!(environment.path, "/opt/bin");
         for (name, value) in [("PATH", "/opt/bin"), ("A", "2"), ("MARK", "x:y")] {
-            let found: Vec<_> = text
-                .iter()
-                .filter(|e| e.starts_with(&format!("{name}=")))
-                .collect();
+            let found: Vec<_> = text.iter().filter(|e| e.starts_with(&format!("{name}="))).collect();
             assert_eq!(found, [&format!("{name}={value}")]);
         }
         // The test runner sets this one; it must not get through.
@@ -180,10 +163,7 @@ mod tests {
     fn what_cannot_be_an_environment_is_refused_without_being_repeated() {
         let account = Account::named(None).unwrap();
         for (name, value) in [("", "x"), ("a=b", "x"), ("a\0", "x"), ("a", "secret\0")] {
-            let error = account
-                .environment(&[(name.to_owned(), value.to_owned())], "M=1")
-                .err()
-                .unwrap();
+            let error = account.environment(&[(name.to_owned(), value.to_owned())], "M=1").err().unwrap();
             assert!(error.starts_with("env: ") && !error.contains("secret"), "{error}");
         }
     }

@@ -48,10 +48,7 @@ impl Cgroups {
 
     fn beneath(own: &Path, node: &str) -> Result<Self, Unavailable> {
         let base = own.join(format!("mainstay-{node}"));
-        let fail = |error| Unavailable::NotWritable {
-            path: base.clone(),
-            error,
-        };
+        let fail = |error| Unavailable::NotWritable { path: base.clone(), error };
         make_directory(&base).map_err(fail)?;
         // Making a directory is not enough: processes must be allowed to move.
         let probe = base.join("probe");
@@ -59,10 +56,7 @@ impl Cgroups {
         let writable = OpenOptions::new().write(true).open(probe.join("cgroup.procs"));
         let _ = fs::remove_dir(&probe);
         writable.map_err(fail)?;
-        let cgroups = Self {
-            base,
-            lingering: Mutex::default(),
-        };
+        let cgroups = Self { base, lingering: Mutex::default() };
         cgroups.adopt_lingering();
         Ok(cgroups)
     }
@@ -73,9 +67,7 @@ impl Cgroups {
 
     /// Makes the cgroup of an execution. One of the same name holds what a crash left: it is emptied first.
     pub(super) fn make(&self, name: &str) -> io::Result<Cgroup> {
-        let cgroup = Cgroup {
-            path: self.base.join(name),
-        };
+        let cgroup = Cgroup { path: self.base.join(name) };
         match fs::create_dir(&cgroup.path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 cgroup.kill_until_gone();
@@ -119,6 +111,17 @@ impl Cgroups {
     }
 }
 
+impl Drop for Cgroups {
+    /// Leaves no empty directory behind. What lingers keeps its own.
+    fn drop(&mut self) {
+        let lingering = self.lingering.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for path in lingering.drain(..) {
+            let _ = fs::remove_dir(path);
+        }
+        let _ = fs::remove_dir(&self.base);
+    }
+}
+
 /// The cgroup of one execution.
 #[derive(Clone)]
 pub(super) struct Cgroup {
@@ -134,9 +137,7 @@ impl Cgroup {
 
     /// Where a process writes `0` to join.
     pub(super) fn entrance(&self) -> io::Result<File> {
-        OpenOptions::new()
-            .write(true)
-            .open(self.path.join("cgroup.procs"))
+        OpenOptions::new().write(true).open(self.path.join("cgroup.procs"))
     }
 
     /// Whether no process lives in it; what has ended but was not reaped does not count.
@@ -252,15 +253,9 @@ mod tests {
         );
         let hybrid = "31 24 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
                       32 24 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(
-            locate(hybrid, "2:cpu:/x\n0::/\n").unwrap(),
-            Path::new("/sys/fs/cgroup/unified")
-        );
+        assert_eq!(locate(hybrid, "2:cpu:/x\n0::/\n").unwrap(), Path::new("/sys/fs/cgroup/unified"));
         let container = "30 24 0:26 /docker/abc /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n";
-        assert_eq!(
-            locate(container, "0::/docker/abc/x\n").unwrap(),
-            Path::new("/sys/fs/cgroup/x")
-        );
+        assert_eq!(locate(container, "0::/docker/abc/x\n").unwrap(), Path::new("/sys/fs/cgroup/x"));
         assert_eq!(locate(container, "0::/elsewhere\n"), None);
         let namespaced = "30 24 0:26 / /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n";
         assert_eq!(locate(namespaced, "0::/../outside\n"), None);
@@ -271,9 +266,6 @@ mod tests {
     #[test]
     fn an_unwritable_place_is_no_place_for_cgroups() {
         // On procfs nobody can make a directory, not even root.
-        assert!(matches!(
-            Cgroups::beneath(Path::new("/proc"), "x"),
-            Err(Unavailable::NotWritable { .. })
-        ));
+        assert!(matches!(Cgroups::beneath(Path::new("/proc"), "x"), Err(Unavailable::NotWritable { .. })));
     }
 }

@@ -63,10 +63,7 @@ pub(super) fn find(mark: &Mark, session: Option<i32>) -> Vec<Found> {
     let mut others = Vec::new();
     for pid in pids().filter(|pid| *pid != me) {
         let Some(stat) = Stat::of(pid) else { continue };
-        let process = Found {
-            pid,
-            started: stat.started,
-        };
+        let process = Found { pid, started: stat.started };
         if sessions.contains(&stat.session) || carries(pid, &wanted) {
             sessions.insert(stat.session);
             found.insert(process);
@@ -81,10 +78,7 @@ pub(super) fn find(mark: &Mark, session: Option<i32>) -> Vec<Found> {
         sessions.remove(&own.as_raw());
     }
     found.extend(
-        others
-            .into_iter()
-            .filter(|(_, session)| sessions.contains(session))
-            .map(|(process, _)| process),
+        others.into_iter().filter(|(_, session)| sessions.contains(session)).map(|(process, _)| process),
     );
     found.into_iter().collect()
 }
@@ -159,10 +153,7 @@ impl Stat {
         if matches!(*fields.first()?, "Z" | "X") {
             return None;
         }
-        Some(Self {
-            session: fields.get(3)?.parse().ok()?,
-            started: fields.get(19)?.parse().ok()?,
-        })
+        Some(Self { session: fields.get(3)?.parse().ok()?, started: fields.get(19)?.parse().ok()? })
     }
 }
 
@@ -175,9 +166,7 @@ fn carries(pid: i32, variable: &str) -> bool {
     if file.take(MAX_ENVIRON).read_to_end(&mut environ).is_err() {
         return false;
     }
-    environ
-        .split(|byte| *byte == 0)
-        .any(|entry| entry == variable.as_bytes())
+    environ.split(|byte| *byte == 0).any(|entry| entry == variable.as_bytes())
 }
 
 #[cfg(test)]

@@ -153,13 +153,8 @@ pub(super) fn spawn(program: &Program<'_>) -> Result<(Child, bool), SpawnError> 
         report: page.report(),
     };
     let mut stack = vec![0_u128; STACK_BYTES / 16];
-    let flags = libc::CLONE_VFORK
-        | libc::SIGCHLD
-        | if program.identity.is_none() {
-            libc::CLONE_VM
-        } else {
-            0
-        };
+    let flags =
+        libc::CLONE_VFORK | libc::SIGCHLD | if program.identity.is_none() { libc::CLONE_VM } else { 0 };
     // SAFETY: the child runs `in_child` on the stack given, which grows downwards from its 16-aligned end.
     // CLONE_VFORK keeps this thread, and so `orders` and `stack`, in place until the child has left this
     // memory. All signals are blocked meanwhile, so that no handler of the agent runs in the child.
@@ -178,10 +173,7 @@ pub(super) fn spawn(program: &Program<'_>) -> Result<(Child, bool), SpawnError> 
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
         if pid < 0 { Err(error) } else { Ok(pid) }
     };
-    let pid = pid.map_err(|errno| SpawnError {
-        step: Step::Clone,
-        errno,
-    })?;
+    let pid = pid.map_err(|errno| SpawnError { step: Step::Clone, errno })?;
     let report = page.report();
     let failed = match report.step.load(Relaxed) {
         0 => None,
@@ -191,11 +183,7 @@ pub(super) fn spawn(program: &Program<'_>) -> Result<(Child, bool), SpawnError> 
         5 => Some(Step::Cwd),
         _ => Some(Step::Exec),
     };
-    let child = Child {
-        pid,
-        wakeup: None,
-        reaped: false,
-    };
+    let child = Child { pid, wakeup: None, reaped: false };
     match failed {
         None => Ok((child, report.in_cgroup.load(Relaxed) == 1)),
         Some(step) => {
@@ -207,11 +195,7 @@ pub(super) fn spawn(program: &Program<'_>) -> Result<(Child, bool), SpawnError> 
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
-    strings
-        .iter()
-        .map(|text| text.as_ptr())
-        .chain([ptr::null()])
-        .collect()
+    strings.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
 }
 
 extern "C" fn in_child(orders: *mut c_void) -> c_int {
@@ -298,13 +282,7 @@ unsafe fn become_program(orders: &Orders<'_>) -> Step {
 /// Puts a descriptor at a number, open across `execve`.
 unsafe fn place(from: c_int, to: c_int) -> bool {
     // SAFETY: descriptors of this process's own table.
-    unsafe {
-        if from == to {
-            libc::fcntl(from, libc::F_SETFD, 0) == 0
-        } else {
-            libc::dup2(from, to) == to
-        }
-    }
+    unsafe { if from == to { libc::fcntl(from, libc::F_SETFD, 0) == 0 } else { libc::dup2(from, to) == to } }
 }
 
 /// Becomes another user for good: groups first, since afterwards that is no longer allowed.

@@ -39,29 +39,14 @@ impl Node {
     }
 
     fn of(processes: Arc<Processes>, data: tempfile::TempDir) -> Self {
-        Self {
-            methods: Methods::new(&processes),
-            processes,
-            _data: data,
-        }
+        Self { methods: Methods::new(&processes), processes, _data: data }
     }
 
     fn start(&self, request: Request, private: Private) -> Execution {
         let (call, chunks) = call(request, private);
-        let (mark, cancel) = (
-            Mark {
-                origin: call.origin,
-                id: call.id,
-            },
-            call.cancel.clone(),
-        );
+        let (mark, cancel) = (Mark { origin: call.origin, id: call.id }, call.cancel.clone());
         let methods = self.methods.clone();
-        Execution {
-            mark,
-            cancel,
-            chunks,
-            task: tokio::spawn(async move { methods.run(call).await }),
-        }
+        Execution { mark, cancel, chunks, task: tokio::spawn(async move { methods.run(call).await }) }
     }
 
     async fn run(&self, request: Request, private: Private) -> Ended {
@@ -69,8 +54,7 @@ impl Node {
     }
 
     async fn sh(&self, script: &str) -> Ended {
-        self.run(request("cmd", &["sh", "-c", script]), Private::default())
-            .await
+        self.run(request("cmd", &["sh", "-c", script]), Private::default()).await
     }
 }
 
@@ -101,11 +85,7 @@ impl Execution {
             self.task.await.unwrap()
         };
         let end = tokio::time::timeout(PATIENCE, all).await.expect("it ends");
-        Ended {
-            end,
-            stdout: String::from_utf8(stdout).unwrap(),
-            stderr: String::from_utf8(stderr).unwrap(),
-        }
+        Ended { end, stdout: String::from_utf8(stdout).unwrap(), stderr: String::from_utf8(stderr).unwrap() }
     }
 
     /// The next line of output, of a program that writes line by line.
@@ -144,8 +124,7 @@ fn exit(code: i32) -> Outcome {
 /// Whether a process lives; one that has ended but was not reaped does not.
 fn lives(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-    stat.rsplit_once(')')
-        .is_some_and(|(_, rest)| !rest.starts_with(" Z"))
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.starts_with(" Z"))
 }
 
 #[tokio::test]
@@ -158,9 +137,7 @@ async fn streams_exit_codes_and_signals_come_through() {
     let ended = node.sh("kill -9 $$").await;
     assert_eq!(ended.end.outcome, Outcome::Finished(Exit::Signal(9)));
     // No shell unless asked for: this is one argument and no redirection.
-    let ended = node
-        .run(request("cmd", &["echo", "$HOME > x"]), Private::default())
-        .await;
+    let ended = node.run(request("cmd", &["echo", "$HOME > x"]), Private::default()).await;
     assert_eq!(ended.stdout, "$HOME > x\n");
 }
 
@@ -184,10 +161,7 @@ async fn what_cannot_be_started_fails_with_the_reason() {
     fs::set_permissions(&junk, fs::Permissions::from_mode(0o755)).unwrap();
     for (program, reason) in [
         ("no-such-program", "the program \"no-such-program\" was not found"),
-        (
-            "/no/such/program",
-            "the program \"/no/such/program\" was not found",
-        ),
+        ("/no/such/program", "the program \"/no/such/program\" was not found"),
         (plain.to_str().unwrap(), "may not be executed"),
         (dir.path().to_str().unwrap(), "may not be executed"),
         (junk.to_str().unwrap(), "is in no format that this machine runs"),
@@ -195,17 +169,10 @@ async fn what_cannot_be_started_fails_with_the_reason() {
         let ended = node.run(request("cmd", &[program]), Private::default()).await;
         assert!(ended.failure().contains(reason), "{ended:?}");
     }
-    let ended = node
-        .run(script("#!/no/such/python3 -x\n", &[]), Private::default())
-        .await;
-    assert_eq!(
-        ended.failure(),
-        "the script's interpreter \"/no/such/python3\" was not found"
-    );
+    let ended = node.run(script("#!/no/such/python3 -x\n", &[]), Private::default()).await;
+    assert_eq!(ended.failure(), "the script's interpreter \"/no/such/python3\" was not found");
     let huge = "x".repeat(900_000);
-    let ended = node
-        .run(request("cmd", &["true", &huge]), Private::default())
-        .await;
+    let ended = node.run(request("cmd", &["true", &huge]), Private::default()).await;
     assert!(ended.failure().contains("too long"), "{ended:?}");
     assert_eq!(node.processes.count_cgroups(), 0);
 }
@@ -214,25 +181,13 @@ async fn what_cannot_be_started_fails_with_the_reason() {
 async fn failures_do_not_repeat_what_was_sealed() {
     let node = Node::new(4);
     for (private, reason) in [
+        (Private { cwd: Some("/secret-place".into()), ..Private::default() }, "cwd: no such directory"),
         (
-            Private {
-                cwd: Some("/secret-place".into()),
-                ..Private::default()
-            },
-            "cwd: no such directory",
-        ),
-        (
-            Private {
-                user: Some("secret-user".into()),
-                ..Private::default()
-            },
+            Private { user: Some("secret-user".into()), ..Private::default() },
             "user: no such user on this node",
         ),
         (
-            Private {
-                env: vec![("A=secret".into(), String::new())],
-                ..Private::default()
-            },
+            Private { env: vec![("A=secret".into(), String::new())], ..Private::default() },
             "env: a name is empty or holds a = or a zero byte",
         ),
     ] {
@@ -286,9 +241,7 @@ async fn the_environment_is_clean_and_what_was_given() {
 async fn no_descriptor_no_ignored_signal_and_no_mask_is_inherited() {
     let node = Node::new(7);
     // The agent ignores SIGPIPE, as every Rust program does; a shell cannot even reset an ignored signal.
-    let ended = node
-        .sh("ls /proc/self/fd | wc -l; grep -E 'Sig(Blk|Ign)' /proc/self/status")
-        .await;
+    let ended = node.sh("ls /proc/self/fd | wc -l; grep -E 'Sig(Blk|Ign)' /proc/self/status").await;
     let fields: Vec<&str> = ended.stdout.split_whitespace().collect();
     // 0, 1, 2, and the directory that `ls` itself reads.
     assert_eq!(fields[0], "4", "{ended:?}");
@@ -303,17 +256,9 @@ async fn no_descriptor_no_ignored_signal_and_no_mask_is_inherited() {
 async fn stdin_of_any_size_is_read_and_ends() {
     let node = Node::new(8);
     let big: String = "0123456789abcdef".repeat(1 << 15);
-    let private = Private {
-        stdin: Some(big.clone().into()),
-        ..Private::default()
-    };
+    let private = Private { stdin: Some(big.clone().into()), ..Private::default() };
     let ended = node.run(request("cmd", &["cat"]), private).await;
-    assert!(
-        ended.stdout == big,
-        "{} bytes of {}",
-        ended.stdout.len(),
-        big.len()
-    );
+    assert!(ended.stdout == big, "{} bytes of {}", ended.stdout.len(), big.len());
     let ended = node.run(request("cmd", &["cat"]), Private::default()).await;
     assert_eq!((ended.end.outcome, ended.stdout.as_str()), (exit(0), ""));
 }
@@ -321,11 +266,8 @@ async fn stdin_of_any_size_is_read_and_ends() {
 #[tokio::test]
 async fn programs_and_scripts_run_as_another_user() {
     let node = Node::new(9);
-    let private = |user: &str| Private {
-        user: Some(user.into()),
-        stdin: Some("given".into()),
-        ..Private::default()
-    };
+    let private =
+        |user: &str| Private { user: Some(user.into()), stdin: Some("given".into()), ..Private::default() };
     let text =
         "#!/bin/sh\nid -un; id -u; id -G; cat; echo; echo $HOME $USER\ngrep CapEff /proc/self/status\n";
     if !nix::unistd::geteuid().is_root() {
@@ -346,9 +288,7 @@ async fn programs_and_scripts_run_as_another_user() {
     assert_eq!(lines[3], "given");
     assert_eq!(lines[4], format!("{} nobody", nobody.dir.display()));
     assert!(lines[5].ends_with("0000000000000000"), "{ended:?}");
-    let ended = node
-        .run(request("cmd", &["no-such-program"]), private("nobody"))
-        .await;
+    let ended = node.run(request("cmd", &["no-such-program"]), private("nobody")).await;
     assert!(ended.failure().contains("was not found"), "{ended:?}");
 }
 
@@ -356,10 +296,8 @@ async fn programs_and_scripts_run_as_another_user() {
 async fn a_background_job_does_not_hold_the_message_and_lives_on() {
     for node in [Node::new(10), Node::without_cgroups()] {
         let before = Instant::now();
-        let execution = node.start(
-            request("cmd", &["sh", "-c", "sleep 1000 & echo $!; ls -d /"]),
-            Private::default(),
-        );
+        let execution =
+            node.start(request("cmd", &["sh", "-c", "sleep 1000 & echo $!; ls -d /"]), Private::default());
         let mark = execution.mark;
         let ended = execution.end().await;
         assert!(before.elapsed() < PATIENCE / 2);
@@ -389,11 +327,7 @@ const STUBBORN: &str = "trap '' TERM
     echo $$; while :; do sleep 1000; done";
 
 async fn a_stubborn_tree_is_killed(node: Node, cancelled: bool) {
-    let timeout = if cancelled {
-        PATIENCE
-    } else {
-        Duration::from_millis(300)
-    };
+    let timeout = if cancelled { PATIENCE } else { Duration::from_millis(300) };
     let mut execution = node.start(with_timeout(&["sh", "-c", STUBBORN], timeout), Private::default());
     let mut pids = String::new();
     while pids.lines().count() < 3 {
@@ -403,11 +337,7 @@ async fn a_stubborn_tree_is_killed(node: Node, cancelled: bool) {
         execution.cancel.cancel();
     }
     let ended = execution.end().await;
-    let expected = if cancelled {
-        Outcome::Cancelled
-    } else {
-        Outcome::TimedOut
-    };
+    let expected = if cancelled { Outcome::Cancelled } else { Outcome::TimedOut };
     assert_eq!(ended.end.outcome, expected);
     for pid in pids.lines() {
         assert!(!lives(pid), "{pid} of {pids:?} survived");
@@ -443,19 +373,13 @@ async fn who_hears_sigterm_may_say_goodbye() {
     assert_eq!(execution.line().await, "ready\n");
     execution.cancel.cancel();
     let ended = execution.end().await;
-    assert_eq!(
-        (ended.end.outcome, ended.stdout.as_str()),
-        (Outcome::Cancelled, "bye\n")
-    );
+    assert_eq!((ended.end.outcome, ended.stdout.as_str()), (Outcome::Cancelled, "bye\n"));
 }
 
 #[tokio::test]
 async fn a_flood_is_cut_and_counted() {
     let node = Node::new(15);
-    let mut request = request(
-        "cmd",
-        &["sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x; echo end >&2"],
-    );
+    let mut request = request("cmd", &["sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x; echo end >&2"]);
     request.output_limit = 100_000;
     let ended = node.run(request, Private::default()).await;
     assert_eq!(ended.end.outcome, exit(0));
@@ -476,9 +400,7 @@ async fn a_full_channel_stops_the_program_and_not_its_timeout() {
         let running = || {
             fs::read_dir("/proc").unwrap().flatten().any(|entry| {
                 let environ = fs::read(entry.path().join("environ")).unwrap_or_default();
-                environ
-                    .split(|byte| *byte == 0)
-                    .any(|line| line == wanted.as_bytes())
+                environ.split(|byte| *byte == 0).any(|line| line == wanted.as_bytes())
             })
         };
         let give_up = Instant::now() + PATIENCE;
@@ -502,10 +424,7 @@ async fn live_output_comes_while_the_program_runs() {
     let node = Node::new(17);
     let dir = tempfile::tempdir().unwrap();
     let gate = dir.path().join("gate");
-    let text = format!(
-        "echo one; while [ ! -e {} ]; do sleep 0.01; done; echo two",
-        gate.display()
-    );
+    let text = format!("echo one; while [ ! -e {} ]; do sleep 0.01; done; echo two", gate.display());
     let mut execution = node.start(with_timeout(&["sh", "-c", &text], PATIENCE), Private::default());
     assert_eq!(execution.line().await, "one\n");
     fs::write(&gate, "").unwrap();
@@ -542,18 +461,12 @@ async fn a_dropped_run_leaves_nothing_running() {
 
 #[tokio::test]
 async fn what_a_crash_left_is_found_by_its_mark_and_killed() {
-    let mark = Mark {
-        origin: KeyId::from_bytes([8; 32]),
-        id: mainstay_core::id::MessageId::from_bytes([8; 16]),
-    };
+    let mark =
+        Mark { origin: KeyId::from_bytes([8; 32]), id: mainstay_core::id::MessageId::from_bytes([8; 16]) };
     // As an earlier life of the node started it: with the mark, in a session of its own, and no cgroup. One
     // of its children clears its environment, another begins a session.
     let mut child = std::process::Command::new("setsid")
-        .args([
-            "sh",
-            "-c",
-            "env -i sleep 1000 & setsid sleep 1000 & echo $!; exec sleep 1000",
-        ])
+        .args(["sh", "-c", "env -i sleep 1000 & setsid sleep 1000 & echo $!; exec sleep 1000"])
         .env(crate::process::MARK, format!("{}:{}", mark.origin, mark.id))
         .stdout(std::process::Stdio::piped())
         .spawn()
@@ -561,10 +474,7 @@ async fn what_a_crash_left_is_found_by_its_mark_and_killed() {
     let mut line = String::new();
     let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
     std::io::BufRead::read_line(&mut stdout, &mut line).unwrap();
-    let other = Mark {
-        id: mainstay_core::id::MessageId::from_bytes([9; 16]),
-        ..mark
-    };
+    let other = Mark { id: mainstay_core::id::MessageId::from_bytes([9; 16]), ..mark };
     let node = Node::new(20);
     let found = node.processes.kill_leftovers(&[other, mark]);
     assert_eq!((found[0].killed, found[0].remaining), (0, 0));
@@ -581,10 +491,8 @@ async fn a_leftover_of_the_same_message_is_killed_before_it_runs_again() {
         eprintln!("skipped: a_leftover_of_the_same_message_is_killed_before_it_runs_again: no cgroup2");
         return;
     }
-    let (mut first, mut chunks) = call(
-        request("cmd", &["sh", "-c", "sleep 1000 & echo $!"]),
-        Private::default(),
-    );
+    let (mut first, mut chunks) =
+        call(request("cmd", &["sh", "-c", "sleep 1000 & echo $!"]), Private::default());
     let (mut second, _rest) = call(request("cmd", &["true"]), Private::default());
     second.id = first.id;
     let cmd = Cmd::new(node.processes.clone());
