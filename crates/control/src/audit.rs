@@ -63,10 +63,7 @@ impl Audit {
     /// Finds the end of the chain, and checks the chain on the way. A broken one is reported and gone on with: the hub must
     /// not fall silent because someone tampered with its log.
     pub async fn open(shelf: Shelf) -> Result<Self, AuditError> {
-        let mut head = Head {
-            hash: first(),
-            position: 0,
-        };
+        let mut head = Head { hash: first(), position: 0 };
         loop {
             let page = shelf.read(LOG, head.position, PAGE).await?;
             if page.is_empty() {
@@ -76,16 +73,10 @@ impl Audit {
                 if let Err(e) = check(&head, position, &bytes) {
                     tracing::error!("{e}");
                 }
-                head = Head {
-                    hash: hash(&bytes),
-                    position,
-                };
+                head = Head { hash: hash(&bytes), position };
             }
         }
-        Ok(Self {
-            shelf,
-            head: Mutex::new(head),
-        })
+        Ok(Self { shelf, head: Mutex::new(head) })
     }
 
     /// Writes an entry. When this returns, it is durable.
@@ -98,9 +89,7 @@ impl Audit {
     ) -> Result<(), AuditError> {
         let mut head = self.head.lock().await;
         let detail = match detail.to_string() {
-            text if text.len() > MAX_DETAIL => {
-                Value::String(format!("{} bytes, left out", text.len()))
-            }
+            text if text.len() > MAX_DETAIL => Value::String(format!("{} bytes, left out", text.len())),
             _ => detail,
         };
         let line = Line {
@@ -132,10 +121,7 @@ impl Audit {
 
     /// Checks the whole chain. Returns how many entries it has.
     pub async fn verify(&self) -> Result<u64, AuditError> {
-        let mut head = Head {
-            hash: first(),
-            position: 0,
-        };
+        let mut head = Head { hash: first(), position: 0 };
         let mut count = 0;
         loop {
             let page = self.shelf.read(LOG, head.position, PAGE).await?;
@@ -145,10 +131,7 @@ impl Audit {
             for (position, bytes) in page {
                 check(&head, position, &bytes)?;
                 count += 1;
-                head = Head {
-                    hash: hash(&bytes),
-                    position,
-                };
+                head = Head { hash: hash(&bytes), position };
             }
         }
     }
@@ -180,9 +163,5 @@ impl Audit {
 
 fn check(head: &Head, position: u64, bytes: &[u8]) -> Result<(), AuditError> {
     let line: Line = serde_json::from_slice(bytes).map_err(|_| AuditError::Unreadable { position })?;
-    if line.previous == head.hash {
-        Ok(())
-    } else {
-        Err(AuditError::Broken { position })
-    }
+    if line.previous == head.hash { Ok(()) } else { Err(AuditError::Broken { position }) }
 }

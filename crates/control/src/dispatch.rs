@@ -207,20 +207,13 @@ impl Dispatch {
     pub fn behind(&self, key: &KeyId, run: &RunId) -> usize {
         self.peers.get(key).map_or(0, |peer| {
             peer.flying.len()
-                + peer
-                    .queue
-                    .iter()
-                    .position(|item| item.run == *run)
-                    .unwrap_or(peer.queue.len())
+                + peer.queue.iter().position(|item| item.run == *run).unwrap_or(peer.queue.len())
         })
     }
 
     /// Orders that are queued or in flight, over all nodes.
     pub fn depth(&self) -> usize {
-        self.peers
-            .values()
-            .map(|peer| peer.queue.len() + peer.flying.len())
-            .sum()
+        self.peers.values().map(|peer| peer.queue.len() + peer.flying.len()).sum()
     }
 
     /// What this node is owed, at most `room`; it is in flight from now on.
@@ -245,11 +238,7 @@ impl Dispatch {
             };
             if may {
                 peer.flying.insert(id, item);
-                due.push(Due {
-                    record: open.run.record.clone(),
-                    content: open.content.clone(),
-                    is_order,
-                });
+                due.push(Due { record: open.run.record.clone(), content: open.content.clone(), is_order });
             }
         }
         due
@@ -258,10 +247,7 @@ impl Dispatch {
     /// The node has it, for good or not at all. `None` if nothing of that id is in flight to it.
     pub fn landed(&mut self, key: KeyId, id: MessageId) -> Option<Delivery> {
         let item = self.peers.get_mut(&key)?.flying.remove(&id)?;
-        Some(Delivery {
-            run: item.run,
-            step: item.step,
-        })
+        Some(Delivery { run: item.run, step: item.step })
     }
 
     /// The node cannot take it now. Returns when to look at the node again.
@@ -296,10 +282,7 @@ impl Dispatch {
 
     /// Every open run that has this node, with its place.
     pub fn runs_of(&self, key: &KeyId) -> Vec<(RunId, u32)> {
-        self.runs
-            .iter()
-            .filter_map(|(id, open)| open.run.place(key).map(|node| (*id, node)))
-            .collect()
+        self.runs.iter().filter_map(|(id, open)| open.run.place(key).map(|node| (*id, node))).collect()
     }
 
     fn return_flying(&mut self, key: KeyId) {

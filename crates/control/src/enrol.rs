@@ -30,14 +30,11 @@ impl Inner {
     }
 
     async fn decide(&self, key: KeyId, enrol: Enrol) -> Enrolment {
-        let revoked = self
-            .fleet
-            .trust()
-            .read()
-            .expect("no holder panics")
-            .is_revoked(&key);
+        let revoked = self.fleet.trust().read().expect("no holder panics").is_revoked(&key);
         if revoked || key == self.fleet.key() {
-            return refused("this key was thrown out of the fleet for good: make the node a new one, with a new data directory");
+            return refused(
+                "this key was thrown out of the fleet for good: make the node a new one, with a new data directory",
+            );
         }
         if let Some(record) = self.registry.record(&key) {
             return match record.state {
@@ -95,12 +92,7 @@ impl Inner {
 
     fn joined(&self, key: KeyId, name: NodeName) -> Enrolment {
         match self.fleet.node_chain(key, &name) {
-            Ok(chain) => Enrolment::Joined {
-                name,
-                chain,
-                ca: self.fleet.ca().clone(),
-                now: self.now(),
-            },
+            Ok(chain) => Enrolment::Joined { name, chain, ca: self.fleet.ca().clone(), now: self.now() },
             Err(e) => {
                 tracing::error!(%name, "no certificate can be made: {e}");
                 refused("the hub cannot make a certificate for this key")

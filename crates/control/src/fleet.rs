@@ -39,16 +39,29 @@ pub const FILES: [&str; 5] = [ROOT_KEY, IDENTITY_KEY, CA, ISSUER, IDENTITY];
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
     #[error("{path}: {what}")]
-    File { path: PathBuf, what: &'static str, #[source] source: std::io::Error },
+    File {
+        path: PathBuf,
+        what: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("{path} can be read by others than its owner: its mode must be 0600")]
     Exposed { path: PathBuf },
     #[error("{path} is damaged")]
-    Damaged { path: PathBuf, #[source] source: KeyFileError },
-    #[error("{path} is missing, and it cannot be made without {ROOT_KEY}: bring that back, or restore a backup")]
+    Damaged {
+        path: PathBuf,
+        #[source]
+        source: KeyFileError,
+    },
+    #[error(
+        "{path} is missing, and it cannot be made without {ROOT_KEY}: bring that back, or restore a backup"
+    )]
     Missing { path: PathBuf },
     #[error("{ROOT_KEY} is the key of another fleet than this hub's store")]
     OtherFleet,
-    #[error("the trust log in the store does not let this hub's key be a hub: {IDENTITY_KEY} and the store do not belong together")]
+    #[error(
+        "the trust log in the store does not let this hub's key be a hub: {IDENTITY_KEY} and the store do not belong together"
+    )]
     NotAHub,
     #[error("the root key is not on this machine: bring {ROOT_KEY} back for this")]
     NoRoot,
@@ -77,12 +90,7 @@ pub struct Fleet {
 
 impl Fleet {
     /// Opens the fleet that is there, or makes one.
-    pub async fn open(
-        dir: &Path,
-        name: &NodeName,
-        shelf: Shelf,
-        now: Timestamp,
-    ) -> Result<Self, FleetError> {
+    pub async fn open(dir: &Path, name: &NodeName, shelf: Shelf, now: Timestamp) -> Result<Self, FleetError> {
         make_dir(dir)?;
         let trust = read_trust(&shelf).await?;
         let fresh = trust.epoch() == 0;
@@ -135,7 +143,12 @@ impl Fleet {
     }
 
     /// Writes what the trust log lacks to make this key a hub.
-    async fn be_granted(&self, root: Option<Signer>, name: &NodeName, now: Timestamp) -> Result<(), FleetError> {
+    async fn be_granted(
+        &self,
+        root: Option<Signer>,
+        name: &NodeName,
+        now: Timestamp,
+    ) -> Result<(), FleetError> {
         let (known_root, is_hub) = {
             let trust = self.trust.read().expect("no holder panics");
             (trust.root(), trust.is_hub(&self.key(), now))
@@ -311,12 +324,8 @@ fn read_chain(path: &Path) -> Result<Option<Vec<Bytes>>, FleetError> {
 pub(crate) fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<(), FleetError> {
     let unfinished = path.with_extension("new");
     let write = || {
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(mode)
-            .open(&unfinished)?;
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&unfinished)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&unfinished, path)?;

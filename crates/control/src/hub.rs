@@ -149,12 +149,7 @@ impl Hub {
         tasks.spawn(inner.clone().keep_up(stop.clone()));
         tasks.close();
         let last = Arc::new(stop.clone().drop_guard());
-        Ok(Self {
-            inner,
-            tasks,
-            stop,
-            _last: last,
-        })
+        Ok(Self { inner, tasks, stop, _last: last })
     }
 
     /// Tells the hub of its node's courier. Once, before the first link.

@@ -15,9 +15,8 @@ use crate::view::NodeState;
 pub type SharedRegistry = Arc<Mutex<Registry>>;
 
 /// From a fleet at hand to one that comes back tomorrow, in seconds.
-const LATENCIES: [f64; 12] = [
-    0.005, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0, 21_600.0, 86_400.0,
-];
+const LATENCIES: [f64; 12] =
+    [0.005, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3_600.0, 21_600.0, 86_400.0];
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OutcomeLabel {
@@ -78,11 +77,7 @@ impl Metrics {
         hub.register("nodes", "Nodes by state", metrics.nodes.clone());
         hub.register("nodes_online", "Nodes with a link", metrics.online.clone());
         hub.register("runs_open", "Runs without all their ends", metrics.open_runs.clone());
-        hub.register(
-            "run_queue",
-            "Orders queued or in flight, over all nodes",
-            metrics.queue.clone(),
-        );
+        hub.register("run_queue", "Orders queued or in flight, over all nodes", metrics.queue.clone());
         hub.register("enrolments", "Requests to join, by answer", metrics.enrolments.clone());
         drop(all);
         metrics
@@ -93,9 +88,7 @@ impl Metrics {
     }
 
     pub(crate) fn node_ended(&self, outcome: &str, latency: Duration) {
-        let label = OutcomeLabel {
-            outcome: outcome.to_owned(),
-        };
+        let label = OutcomeLabel { outcome: outcome.to_owned() };
         self.ends.get_or_create(&label).inc();
         self.latency.observe(latency.as_secs_f64());
     }
@@ -114,9 +107,7 @@ impl Metrics {
         ] {
             let count = states.get(&state).copied().unwrap_or(0);
             let label = StateLabel { state: state.into() };
-            self.nodes
-                .get_or_create(&label)
-                .set(i64::try_from(count).unwrap_or(i64::MAX));
+            self.nodes.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         self.online.set(i64::try_from(online).unwrap_or(i64::MAX));
     }

@@ -118,12 +118,7 @@ pub struct Recorder {
 
 impl Recorder {
     pub fn new(inner: Arc<Inner>, notes: mpsc::UnboundedReceiver<Note>) -> Self {
-        Self {
-            inner,
-            notes,
-            hints: HashMap::new(),
-            stale: HashSet::new(),
-        }
+        Self { inner, notes, hints: HashMap::new(), stale: HashSet::new() }
     }
 
     pub async fn run(mut self, stop: CancellationToken) {
@@ -169,13 +164,7 @@ impl Recorder {
                 match note {
                     Note::Settle(done) => settled.push(done),
                     Note::Taken { run, node } => self.hints.entry(run).or_default().push(node),
-                    Note::Answer {
-                        run,
-                        node,
-                        answer,
-                        done,
-                        room,
-                    } => {
+                    Note::Answer { run, node, answer, done, room } => {
                         rooms.push(room);
                         self.draft_answer(&dispatch, &mut drafts, &mut seen, run, node, answer, done);
                     }
@@ -231,10 +220,7 @@ impl Recorder {
         if seen.insert((run, node, seq)) {
             let mut room = open.output_room(node);
             match answer {
-                Answer::Output(piece) => draft.push(Entry::Output {
-                    node,
-                    piece: cut(piece, &mut room),
-                }),
+                Answer::Output(piece) => draft.push(Entry::Output { node, piece: cut(piece, &mut room) }),
                 Answer::End(mut end) => {
                     // Pieces beside the end, so that neither outgrows the Store's bound.
                     for piece in std::mem::take(&mut end.tail) {
@@ -271,12 +257,7 @@ impl Recorder {
                 // A node looks at the expiry before it looks for duplicates; so after an earlier sending this
                 // does not say that the order never ran.
                 let provisional = outcome == Outcome::Expired && !open.refused_at_first(node);
-                drafts.entry(run).or_default().push(Entry::Decided {
-                    node,
-                    outcome,
-                    at,
-                    provisional,
-                });
+                drafts.entry(run).or_default().push(Entry::Decided { node, outcome, at, provisional });
             }
             Note::Expire(run) => {
                 let Some(open) = dispatch.run_mut(&run) else { return };
@@ -306,8 +287,7 @@ impl Recorder {
             Note::JournalLost { key, done } => {
                 let decided = dispatch.runs_of(&key).into_iter().filter_map(|(run, node)| {
                     let open = dispatch.run(&run)?;
-                    open.may_have_lost(node)
-                        .then_some((run, node, Outcome::Lost, true))
+                    open.may_have_lost(node).then_some((run, node, Outcome::Lost, true))
                 });
                 let decided: Vec<_> = decided.collect();
                 self.draft_all(drafts, decided, done);
@@ -327,12 +307,7 @@ impl Recorder {
         let mut last = None;
         for (run, node, outcome, provisional) in decided {
             last = Some(run);
-            drafts.entry(run).or_default().push(Entry::Decided {
-                node,
-                outcome,
-                at,
-                provisional,
-            });
+            drafts.entry(run).or_default().push(Entry::Decided { node, outcome, at, provisional });
         }
         match last.and_then(|run| drafts.get_mut(&run)) {
             Some(draft) => draft.waiters.push(Waiter::Result(done)),
@@ -350,7 +325,8 @@ impl Recorder {
                 if let Some(nodes) = self.hints.remove(run)
                     && let Some(open) = dispatch.run(run)
                 {
-                    let worth = |node: &u32| !open.slot(*node).has_end() && open.slot(*node).stage == Stage::Taken;
+                    let worth =
+                        |node: &u32| !open.slot(*node).has_end() && open.slot(*node).stage == Stage::Taken;
                     let nodes: Vec<u32> = nodes.into_iter().filter(worth).collect();
                     if !nodes.is_empty() {
                         draft.push(Entry::Taken(nodes));
@@ -514,10 +490,7 @@ fn outcome_of_refusal(why: Rejection) -> Outcome {
 }
 
 fn busy(reason: &str) -> Verdict {
-    Verdict::Busy {
-        reason: reason.to_owned(),
-        retry_ms: RETRY_MS,
-    }
+    Verdict::Busy { reason: reason.to_owned(), retry_ms: RETRY_MS }
 }
 
 fn end_fits(end: &EndNote, piece: &Piece) -> bool {

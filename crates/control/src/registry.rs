@@ -161,11 +161,7 @@ impl Registry {
             }
             index.names.insert(folded(&member.record.name), *key);
         }
-        Ok(Self {
-            shelf,
-            index: RwLock::new(index),
-            dirty: Mutex::default(),
-        })
+        Ok(Self { shelf, index: RwLock::new(index), dirty: Mutex::default() })
     }
 
     /// Makes `key` an active node. Asked again for the same key and name it changes nothing more; so an
@@ -311,10 +307,9 @@ impl Registry {
         }
         let stepped_back = match record.journal {
             Some(known) if known != journal => Some("it came back with another journal".to_owned()),
-            Some(_) if mark < record.mark => Some(format!(
-                "its journal stepped back from {} to {mark} messages",
-                record.mark
-            )),
+            Some(_) if mark < record.mark => {
+                Some(format!("its journal stepped back from {} to {mark} messages", record.mark))
+            }
             _ => None,
         };
         if let Some(why) = stepped_back {
@@ -386,9 +381,8 @@ impl Registry {
 
     /// Writes what changed in memory. What could not be written stays marked; returns how many that are.
     pub async fn flush(&self) -> usize {
-        let mut keys: Vec<KeyId> = std::mem::take(&mut *self.dirty.lock().expect("no holder panics"))
-            .into_iter()
-            .collect();
+        let mut keys: Vec<KeyId> =
+            std::mem::take(&mut *self.dirty.lock().expect("no holder panics")).into_iter().collect();
         keys.sort_unstable();
         let mut left = Vec::new();
         for some in keys.chunks(FLUSH_AT_ONCE) {
@@ -489,11 +483,8 @@ impl Registry {
                 })
             })
             .map(|(key, member)| member.view(key));
-        let waiting = index
-            .waiting
-            .iter()
-            .filter(|_| target.is_none())
-            .map(|(key, applicant)| applicant.view(key));
+        let waiting =
+            index.waiting.iter().filter(|_| target.is_none()).map(|(key, applicant)| applicant.view(key));
         let mut views: Vec<_> = members.chain(waiting).collect();
         drop(index);
         views.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.key.cmp(&b.key)));
@@ -555,13 +546,7 @@ impl NodeRecord {
 
 impl Member {
     fn new(record: NodeRecord, revision: Revision) -> Self {
-        Self {
-            record,
-            revision,
-            online: false,
-            address: None,
-            writing: Arc::default(),
-        }
+        Self { record, revision, online: false, address: None, writing: Arc::default() }
     }
 
     fn view(&self, key: &KeyId) -> NodeView {

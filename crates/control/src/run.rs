@@ -230,11 +230,7 @@ impl Run {
 
     pub fn judge_end(&self, node: u32) -> Judged {
         let slot = self.slot(node);
-        if slot.end.is_some() || slot.stage == Stage::Done {
-            Judged::Known
-        } else {
-            Judged::New
-        }
+        if slot.end.is_some() || slot.stage == Stage::Done { Judged::Known } else { Judged::New }
     }
 
     /// How many more bytes of output are kept from this node.
@@ -268,12 +264,9 @@ impl Run {
                 self.end(*node, end);
                 self.settle(*node);
             }
-            Entry::Decided {
-                node,
-                outcome,
-                provisional,
-                ..
-            } if here(node) => self.decide(*node, outcome, *provisional),
+            Entry::Decided { node, outcome, provisional, .. } if here(node) => {
+                self.decide(*node, outcome, *provisional)
+            }
             Entry::Cancelled { .. } => {
                 if !std::mem::replace(&mut self.cancelled, true) && self.live {
                     self.recall_all(steps);
@@ -633,10 +626,7 @@ impl Slot {
 
     fn taken(&mut self) {
         self.sends = self.sends.max(1);
-        if matches!(
-            self.stage,
-            Stage::Held | Stage::Owed | Stage::Flying | Stage::Closing
-        ) {
+        if matches!(self.stage, Stage::Held | Stage::Owed | Stage::Flying | Stage::Closing) {
             self.stage = Stage::Taken;
         }
     }

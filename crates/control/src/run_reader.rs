@@ -131,10 +131,7 @@ impl RunReader {
         self.run.apply(position, bytes, &entry, &mut Vec::new());
         if !self.accepted && self.run.is_whole() {
             self.accepted = true;
-            self.ready.push_back(RunEvent::Accepted {
-                run: self.id(),
-                targets: self.run.record.nodes,
-            });
+            self.ready.push_back(RunEvent::Accepted { run: self.id(), targets: self.run.record.nodes });
         }
         let (Some(node), Some(before)) = (node, before) else {
             return Ok(());
@@ -150,12 +147,7 @@ impl RunReader {
             return Ok(());
         }
         let result = match entry {
-            Entry::Decided {
-                outcome,
-                at,
-                provisional,
-                ..
-            } => self.decided(node, &outcome, at, provisional),
+            Entry::Decided { outcome, at, provisional, .. } => self.decided(node, &outcome, at, provisional),
             _ => self.result(node).await?,
         };
         if ended {

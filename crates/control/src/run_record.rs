@@ -122,9 +122,7 @@ pub struct RecordError(pub String);
 
 /// MessagePack with field names, as everything that outlives a version.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
-    rmp_serde::to_vec_named(value)
-        .expect("records hold nothing that MessagePack cannot")
-        .into()
+    rmp_serde::to_vec_named(value).expect("records hold nothing that MessagePack cannot").into()
 }
 
 pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, RecordError> {
@@ -133,10 +131,7 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Recor
 
 /// The log entries that freeze these targets.
 pub fn target_entries(nodes: &[(KeyId, NodeName)]) -> Vec<Bytes> {
-    nodes
-        .chunks(TARGETS_PER_ENTRY)
-        .map(|chunk| encode(&Entry::Targets(chunk.to_vec())))
-        .collect()
+    nodes.chunks(TARGETS_PER_ENTRY).map(|chunk| encode(&Entry::Targets(chunk.to_vec()))).collect()
 }
 
 impl RunRecord {
@@ -215,11 +210,7 @@ mod tests {
             Entry::Taken(vec![1, 2]),
             Entry::Output {
                 node,
-                piece: Piece {
-                    seq: 1,
-                    stream: Stream::Stdout,
-                    data: Bytes::from_static(b"hi"),
-                },
+                piece: Piece { seq: 1, stream: Stream::Stdout, data: Bytes::from_static(b"hi") },
             },
             Entry::Decided {
                 node,

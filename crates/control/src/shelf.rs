@@ -78,7 +78,10 @@ impl Shelf {
     }
 
     /// Every value below a prefix of whole tokens. One that cannot be read is left out, and said so in the log.
-    pub async fn list<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<(String, T, Revision)>, ShelfError> {
+    pub async fn list<T: DeserializeOwned>(
+        &self,
+        prefix: &str,
+    ) -> Result<Vec<(String, T, Revision)>, ShelfError> {
         let found = self.0.list(prefix).await?;
         let values = found.into_iter().filter_map(|(key, bytes, revision)| match read(&key, &bytes) {
             Ok(value) => Some((key, value, revision)),
@@ -107,10 +110,7 @@ impl Shelf {
 }
 
 fn read<T: DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, ShelfError> {
-    decode(bytes).map_err(|e| ShelfError::Damaged {
-        key: key.to_owned(),
-        why: e.0,
-    })
+    decode(bytes).map_err(|e| ShelfError::Damaged { key: key.to_owned(), why: e.0 })
 }
 
 impl From<StoreError> for ShelfError {

@@ -101,10 +101,7 @@ impl Store for MemoryStore {
     async fn read(&self, log: &str, after: u64, most: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
         let m = self.0.lock().unwrap();
         Ok(m.logs.get(log).map_or(vec![], |(_, rows)| {
-            rows.range(after.saturating_add(1)..)
-                .take(most)
-                .map(|(p, b)| (*p, b.clone()))
-                .collect()
+            rows.range(after.saturating_add(1)..).take(most).map(|(p, b)| (*p, b.clone())).collect()
         }))
     }
     async fn trim(&self, log: &str, upto: u64) -> Result<(), StoreError> {

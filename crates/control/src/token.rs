@@ -124,10 +124,7 @@ impl Tokens {
                 shelf.delete(&key, Expect::Revision(revision)).await?;
             }
         }
-        Ok(Self {
-            shelf,
-            held: Mutex::new(held),
-        })
+        Ok(Self { shelf, held: Mutex::new(held) })
     }
 
     /// Makes a token from all of a record but its hash. Returns the secret, which is seen only now.
@@ -144,10 +141,7 @@ impl Tokens {
         let id = id_of(&hash);
         self.shelf.put(&token_key(&id), &record, Expect::Absent).await?;
         let view = record.view(&id, 0);
-        let held = Held {
-            record: Arc::new(record),
-            uses: Uses::default(),
-        };
+        let held = Held { record: Arc::new(record), uses: Uses::default() };
         self.held.lock().expect("no holder panics").insert(id, held);
         Ok((secret, view))
     }
@@ -235,10 +229,8 @@ impl Tokens {
 
     pub fn views(&self) -> Vec<TokenView> {
         let held = self.held.lock().expect("no holder panics");
-        let mut views: Vec<_> = held
-            .iter()
-            .map(|(id, token)| token.record.view(id, token.uses.next))
-            .collect();
+        let mut views: Vec<_> =
+            held.iter().map(|(id, token)| token.record.view(id, token.uses.next)).collect();
         views.sort_by_key(|view| view.created_at);
         views
     }

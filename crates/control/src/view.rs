@@ -372,11 +372,7 @@ impl ProblemKind {
 
 impl Problem {
     pub fn new(kind: ProblemKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            hints: Vec::new(),
-        }
+        Self { kind, message: message.into(), hints: Vec::new() }
     }
 
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -35,10 +35,7 @@ mod tests {
     #[test]
     fn nothing_is_allowed_without_a_rule() {
         assert!(!Rules::default().allow("ship1", "ping"));
-        let rules = Rules(vec![Rule {
-            from: "ship*".into(),
-            methods: vec!["file.*".into(), "ping".into()],
-        }]);
+        let rules = Rules(vec![Rule { from: "ship*".into(), methods: vec!["file.*".into(), "ping".into()] }]);
         assert!(rules.allow("ship1", "ping"));
         assert!(rules.allow("ship2", "file.append"));
         assert!(!rules.allow("ship1", "cmd"));

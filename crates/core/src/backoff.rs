@@ -13,11 +13,7 @@ pub struct Backoff {
 
 impl Backoff {
     pub const fn new(first: Duration, cap: Duration) -> Self {
-        Self {
-            first,
-            cap,
-            attempt: 0,
-        }
+        Self { first, cap, attempt: 0 }
     }
 
     /// The next wait. `chance` is uniform over all of `u32`; the wait is uniform between half the

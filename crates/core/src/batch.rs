@@ -233,13 +233,9 @@ mod tests {
             let size: BatchSize = text.parse().unwrap();
             assert_eq!((size.of(7), size.of(1000)), (of_7, of_1000), "{text}");
         }
-        for (text, of_7, of_1000) in [
-            ("0", 0, 0),
-            ("3", 3, 3),
-            ("10%", 0, 100),
-            ("0%", 0, 0),
-            ("50%", 3, 500),
-        ] {
+        for (text, of_7, of_1000) in
+            [("0", 0, 0), ("3", 3, 3), ("10%", 0, 100), ("0%", 0, 0), ("50%", 3, 500)]
+        {
             let limit: FailureLimit = text.parse().unwrap();
             assert_eq!((limit.of(7), limit.of(1000)), (of_7, of_1000), "{text}");
         }
@@ -278,10 +274,7 @@ mod tests {
         assert!(batches.stopped());
         assert_eq!(batches.allowance(0), 0);
         batches.revised(false, true);
-        assert_eq!(
-            (batches.failed(), batches.stopped(), batches.allowance(0)),
-            (1, true, 0)
-        );
+        assert_eq!((batches.failed(), batches.stopped(), batches.allowance(0)), (1, true, 0));
     }
 
     #[test]

@@ -23,11 +23,7 @@ pub struct FleetClock {
 impl FleetClock {
     /// `floor` is the last one written to disk; the epoch if there is none.
     pub fn new(floor: Timestamp) -> Self {
-        Self {
-            floor,
-            offset: 0,
-            persisted: floor,
-        }
+        Self { floor, offset: 0, persisted: floor }
     }
 
     /// Fleet time, given what the machine's own clock says. Never goes back.

@@ -190,6 +190,9 @@ pub struct End {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Cancel {
     pub re: MessageId,
+    /// The run that the message belongs to, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
 }
 
 /// An envelope whose bytes were checked: its signature is its sender's.
@@ -247,13 +250,7 @@ impl Signer {
         debug_assert_eq!(body.from, self.id);
         let bytes = rmp_serde::to_vec_named(body).expect("a body holds nothing that MessagePack cannot");
         let signature = self.key.sign(&domain_separated(&bytes)).to_bytes();
-        Envelope {
-            body: bytes.into(),
-            signatures: vec![Signed {
-                key: self.id,
-                signature,
-            }],
-        }
+        Envelope { body: bytes.into(), signatures: vec![Signed { key: self.id, signature }] }
     }
 }
 
@@ -272,14 +269,12 @@ fn domain_separated(body: &[u8]) -> Vec<u8> {
 
 impl Envelope {
     pub fn encode(&self) -> Bytes {
-        rmp_serde::to_vec_named(self)
-            .expect("an envelope holds nothing that MessagePack cannot")
-            .into()
+        rmp_serde::to_vec_named(self).expect("an envelope holds nothing that MessagePack cannot").into()
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
         let envelope: Self =
-            rmp_serde::from_slice(bytes).map_err(|e| EnvelopeError::Malformed(e.to_string()))?;
+            crate::encoding::decode(bytes).map_err(|e| EnvelopeError::Malformed(e.to_string()))?;
         if envelope.signatures.is_empty() || envelope.signatures.len() > MAX_SIGNATURES {
             return Err(EnvelopeError::Signature);
         }
@@ -303,30 +298,24 @@ impl Envelope {
         }
         let malformed = |e: rmp_serde::decode::Error| EnvelopeError::Malformed(e.to_string());
         // The head first: what cannot be understood need not be decodable.
-        let head: Head = rmp_serde::from_slice(&self.body).map_err(malformed)?;
+        let head: Head = crate::encoding::decode(&self.body).map_err(malformed)?;
         if head.v == 0 || head.v > VERSION {
             return Err(EnvelopeError::Version(head.v));
         }
         if let Some(unknown) = head.crit.iter().find(|name| !UNDERSTOOD.contains(&name.as_str())) {
             return Err(EnvelopeError::Critical(unknown.clone()));
         }
-        rmp_serde::from_slice(&self.body).map_err(malformed)
+        crate::encoding::decode(&self.body).map_err(malformed)
     }
 
     /// Checks that the body's `from` signed exactly these bytes, and decodes them.
     pub fn verify(self) -> Result<Verified, EnvelopeError> {
         let body = self.trusted_body()?;
-        let signed = self
-            .signatures
-            .iter()
-            .find(|signed| signed.key == body.from)
-            .ok_or(EnvelopeError::Signature)?;
+        let signed =
+            self.signatures.iter().find(|signed| signed.key == body.from).ok_or(EnvelopeError::Signature)?;
         let key = VerifyingKey::from_bytes(signed.key.as_bytes()).map_err(|_| EnvelopeError::Signature)?;
-        key.verify_strict(
-            &domain_separated(&self.body),
-            &Signature::from_bytes(&signed.signature),
-        )
-        .map_err(|_| EnvelopeError::Signature)?;
+        key.verify_strict(&domain_separated(&self.body), &Signature::from_bytes(&signed.signature))
+            .map_err(|_| EnvelopeError::Signature)?;
         Ok(Verified { envelope: self, body })
     }
 }
@@ -397,10 +386,7 @@ mod tests {
     fn newer_versions_and_unknown_critical_fields_are_refused_by_name() {
         let mut newer = body(&signer(1));
         newer.v = VERSION + 1;
-        assert!(matches!(
-            signer(1).seal(&newer).verify(),
-            Err(EnvelopeError::Version(2))
-        ));
+        assert!(matches!(signer(1).seal(&newer).verify(), Err(EnvelopeError::Version(2))));
         let mut critical = body(&signer(1));
         critical.crit = vec!["quorum".into()];
         assert!(

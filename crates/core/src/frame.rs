@@ -44,6 +44,8 @@ pub enum Frame {
     Resolved(Vec<(NodeName, KeyId)>),
     /// What changed about the sender since its hello.
     Facts(Box<Facts>),
+    /// How many messages the sender's journal has accepted by now, as in its hello.
+    Mark(u64),
 }
 
 /// Who the sender is and where it stands. The key comes from the link's own authentication, never from here.
@@ -156,12 +158,7 @@ pub struct Enrol {
 #[serde(rename_all = "snake_case")]
 pub enum Enrolment {
     /// It is a node of the fleet now: its name, its certificate chain (DER, leaf first), the fleet's CA.
-    Joined {
-        name: NodeName,
-        chain: Vec<Bytes>,
-        ca: Bytes,
-        now: Timestamp,
-    },
+    Joined { name: NodeName, chain: Vec<Bytes>, ca: Bytes, now: Timestamp },
     /// An operator must accept it; ask again after this many milliseconds.
     Waiting { retry_ms: u64 },
     /// It will not be taken: why, in words for the person who reads the agent's log.
@@ -189,7 +186,7 @@ impl Frame {
         if bytes.len() > MAX_FRAME {
             return Err(FrameError::TooLarge(bytes.len()));
         }
-        rmp_serde::from_slice(bytes).map_err(|e| FrameError::Malformed(e.to_string()))
+        crate::encoding::decode(bytes).map_err(|e| FrameError::Malformed(e.to_string()))
     }
 }
 
@@ -210,15 +207,9 @@ mod tests {
             Frame::Goodbye(Goodbye::Revoked),
             Frame::Ack(vec![Ack {
                 id: MessageId::from_bytes([1; 16]),
-                verdict: Verdict::Busy {
-                    reason: "disk full".into(),
-                    retry_ms: 500,
-                },
+                verdict: Verdict::Busy { reason: "disk full".into(), retry_ms: 500 },
             }]),
-            Frame::Data(Data {
-                envelope: Bytes::from_static(b"x"),
-                chain: vec![],
-            }),
+            Frame::Data(Data { envelope: Bytes::from_static(b"x"), chain: vec![] }),
         ] {
             assert_eq!(Frame::decode(&frame.encode().unwrap()).unwrap(), frame);
         }

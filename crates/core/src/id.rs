@@ -53,16 +53,9 @@ impl FromStr for KeyId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        BASE32
-            .decode(text.as_bytes())
-            .ok()
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(Self)
-            .ok_or_else(|| IdError {
-                kind: "key",
-                text: text.to_owned(),
-                rule: "it is 52 characters of a-z and 2-7",
-            })
+        BASE32.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok()).map(Self).ok_or_else(
+            || IdError { kind: "key", text: text.to_owned(), rule: "it is 52 characters of a-z and 2-7" },
+        )
     }
 }
 
@@ -146,10 +139,7 @@ impl MessageId {
     /// The id of an answer to this message: a pure function of it, so that an answer that is built again
     /// after a crash is a duplicate of the first.
     pub fn of_answer(&self, kind: &'static str, number: u64) -> Self {
-        Self::derived(
-            self.as_bytes(),
-            &[kind.as_bytes(), self.as_bytes(), &number.to_be_bytes()],
-        )
+        Self::derived(self.as_bytes(), &[kind.as_bytes(), self.as_bytes(), &number.to_be_bytes()])
     }
 
     fn derived(time_of: &[u8; 16], parts: &[&[u8]]) -> Self {
@@ -193,9 +183,7 @@ impl FromStr for NodeName {
     fn from_str(text: &str) -> Result<Self, IdError> {
         let valid = (1..=63).contains(&text.len())
             && text.as_bytes()[0].is_ascii_alphanumeric()
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
             && !matches!(text, "and" | "or" | "not" | "all");
         if valid {
             Ok(Self(text.to_owned()))

@@ -79,9 +79,7 @@ impl FromStr for JoinToken {
         if word.len() > MAX_TEXT {
             return Err(JoinTokenError::Damaged);
         }
-        let bytes = BASE64URL_NOPAD
-            .decode(word.as_bytes())
-            .map_err(|_| JoinTokenError::Damaged)?;
+        let bytes = BASE64URL_NOPAD.decode(word.as_bytes()).map_err(|_| JoinTokenError::Damaged)?;
         let token: Self = rmp_serde::from_slice(&bytes).map_err(|_| JoinTokenError::Damaged)?;
         if token.hubs.is_empty() || token.hubs.len() > MAX_HUBS {
             return Err(JoinTokenError::NoHub);
@@ -106,10 +104,7 @@ mod tests {
     #[test]
     fn a_token_is_one_word_that_reads_back() {
         let text = token().to_text();
-        assert!(
-            text.bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-        );
+        assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)));
         assert_eq!(text.parse(), Ok(token()));
         assert_eq!(format!(" {text}\n").parse(), Ok(token()));
         assert!(!format!("{:?}", token()).contains("s3cret"));
@@ -119,16 +114,10 @@ mod tests {
     fn what_is_no_token_is_refused_with_a_reason() {
         assert_eq!("abc".parse::<JoinToken>(), Err(JoinTokenError::Prefix));
         let text = token().to_text();
-        assert_eq!(
-            text[..text.len() - 3].parse::<JoinToken>(),
-            Err(JoinTokenError::Damaged)
-        );
+        assert_eq!(text[..text.len() - 3].parse::<JoinToken>(), Err(JoinTokenError::Damaged));
         let long = format!("{PREFIX}{}", "A".repeat(MAX_TEXT + 1));
         assert_eq!(long.parse::<JoinToken>(), Err(JoinTokenError::Damaged));
-        let lonely = JoinToken {
-            hubs: vec![],
-            ..token()
-        };
+        let lonely = JoinToken { hubs: vec![], ..token() };
         assert_eq!(lonely.to_text().parse::<JoinToken>(), Err(JoinTokenError::NoHub));
     }
 

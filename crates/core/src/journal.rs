@@ -77,6 +77,9 @@ pub enum JournalError {
     /// There is no space for new work. Nothing was written; what was accepted is kept; try again later.
     #[error("the disk is full")]
     Full,
+    /// A record is larger than any journal takes. Nothing was written; trying again is of no use.
+    #[error("a record of {size} bytes is beyond the {limit} that a journal takes")]
+    TooLarge { size: usize, limit: usize },
     /// The journal was written by a newer version of the program. It was not touched.
     #[error("the journal is of format {found}, newer than the {understood} that this version understands")]
     Newer { found: u32, understood: u32 },
@@ -88,7 +91,7 @@ pub enum JournalError {
 impl JournalError {
     /// The batch was refused and left no trace; the journal itself is well.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Full)
+        matches!(self, Self::Full | Self::TooLarge { .. })
     }
 }
 
@@ -108,4 +111,10 @@ pub trait Journal: Send {
 
     /// All records of a table in the order of their keys.
     fn read(&mut self, table: Table, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), JournalError>;
+
+    /// Tells what is still reserved by the work that was read: the sum of [`Class::New`]'s `reserve` less
+    /// what was released. To be called once, after opening and reading and before the first commit. It
+    /// cannot fail: on a full disk, new work is refused until there is room again. A journal without
+    /// limits needs not know.
+    fn restore_reservation(&mut self, _bytes: u64) {}
 }

@@ -87,11 +87,7 @@ impl ContentKey {
         let wrapped = ChaChaBox::new(&public, &secret)
             .encrypt(&[0; 24].into(), self.0.as_slice())
             .map_err(|_| OpenError)?;
-        Ok(Sealed {
-            ephemeral: *secret.public_key().as_bytes(),
-            wrapped: wrapped.into(),
-            content,
-        })
+        Ok(Sealed { ephemeral: *secret.public_key().as_bytes(), wrapped: wrapped.into(), content })
     }
 
     fn content_box(&self) -> ChaChaBox {
@@ -105,11 +101,9 @@ impl Sealed {
     /// Opens with the receiver's identity key.
     pub fn open(&self, key: &SigningKey) -> Result<Private, OpenError> {
         let plain_key = self.open_key(key)?;
-        let mut plain = plain_key
-            .content_box()
-            .decrypt(&[0; 24].into(), self.content.as_ref())
-            .map_err(|_| OpenError)?;
-        let private = rmp_serde::from_slice(&plain).map_err(|_| OpenError);
+        let mut plain =
+            plain_key.content_box().decrypt(&[0; 24].into(), self.content.as_ref()).map_err(|_| OpenError)?;
+        let private = crate::encoding::decode(&plain).map_err(|_| OpenError);
         plain.zeroize();
         private
     }
@@ -121,9 +115,7 @@ impl Sealed {
         let mut bytes = ChaChaBox::new(&ephemeral, &secret)
             .decrypt(&[0; 24].into(), self.wrapped.as_ref())
             .map_err(|_| OpenError)?;
-        let key = <[u8; 32]>::try_from(bytes.as_slice())
-            .map(ContentKey)
-            .map_err(|_| OpenError);
+        let key = <[u8; 32]>::try_from(bytes.as_slice()).map(ContentKey).map_err(|_| OpenError);
         bytes.zeroize();
         key
     }
@@ -144,10 +136,7 @@ mod tests {
     #[test]
     fn only_the_receiver_opens_it_and_the_bytes_are_a_pure_function() {
         let (alice, bob) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
-        let private = Private {
-            env: vec![("TOKEN".into(), "canary".into())],
-            ..Private::default()
-        };
+        let private = Private { env: vec![("TOKEN".into(), "canary".into())], ..Private::default() };
         let key = ContentKey::new([7; 32]);
         let content = key.encrypt(&private);
         let sealed = key.seal_for(id(&alice), content.clone()).unwrap();
@@ -162,9 +151,7 @@ mod tests {
     fn what_was_changed_does_not_open() {
         let alice = SigningKey::from_bytes(&[1; 32]);
         let key = ContentKey::new([7; 32]);
-        let mut sealed = key
-            .seal_for(id(&alice), key.encrypt(&Private::default()))
-            .unwrap();
+        let mut sealed = key.seal_for(id(&alice), key.encrypt(&Private::default())).unwrap();
         let mut content = sealed.content.to_vec();
         content[0] ^= 1;
         sealed.content = content.into();

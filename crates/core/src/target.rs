@@ -39,18 +39,8 @@ pub const MAX_TEXT: usize = 64 * 1024;
 pub const MAX_DEPTH: usize = 64;
 
 /// The facts that a condition can ask for, as in [`Facts`].
-pub const FACTS: [&str; 10] = [
-    "address",
-    "arch",
-    "cpus",
-    "family",
-    "hostname",
-    "kernel",
-    "memory",
-    "os",
-    "os_version",
-    "version",
-];
+pub const FACTS: [&str; 10] =
+    ["address", "arch", "cpus", "family", "hostname", "kernel", "memory", "os", "os_version", "version"];
 
 /// An expression that chooses nodes. Its Display reads back as the same expression.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -166,15 +156,8 @@ impl From<Target> for String {
 impl TargetError {
     /// The expression with a caret below the place. A very long one is cut around it.
     pub fn excerpt(&self, text: &str) -> String {
-        const AROUND: usize = 50;
-        let from = self.column.saturating_sub(AROUND + 1);
-        let shown: String = text
-            .chars()
-            .skip(from)
-            .take(2 * AROUND)
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
-        format!("  {shown}\n  {:>1$}", '^', self.column - from)
+        let (shown, caret) = crate::excerpt::around(text, self.column);
+        format!("  {shown}\n  {:caret$}^", "")
     }
 }
 
@@ -192,12 +175,7 @@ impl Expr {
     fn plain_names<'a>(&'a self, names: &mut Vec<&'a str>) {
         match self {
             Self::Names(globs) => {
-                names.extend(
-                    globs
-                        .iter()
-                        .filter(|g| !g.contains(['*', '?', '[']))
-                        .map(String::as_str),
-                );
+                names.extend(globs.iter().filter(|g| !g.contains(['*', '?', '['])).map(String::as_str));
             }
             Self::And(parts) | Self::Or(parts) => parts.iter().for_each(|part| part.plain_names(names)),
             Self::Condition(_) | Self::Not(_) => {}
@@ -288,9 +266,7 @@ fn is_ordered(key: &str) -> bool {
 
 /// `4`, `1.5G`, `512MiB`: units are powers of 1024, since memory is meant.
 fn quantity(text: &str) -> Option<u128> {
-    let split = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let scale: u128 = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -334,9 +310,7 @@ fn natural_order(a: &str, b: &str) -> Ordering {
 /// Cuts off the first run of digits or of anything else.
 fn run<'a>(text: &mut &'a str) -> &'a str {
     let digits = text.starts_with(|c: char| c.is_ascii_digit());
-    let end = text
-        .find(|c: char| c.is_ascii_digit() != digits)
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| c.is_ascii_digit() != digits).unwrap_or(text.len());
     let (run, rest) = text.split_at(end);
     *text = rest;
     run
@@ -357,9 +331,9 @@ impl fmt::Display for Expr {
                 Self::And(_) | Self::Or(_) => write!(f, "not ({inner})"),
                 _ => write!(f, "not {inner}"),
             },
-            Self::And(parts) => write_joined(f, parts, " and ", |part| {
-                matches!(part, Self::And(_) | Self::Or(_))
-            }),
+            Self::And(parts) => {
+                write_joined(f, parts, " and ", |part| matches!(part, Self::And(_) | Self::Or(_)))
+            }
             Self::Or(parts) => write_joined(f, parts, " or ", |part| matches!(part, Self::Or(_))),
         }
     }

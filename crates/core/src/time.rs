@@ -31,10 +31,7 @@ impl Add<Duration> for Timestamp {
     type Output = Self;
 
     fn add(self, span: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)),
-        )
+        Self(self.0.saturating_add(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
     }
 }
 
@@ -42,10 +39,7 @@ impl Sub<Duration> for Timestamp {
     type Output = Self;
 
     fn sub(self, span: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)),
-        )
+        Self(self.0.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
     }
 }
 
@@ -64,9 +58,7 @@ impl FromStr for Span {
     type Err = SpanError;
 
     fn from_str(text: &str) -> Result<Self, SpanError> {
-        let wrong = || SpanError {
-            text: text.to_owned(),
-        };
+        let wrong = || SpanError { text: text.to_owned() };
         let mut rest = text.trim();
         if rest.is_empty() {
             return Err(wrong());
@@ -99,13 +91,7 @@ impl fmt::Display for Span {
         if millis == 0 {
             return f.write_str("0s");
         }
-        for (unit, size) in [
-            ("d", 86_400_000),
-            ("h", 3_600_000),
-            ("m", 60_000),
-            ("s", 1_000),
-            ("ms", 1),
-        ] {
+        for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
             if millis >= size {
                 write!(f, "{}{unit}", millis / size)?;
                 millis %= size;
@@ -135,25 +121,12 @@ mod tests {
 
     #[test]
     fn spans_read_as_people_write_them() {
-        for (text, millis) in [
-            ("90s", 90_000),
-            ("24h", 86_400_000),
-            ("1h30m", 5_400_000),
-            ("250ms", 250),
-            ("7d", 604_800_000),
-        ] {
+        for (text, millis) in
+            [("90s", 90_000), ("24h", 86_400_000), ("1h30m", 5_400_000), ("250ms", 250), ("7d", 604_800_000)]
+        {
             assert_eq!(text.parse::<Span>().unwrap().0.as_millis(), millis, "{text}");
         }
-        for bad in [
-            "",
-            "5",
-            "s",
-            "5 s",
-            "-5s",
-            "5x",
-            "99999999999999999999s",
-            "999999999999999999d",
-        ] {
+        for bad in ["", "5", "s", "5 s", "-5s", "5x", "99999999999999999999s", "999999999999999999d"] {
             assert!(bad.parse::<Span>().is_err(), "{bad:?}");
         }
         assert_eq!(Span(Duration::from_secs(90)).to_string(), "1m30s");

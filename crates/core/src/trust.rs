@@ -129,9 +129,7 @@ impl TrustLog {
 
     /// The entries after `epoch`, to be sent to a peer that is at that epoch.
     pub fn after(&self, epoch: u64) -> &[Bytes] {
-        let from = usize::try_from(epoch)
-            .unwrap_or(usize::MAX)
-            .min(self.entries.len());
+        let from = usize::try_from(epoch).unwrap_or(usize::MAX).min(self.entries.len());
         &self.entries[from..]
     }
 
@@ -173,35 +171,21 @@ impl TrustLog {
 
     /// Signs an entry that would follow the last one. It is not appended: it must be stored first.
     pub fn next_entry(&self, signer: &Signer, now: Timestamp, act: Act) -> Bytes {
-        let entry = Entry {
-            epoch: self.epoch() + 1,
-            previous: self.head,
-            at: now,
-            act,
-        };
+        let entry = Entry { epoch: self.epoch() + 1, previous: self.head, at: now, act };
         let entry = rmp_serde::to_vec_named(&entry).expect("an entry is encodable");
         let signature = signer.signing_key().sign(&[DOMAIN, &entry].concat()).to_bytes();
-        let signed = SignedEntry {
-            entry: entry.into(),
-            key: signer.id(),
-            signature,
-        };
-        rmp_serde::to_vec_named(&signed)
-            .expect("an entry is encodable")
-            .into()
+        let signed = SignedEntry { entry: entry.into(), key: signer.id(), signature };
+        rmp_serde::to_vec_named(&signed).expect("an entry is encodable").into()
     }
 
     /// Checks an entry and appends it. Nothing changes on an error.
     pub fn append(&mut self, bytes: Bytes) -> Result<Act, TrustError> {
         let malformed = |e: rmp_serde::decode::Error| TrustError::Malformed(e.to_string());
-        let signed: SignedEntry = rmp_serde::from_slice(&bytes).map_err(malformed)?;
-        let entry: Entry = rmp_serde::from_slice(&signed.entry).map_err(malformed)?;
+        let signed: SignedEntry = crate::encoding::decode(&bytes).map_err(malformed)?;
+        let entry: Entry = crate::encoding::decode(&signed.entry).map_err(malformed)?;
         let epoch = self.epoch() + 1;
         if entry.epoch != epoch {
-            return Err(TrustError::Gap {
-                have: self.epoch(),
-                found: entry.epoch,
-            });
+            return Err(TrustError::Gap { have: self.epoch(), found: entry.epoch });
         }
         if entry.previous != self.head {
             return Err(TrustError::Forked(epoch));
@@ -282,26 +266,13 @@ mod tests {
     fn a_hub_may_revoke_a_node_but_not_a_hub_nor_grant_anything() {
         let (mut log, root, hub) = fleet();
         let node = signer(3).id();
-        let revoke = log.next_entry(
-            &hub,
-            NOW,
-            Act::Revoke {
-                key: node,
-                reason: "lost".into(),
-            },
-        );
+        let revoke = log.next_entry(&hub, NOW, Act::Revoke { key: node, reason: "lost".into() });
         log.append(revoke).unwrap();
         assert!(log.is_revoked(&node));
         for act in [
             hub_grant(node, None),
-            Act::Revoke {
-                key: hub.id(),
-                reason: String::new(),
-            },
-            Act::Revoke {
-                key: root.id(),
-                reason: String::new(),
-            },
+            Act::Revoke { key: hub.id(), reason: String::new() },
+            Act::Revoke { key: root.id(), reason: String::new() },
             Act::RotateRoot { to: hub.id() },
         ] {
             let entry = log.next_entry(&hub, NOW, act);
@@ -335,14 +306,7 @@ mod tests {
         let mut broken = one.to_vec();
         *broken.last_mut().unwrap() ^= 1;
         assert!(copy.append(broken.into()).is_err());
-        let entry = copy.next_entry(
-            &root,
-            NOW,
-            Act::Revoke {
-                key: signer(9).id(),
-                reason: String::new(),
-            },
-        );
+        let entry = copy.next_entry(&root, NOW, Act::Revoke { key: signer(9).id(), reason: String::new() });
         copy.append(entry).unwrap();
         assert_eq!(copy.append(two_after(&other, &hub)), Err(TrustError::Forked(4)));
         assert!(!copy.has_prefix(other.epoch(), &other.head()));

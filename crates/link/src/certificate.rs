@@ -68,8 +68,7 @@ pub fn issue_hub(root: &SigningKey, hub: KeyId, name: &NodeName) -> Result<HubCe
     let root = Key::of(root);
     let issuer = Issuer::new(ca_params(root.id), &root);
     let mut leaf = leaf_params(hub, Some(name))?;
-    leaf.subject_alt_names
-        .push(SanType::DnsName(Ia5String::try_from(HUB_SERVER_NAME)?));
+    leaf.subject_alt_names.push(SanType::DnsName(Ia5String::try_from(HUB_SERVER_NAME)?));
     leaf.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
     let public = PublicKey(hub);
     Ok(HubCertificates {
@@ -89,10 +88,7 @@ pub fn issue_node(
     let hub = Key::of(hub);
     let issuer = Issuer::new(issuer_params(hub.id), &hub);
     let leaf = leaf_params(node, Some(name))?.signed_by(&PublicKey(node), &issuer)?;
-    Ok(vec![
-        Bytes::copy_from_slice(leaf.der()),
-        issuer_certificate.clone(),
-    ])
+    Ok(vec![Bytes::copy_from_slice(leaf.der()), issuer_certificate.clone()])
 }
 
 /// The certificate (DER) of a key that has no place in a fleet yet: it proves the key and says nothing else.
@@ -140,12 +136,8 @@ fn params(key: KeyId, what: &str) -> CertificateParams {
     params.not_before = date_time_ymd(1970, 1, 1);
     params.not_after = date_time_ymd(9999, 12, 31);
     params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::OrganizationName, what.to_owned());
-    params
-        .distinguished_name
-        .push(DnType::CommonName, key.to_string());
+    params.distinguished_name.push(DnType::OrganizationName, what.to_owned());
+    params.distinguished_name.push(DnType::CommonName, key.to_string());
     params
 }
 
@@ -170,10 +162,7 @@ struct Key<'a> {
 
 impl<'a> Key<'a> {
     fn of(key: &'a SigningKey) -> Self {
-        Self {
-            key,
-            id: KeyId::from_bytes(key.verifying_key().to_bytes()),
-        }
+        Self { key, id: KeyId::from_bytes(key.verifying_key().to_bytes()) }
     }
 }
 

@@ -105,10 +105,7 @@ impl FromStr for Fingerprint {
             .map(|b| char::from(b).to_digit(16).map(|d| d as u8))
             .collect::<Option<_>>()
             .ok_or_else(wrong)?;
-        let bytes: Vec<u8> = digits
-            .chunks(2)
-            .map(|pair| pair.iter().fold(0, |n, d| n << 4 | d))
-            .collect();
+        let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair.iter().fold(0, |n, d| n << 4 | d)).collect();
         match (digits.len(), bytes.try_into()) {
             (64, Ok(bytes)) => Ok(Self(bytes)),
             _ => Err(wrong()),
@@ -137,20 +134,13 @@ impl FleetCa {
         let der = der.into();
         let key = key_of(&parse(&der)?)?;
         let mut roots = RootCertStore::empty();
-        roots
-            .add(CertificateDer::from(der.to_vec()))
-            .map_err(ChainError::Untrusted)?;
+        roots.add(CertificateDer::from(der.to_vec())).map_err(ChainError::Untrusted)?;
         let roots = Arc::new(roots);
         let provider = Arc::new(crate::tls::provider());
         let clients = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider)
             .build()
             .map_err(|e| ChainError::Malformed(e.to_string()))?;
-        Ok(Self {
-            der,
-            key,
-            roots,
-            clients,
-        })
+        Ok(Self { der, key, roots, clients })
     }
 
     pub fn der(&self) -> &Bytes {
@@ -186,12 +176,7 @@ impl FleetCa {
                 algorithms().all,
             )
             .map_err(ChainError::Untrusted)?;
-            return Ok(PeerIdentity {
-                key,
-                name,
-                hub,
-                issuer: self.key,
-            });
+            return Ok(PeerIdentity { key, name, hub, issuer: self.key });
         }
         // One candidate at a time, so that we know which key vouched for the name.
         let direct = self.clients.verify_client_cert(&leaf, &[], judging_time());
@@ -206,22 +191,13 @@ impl FleetCa {
             }
             (Err(error), None) => return Err(ChainError::Untrusted(error)),
         };
-        Ok(PeerIdentity {
-            key,
-            name,
-            hub,
-            issuer,
-        })
+        Ok(PeerIdentity { key, name, hub, issuer })
     }
 
     /// The same for who must be a hub.
     pub fn verify_hub(&self, chain: &[impl AsRef<[u8]>]) -> Result<PeerIdentity, ChainError> {
         let identity = self.verify(chain)?;
-        if identity.hub {
-            Ok(identity)
-        } else {
-            Err(ChainError::NotAHub)
-        }
+        if identity.hub { Ok(identity) } else { Err(ChainError::NotAHub) }
     }
 }
 
@@ -271,12 +247,7 @@ fn key_of(certificate: &X509Certificate<'_>) -> Result<KeyId, ChainError> {
     if info.algorithm.algorithm != x509_parser::oid_registry::OID_SIG_ED25519 {
         return Err(ChainError::Key);
     }
-    let bytes: [u8; 32] = info
-        .subject_public_key
-        .data
-        .as_ref()
-        .try_into()
-        .map_err(|_| ChainError::Key)?;
+    let bytes: [u8; 32] = info.subject_public_key.data.as_ref().try_into().map_err(|_| ChainError::Key)?;
     // A key of small order "signs" anything: whoever showed it once could be played by everyone.
     match VerifyingKey::from_bytes(&bytes) {
         Ok(key) if !key.is_weak() => Ok(KeyId::from_bytes(bytes)),
@@ -306,20 +277,11 @@ fn names_of(certificate: &X509Certificate<'_>) -> Result<(NodeName, bool), Chain
 
 /// Ed25519 and nothing else: every key of a fleet is of that kind.
 pub(crate) fn algorithms() -> WebPkiSupportedAlgorithms {
-    type Mapping = [(
-        SignatureScheme,
-        &'static [&'static dyn SignatureVerificationAlgorithm],
-    ); 1];
+    type Mapping = [(SignatureScheme, &'static [&'static dyn SignatureVerificationAlgorithm]); 1];
     static MAPPING: LazyLock<Mapping> = LazyLock::new(|| {
         let all = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-        let ed25519 = all
-            .mapping
-            .iter()
-            .find(|(scheme, _)| *scheme == SignatureScheme::ED25519);
+        let ed25519 = all.mapping.iter().find(|(scheme, _)| *scheme == SignatureScheme::ED25519);
         [*ed25519.expect("the provider verifies Ed25519")]
     });
-    WebPkiSupportedAlgorithms {
-        all: MAPPING[0].1,
-        mapping: &*MAPPING,
-    }
+    WebPkiSupportedAlgorithms { all: MAPPING[0].1, mapping: &*MAPPING }
 }

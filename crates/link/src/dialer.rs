@@ -47,6 +47,8 @@ pub enum DialError {
         #[source]
         source: ChainError,
     },
+    #[error("{address} speaks TLS but takes no links: is it the address of the hub's API?")]
+    NotALink { address: String },
     #[error("the TLS handshake with {address} failed")]
     Handshake {
         address: String,
@@ -69,12 +71,7 @@ impl TlsDialer {
         limits: Limits,
         counters: Arc<LinkCounters>,
     ) -> Result<Self, TlsError> {
-        Ok(Self {
-            config: tls::link_client(credentials, trust.clone())?,
-            trust,
-            limits,
-            counters,
-        })
+        Ok(Self { config: tls::link_client(credentials, trust.clone())?, trust, limits, counters })
     }
 
     /// Connects to `host:port` and proves both ends. All of a name's addresses are tried in turn.
@@ -86,7 +83,7 @@ impl TlsDialer {
         let result = self.connect(address, deadline).await;
         match &result {
             Ok(_) => count(&self.counters.handshakes),
-            Err(DialError::Untrusted { .. } | DialError::Handshake { .. }) => {
+            Err(DialError::Untrusted { .. } | DialError::NotALink { .. } | DialError::Handshake { .. }) => {
                 count(&self.counters.handshake_failed);
             }
             Err(DialError::Unreachable { .. } | DialError::Timeout { .. }) => {}
@@ -95,11 +92,13 @@ impl TlsDialer {
     }
 
     async fn connect(&self, address: &str, deadline: Instant) -> Result<Dialled, DialError> {
-        let stream = handshake(&self.config, address, deadline, self.limits.admission, |tcp| {
+        let (mut stream, socket) = handshake(&self.config, address, deadline, self.limits.admission, |tcp| {
             Guarded::new(tcp, self.limits.stall, Some(MAX_HANDSHAKE))
         })
         .await?;
-        let (mut stream, socket) = (stream.0, stream.1);
+        if stream.get_ref().1.alpn_protocol() != Some(tls::ALPN_LINK) {
+            return Err(DialError::NotALink { address: address.to_owned() });
+        }
         stream.get_mut().0.lift_budget();
         let chain: Vec<Bytes> = stream
             .get_ref()
@@ -114,22 +113,10 @@ impl TlsDialer {
             .trust
             .ca(&chain)
             .and_then(|ca| ca.verify_hub(&chain).map(|identity| (ca, identity)))
-            .map_err(|source| DialError::Untrusted {
-                address: address.to_owned(),
-                source,
-            })?;
-        let peer = Peer {
-            key: identity.key,
-            identity: Some(identity),
-            chain,
-            address: socket,
-        };
+            .map_err(|source| DialError::Untrusted { address: address.to_owned(), source })?;
+        let peer = Peer { key: identity.key, identity: Some(identity), chain, address: socket };
         // A hub of the fleet is no stranger: it may begin with the trust log, which can be large.
-        let door = Door {
-            deadline,
-            frame: self.limits.frame,
-            _place: None,
-        };
+        let door = Door { deadline, frame: self.limits.frame, _place: None };
         let link = Link::over(stream, peer, door, &self.limits, self.counters.clone());
         Ok(Dialled { link, ca })
     }
@@ -144,10 +131,7 @@ pub(crate) async fn handshake<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + 
     wrap: impl FnOnce(TcpStream) -> T,
 ) -> Result<(TlsStream<T>, Option<std::net::SocketAddr>), DialError> {
     let attempt = async {
-        let unreachable = |source| DialError::Unreachable {
-            address: address.to_owned(),
-            source,
-        };
+        let unreachable = |source| DialError::Unreachable { address: address.to_owned(), source };
         let tcp = TcpStream::connect(address).await.map_err(unreachable)?;
         // Frames are flushed as a whole; waiting for more would only delay them.
         tcp.set_nodelay(true).map_err(unreachable)?;
@@ -158,21 +142,12 @@ pub(crate) async fn handshake<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + 
             })
             .await
             .map_err(|source| match tls::refusal(&source) {
-                Some(source) => DialError::Untrusted {
-                    address: address.to_owned(),
-                    source,
-                },
-                None => DialError::Handshake {
-                    address: address.to_owned(),
-                    source,
-                },
+                Some(source) => DialError::Untrusted { address: address.to_owned(), source },
+                None => DialError::Handshake { address: address.to_owned(), source },
             })?;
         Ok((stream, socket))
     };
-    timeout_at(deadline, attempt).await.unwrap_or_else(|_| {
-        Err(DialError::Timeout {
-            address: address.to_owned(),
-            limit,
-        })
-    })
+    timeout_at(deadline, attempt)
+        .await
+        .unwrap_or_else(|_| Err(DialError::Timeout { address: address.to_owned(), limit }))
 }

@@ -153,11 +153,7 @@ mod tests {
     use super::*;
 
     fn gate(strangers: usize, strangers_per_source: usize) -> Arc<Gate> {
-        let limits = Limits {
-            strangers,
-            strangers_per_source,
-            ..Limits::default()
-        };
+        let limits = Limits { strangers, strangers_per_source, ..Limits::default() };
         Gate::new(&limits, Arc::default())
     }
 
@@ -176,11 +172,7 @@ mod tests {
         assert!(told_second.try_recv().is_ok());
         assert_eq!(gate.inside(), 2);
         drop(_second);
-        assert_eq!(
-            gate.inside(),
-            2,
-            "a place that was taken over is not given back twice"
-        );
+        assert_eq!(gate.inside(), 2, "a place that was taken over is not given back twice");
     }
 
     #[test]

@@ -1,38 +1,122 @@
 //! TLS for the hub's HTTP API, with the hub's own leaf: how to accept and how to dial. HTTP itself is not here.
 //!
-//! The same TLS as for links, but without client certificates: callers prove themselves by a token. Clients trust
-//! the fleet's CA or its fingerprint, never the system's certificate store, and ask for
+//! The same TLS and the same entrance as for links, but without client certificates: callers prove themselves by a
+//! token. Clients trust the fleet's CA or its fingerprint, never the system's certificate store, and ask for
 //! [`HUB_SERVER_NAME`](crate::certificate::HUB_SERVER_NAME) whatever the hub's address is.
 
 use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use rustls::{ClientConfig, ServerConfig};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
-use tokio_rustls::{TlsAcceptor, client, server};
+use rustls::ClientConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, ToSocketAddrs};
+use tokio::time::Instant;
+use tokio_rustls::client::TlsStream;
 
 use crate::chain::Trust;
 use crate::dialer::{self, DialError};
-use crate::limits::ADMISSION_LIMIT;
+use crate::entrance::{Arrival, Entered, Entrance};
+pub use crate::entrance::{HandshakeError, ListenError};
+use crate::limits::{ADMISSION_LIMIT, Limits, LinkCounters};
 use crate::tls::{self, Credentials, TlsError};
 
-/// Accepts HTTPS connections to the API. Cheap to clone.
-#[derive(Clone)]
-pub struct HttpsAcceptor(Arc<ServerConfig>);
+/// Most API connections at once. TLS does not tell callers from strangers here, so all of them
+/// count for as long as they last: an open page with live output is one.
+pub const MAX_API_CONNECTIONS: usize = 384;
 
-impl HttpsAcceptor {
+/// Most of them from one address, loopback apart.
+pub const MAX_API_CONNECTIONS_PER_SOURCE: usize = 64;
+
+/// Accepts HTTPS connections to the API.
+pub struct HttpsListener(Arc<Entrance>);
+
+impl HttpsListener {
     /// `credentials` are the hub's, with a chain as [`chain`](crate::certificate::HubCertificates::chain) makes it.
-    pub fn new(credentials: &Credentials) -> Result<Self, TlsError> {
-        tls::https_server(credentials).map(Self)
+    pub async fn bind(
+        address: impl ToSocketAddrs,
+        credentials: &Credentials,
+        counters: Arc<LinkCounters>,
+    ) -> Result<Self, ListenError> {
+        let limits = Limits {
+            strangers: MAX_API_CONNECTIONS,
+            strangers_per_source: MAX_API_CONNECTIONS_PER_SOURCE,
+            ..Limits::default()
+        };
+        let config = tls::https_server(credentials)?;
+        let entrance = Entrance::bind(address, config, limits, counters).await?;
+        Ok(Self(Arc::new(entrance)))
     }
 
-    /// Shakes hands, within [`ADMISSION_LIMIT`]. To be run in a task of the connection's own.
-    pub async fn accept(&self, tcp: TcpStream) -> io::Result<server::TlsStream<TcpStream>> {
-        tcp.set_nodelay(true)?;
-        timeout(ADMISSION_LIMIT, TlsAcceptor::from(self.0.clone()).accept(tcp))
-            .await
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    /// The next connection that there is a place for. May be dropped and called again.
+    pub async fn accept(&self) -> HttpsIncoming {
+        HttpsIncoming { arrival: self.0.accept().await, entrance: self.0.clone() }
+    }
+}
+
+/// A connection that has said nothing yet.
+pub struct HttpsIncoming {
+    arrival: Arrival,
+    entrance: Arc<Entrance>,
+}
+
+impl HttpsIncoming {
+    pub fn address(&self) -> SocketAddr {
+        self.arrival.address
+    }
+
+    /// To be run in a task of the connection's own. Takes a bounded time; the request that follows does not, so
+    /// whoever reads it needs a limit of its own.
+    pub async fn handshake(self) -> Result<HttpsStream, HandshakeError> {
+        let Self { arrival, entrance } = self;
+        let deadline = arrival.deadline;
+        entrance.within(deadline, arrival.enter(&entrance)).await.map(HttpsStream)
+    }
+}
+
+/// The hub's end of a connection to its API. A write that makes no progress within
+/// [`STALL_LIMIT`](crate::limits::STALL_LIMIT) fails.
+pub struct HttpsStream(Entered);
+
+impl AsyncRead for HttpsStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for HttpsStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.stream.is_write_vectored()
     }
 }
 
@@ -46,7 +130,7 @@ impl HttpsDialer {
     }
 
     /// Connects to `host:port` and makes sure that it is a hub of the fleet, within [`ADMISSION_LIMIT`].
-    pub async fn dial(&self, address: &str) -> Result<client::TlsStream<TcpStream>, DialError> {
+    pub async fn dial(&self, address: &str) -> Result<TlsStream<TcpStream>, DialError> {
         let deadline = Instant::now() + ADMISSION_LIMIT;
         let (stream, _) = dialer::handshake(&self.0, address, deadline, ADMISSION_LIMIT, |tcp| tcp).await?;
         Ok(stream)

@@ -39,10 +39,7 @@ pub fn key_from_pem(text: &str) -> Result<SigningKey, KeyFileError> {
 
 /// Certificates (DER, leaf first) as PEM text.
 pub fn chain_to_pem(chain: &[impl AsRef<[u8]>]) -> String {
-    let blocks: Vec<Pem> = chain
-        .iter()
-        .map(|der| Pem::new(CERTIFICATE_TAG, der.as_ref()))
-        .collect();
+    let blocks: Vec<Pem> = chain.iter().map(|der| Pem::new(CERTIFICATE_TAG, der.as_ref())).collect();
     pem::encode_many(&blocks)
 }
 
@@ -82,12 +79,7 @@ mod tests {
     #[test]
     fn half_written_and_foreign_files_are_errors() {
         let text = key_to_pem(&SigningKey::from_bytes(&[7; 32]));
-        for wrong in [
-            "",
-            "garbage",
-            &text[..text.len() / 2],
-            &format!("{}{}", *text, *text),
-        ] {
+        for wrong in ["", "garbage", &text[..text.len() / 2], &format!("{}{}", *text, *text)] {
             assert!(key_from_pem(wrong).is_err(), "{wrong:?}");
         }
         assert!(chain_from_pem(&text).is_err());

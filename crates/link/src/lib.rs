@@ -7,6 +7,7 @@
 pub mod certificate;
 pub mod chain;
 pub mod dialer;
+mod entrance;
 mod gate;
 pub mod https;
 pub mod keyfile;

@@ -21,12 +21,12 @@ pub const MAX_STRANGER_FRAME: usize = 16 * 1024;
 
 /// Most bytes that a TLS handshake may bring. Ours take 3 KiB with two certificates and a post-quantum key;
 /// TLS itself would allow 64 KiB a message, which strangers could make us hold.
-pub const MAX_HANDSHAKE: u64 = 12 * 1024;
+pub const MAX_HANDSHAKE: usize = 6 * 1024;
 
 /// Most connections at once that were not admitted yet. Each can hold [`MAX_HANDSHAKE`] or
-/// [`MAX_STRANGER_FRAME`] and some 10 KiB of TLS state, so that all together stay below 16 MiB. Ten thousand
+/// [`MAX_STRANGER_FRAME`], and some 14 KiB of TLS and task, so that all together stay below 12 MiB. Ten thousand
 /// agents that come back at once pass in turn: a place is held for milliseconds.
-pub const MAX_STRANGERS: usize = 512;
+pub const MAX_STRANGERS: usize = 384;
 
 /// Most of them from one address, so that one address cannot take all places. A site behind one address may
 /// have hundreds of machines. Loopback is exempt: everything on this machine shares it.

@@ -21,6 +21,7 @@ use tokio::time::{Duration, Instant, timeout, timeout_at};
 use crate::chain::PeerIdentity;
 use crate::gate::Place;
 use crate::limits::{Limits, LinkCounters, MIN_PROGRESS, count};
+use crate::stall::Guarded;
 
 /// Once this much waits to be written, [`LinkSender::feed`] writes before it takes more.
 const HIGH_WATER: usize = 64 * 1024;
@@ -83,7 +84,22 @@ impl LinkError {
 }
 
 impl Link {
-    /// Puts frames on a byte stream. The link is a stranger's until [`LinkReceiver::admit`].
+    /// Puts frames on a byte stream whose other end is proven to be `peer` by whatever made the stream. The link is a
+    /// stranger's until [`LinkReceiver::admit`], which must happen within the admission limit.
+    ///
+    /// Short reads must be cheap: a stream whose reads are system calls brings a buffer of its own.
+    pub fn over_stream(
+        io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: Peer,
+        limits: &Limits,
+        counters: Arc<LinkCounters>,
+    ) -> Self {
+        let door =
+            Door { deadline: Instant::now() + limits.admission, frame: limits.stranger_frame, _place: None };
+        Self::over(Guarded::new(io, limits.stall, None), peer, door, limits, counters)
+    }
+
+    /// The same for a stream that is guarded already.
     pub(crate) fn over(
         io: impl AsyncRead + AsyncWrite + Send + 'static,
         peer: Peer,
@@ -118,14 +134,19 @@ impl Link {
         }
     }
 
-    /// Says goodbye and closes in a way that lets the peer read it. Takes a bounded time.
-    pub async fn farewell(mut self, goodbye: Goodbye) {
+    /// Says goodbye and closes, as [`end_with`](Self::end_with) does.
+    pub async fn farewell(self, goodbye: Goodbye) {
+        self.end_with(&Frame::Goodbye(goodbye)).await;
+    }
+
+    /// Sends a last frame and closes in a way that lets the peer read it. Takes a bounded time.
+    pub async fn end_with(mut self, last: &Frame) {
         let last_words = async {
-            self.sender.send(&Frame::Goodbye(goodbye)).await?;
+            self.sender.send(last).await?;
             self.sender.close().await?;
             self.receiver.discard().await
         };
-        // Whoever says goodbye no longer cares why it was not heard.
+        // Whoever takes leave no longer cares why it was not heard.
         let _ = timeout(FAREWELL, last_words).await;
     }
 }
@@ -164,10 +185,14 @@ impl LinkSender {
         }
         self.check()?;
         self.out.reserve(4 + encoded.len());
-        self.out
-            .put_u32(u32::try_from(encoded.len()).expect("a frame is at most 1 MiB"));
+        self.out.put_u32(u32::try_from(encoded.len()).expect("a frame is at most 1 MiB"));
         self.out.put(encoded);
         Ok(())
+    }
+
+    /// Whether another frame can be fed without waiting for the peer.
+    pub fn has_room(&self) -> bool {
+        self.out.len() < HIGH_WATER
     }
 
     /// Sends all that was fed. May be dropped and called again.
@@ -202,11 +227,7 @@ impl LinkSender {
     }
 
     fn check(&self) -> Result<(), LinkError> {
-        if self.broken {
-            Err(LinkError::Closed)
-        } else {
-            Ok(())
-        }
+        if self.broken { Err(LinkError::Closed) } else { Ok(()) }
     }
 
     fn judge(&mut self, result: io::Result<()>) -> Result<(), LinkError> {
@@ -286,11 +307,7 @@ impl LinkReceiver {
                 return self.finish().map(Some);
             }
             // A stranger that always has something to say must end, too.
-            if self
-                .door
-                .as_ref()
-                .is_some_and(|door| Instant::now() >= door.deadline)
-            {
+            if self.door.as_ref().is_some_and(|door| Instant::now() >= door.deadline) {
                 return Err(LinkError::Admission(self.admission));
             }
             let read = match self.deadline() {
@@ -340,22 +357,13 @@ impl LinkReceiver {
 
     /// When waiting must end, and what it then means.
     fn deadline(&self) -> Option<(Instant, LinkError)> {
-        let pace = self
-            .pace
-            .as_ref()
-            .map(|pace| (pace.until, LinkError::Stalled(self.stall)));
-        let door = self
-            .door
-            .as_ref()
-            .map(|door| (door.deadline, LinkError::Admission(self.admission)));
+        let pace = self.pace.as_ref().map(|pace| (pace.until, LinkError::Stalled(self.stall)));
+        let door = self.door.as_ref().map(|door| (door.deadline, LinkError::Admission(self.admission)));
         [pace, door].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
     fn progress(&mut self, n: usize) {
-        let pace = self.pace.get_or_insert_with(|| Pace {
-            until: Instant::now() + self.stall,
-            bytes: 0,
-        });
+        let pace = self.pace.get_or_insert_with(|| Pace { until: Instant::now() + self.stall, bytes: 0 });
         pace.bytes += n;
         if pace.bytes >= MIN_PROGRESS {
             pace.until = Instant::now() + self.stall;

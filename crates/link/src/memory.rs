@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use crate::limits::{Limits, LinkCounters};
-use crate::link::{Door, Link, Peer};
+use crate::link::{Link, Peer};
 
 /// How many bytes are on the way in one direction before a sender waits: as much as a socket's buffers.
 const IN_FLIGHT: usize = 64 * 1024;
@@ -13,19 +11,6 @@ const IN_FLIGHT: usize = 64 * 1024;
 /// Two ends of one link. `a` is who the first end talks to, `b` who the second end talks to.
 pub fn pair(a: Peer, b: Peer, limits: &Limits, counters: &Arc<LinkCounters>) -> (Link, Link) {
     let (left, right) = tokio::io::duplex(IN_FLIGHT);
-    let end = |io, peer| {
-        let door = Door {
-            deadline: Instant::now() + limits.admission,
-            frame: limits.stranger_frame,
-            _place: None,
-        };
-        Link::over(
-            crate::stall::Guarded::new(io, limits.stall, None),
-            peer,
-            door,
-            limits,
-            counters.clone(),
-        )
-    };
+    let end = |io, peer| Link::over_stream(io, peer, limits, counters.clone());
     (end(left, a), end(right, b))
 }

@@ -11,13 +11,16 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+/// How much is read at once while a budget is counted.
+const PIECE: usize = 1024;
+
 pub(crate) struct Guarded<T> {
     io: T,
     stall: Duration,
     /// Runs while the peer takes nothing. Made only then: an idle link has no timer.
     stalled: Option<Pin<Box<Sleep>>>,
     /// How many more bytes may come; `None` once the handshake is over.
-    budget: Option<u64>,
+    budget: Option<usize>,
 }
 
 /// The peer brought more than its budget. Carried inside an [`io::Error`] through the TLS library.
@@ -26,13 +29,8 @@ pub(crate) struct Guarded<T> {
 pub(crate) struct OverBudget;
 
 impl<T> Guarded<T> {
-    pub(crate) fn new(io: T, stall: Duration, budget: Option<u64>) -> Self {
-        Self {
-            io,
-            stall,
-            stalled: None,
-            budget,
-        }
+    pub(crate) fn new(io: T, stall: Duration, budget: Option<usize>) -> Self {
+        Self { io, stall, stalled: None, budget }
     }
 
     pub(crate) fn lift_budget(&mut self) {
@@ -46,9 +44,7 @@ impl<T> Guarded<T> {
             return result;
         }
         let stall = self.stall;
-        let sleep = self
-            .stalled
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
+        let sleep = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
         ready!(sleep.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -60,14 +56,19 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        if let Some(budget) = &mut self.budget {
-            let came = (buf.filled().len() - before) as u64;
-            *budget = budget
-                .checked_sub(came)
-                .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, OverBudget))?;
+        let Some(budget) = self.budget else {
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        };
+        if budget == 0 {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, OverBudget)));
         }
+        // Never more than the budget, so that what a peer sends right behind its handshake is not held against it.
+        let mut piece = [0; PIECE];
+        let most = PIECE.min(budget).min(buf.remaining());
+        let mut piece = ReadBuf::new(&mut piece[..most]);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut piece))?;
+        buf.put_slice(piece.filled());
+        self.budget = Some(budget - piece.filled().len());
         Poll::Ready(Ok(()))
     }
 }

@@ -27,7 +27,7 @@ use crate::certificate::{self, HUB_SERVER_NAME, IssueError};
 use crate::chain::{ChainError, Trust, algorithms, key_in};
 
 /// What both ends of a link must offer, so that a link is never mistaken for something else on that port.
-const ALPN_LINK: &[u8] = b"mainstay/1";
+pub(crate) const ALPN_LINK: &[u8] = b"mainstay/1";
 
 /// How much TLS holds that the socket did not take yet, in each of its two buffers. One full TLS record.
 pub(crate) const TLS_BUFFER: usize = 16 * 1024;
@@ -62,11 +62,7 @@ impl Credentials {
     pub fn new(key: SigningKey, chain: Vec<Bytes>) -> Result<Self, TlsError> {
         let of = key_in(chain.first().ok_or(ChainError::Length(0))?)?;
         let credentials = Self { key, chain };
-        if of == credentials.key_id() {
-            Ok(credentials)
-        } else {
-            Err(TlsError::KeyMismatch)
-        }
+        if of == credentials.key_id() { Ok(credentials) } else { Err(TlsError::KeyMismatch) }
     }
 
     /// For a node that has not joined: it can prove its key and nothing else.
@@ -80,11 +76,7 @@ impl Credentials {
     }
 
     fn for_rustls(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-        let chain = self
-            .chain
-            .iter()
-            .map(|der| CertificateDer::from(der.to_vec()))
-            .collect();
+        let chain = self.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         let key = self.key.to_pkcs8_der().expect("an Ed25519 key is encodable");
         (chain, PrivatePkcs8KeyDer::from(key.as_bytes().to_vec()).into())
     }
@@ -213,10 +205,7 @@ impl ServerCertVerifier for HubOfTheFleet {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let chain: Vec<&[u8]> = std::iter::once(end_entity)
-            .chain(intermediates)
-            .map(AsRef::as_ref)
-            .collect();
+        let chain: Vec<&[u8]> = std::iter::once(end_entity).chain(intermediates).map(AsRef::as_ref).collect();
         let ca = self.0.ca(&chain).map_err(refused)?;
         ca.verify_hub(&chain).map_err(refused)?;
         Ok(ServerCertVerified::assertion())

@@ -100,7 +100,8 @@ impl Hub {
             Problem::new(ProblemKind::Conflict, format!("{which} is not accepted yet"))
                 .hint(format!("accept it first: `mainstay nodes accept {which}`"))
         })?;
-        let added = labels.iter().filter(|(name, value)| value.is_some() && !record.labels.contains_key(*name));
+        let added =
+            labels.iter().filter(|(name, value)| value.is_some() && !record.labels.contains_key(*name));
         if record.labels.len() + added.count() > MAX_LABELS {
             return Err(too_many_labels());
         }
@@ -169,11 +170,8 @@ impl Hub {
             [] => Err(unknown(which)),
             several => {
                 let keys: Vec<_> = several.iter().take(5).map(KeyId::short).collect();
-                Err(Problem::new(
-                    ProblemKind::Conflict,
-                    format!("{which} means {} nodes", several.len()),
-                )
-                .hint(format!("say which by its key: {}", keys.join(", "))))
+                Err(Problem::new(ProblemKind::Conflict, format!("{which} means {} nodes", several.len()))
+                    .hint(format!("say which by its key: {}", keys.join(", "))))
             }
         }
     }
@@ -210,7 +208,9 @@ pub(super) fn check_labels<'a>(
         if value.len() > MAX_LABEL || value.chars().any(char::is_control) {
             return Err(Problem::new(
                 ProblemKind::Invalid,
-                format!("the value of the label {name} is longer than {MAX_LABEL} bytes or holds control characters"),
+                format!(
+                    "the value of the label {name} is longer than {MAX_LABEL} bytes or holds control characters"
+                ),
             ));
         }
     }

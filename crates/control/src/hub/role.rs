@@ -222,21 +222,12 @@ impl Inner {
         };
         let kib = (size / 1024 + 1).min(WAITING_KIB);
         let kib = u32::try_from(kib).unwrap_or(u32::MAX);
-        let stopping = || Verdict::Busy {
-            reason: "the hub is stopping".into(),
-            retry_ms: 1_000,
-        };
+        let stopping = || Verdict::Busy { reason: "the hub is stopping".into(), retry_ms: 1_000 };
         let Ok(room) = self.room.clone().acquire_many_owned(kib).await else {
             return stopping();
         };
         let (done, verdict) = tokio::sync::oneshot::channel();
-        self.note(Note::Answer {
-            run,
-            node,
-            answer,
-            done,
-            room,
-        });
+        self.note(Note::Answer { run, node, answer, done, room });
         verdict.await.unwrap_or_else(|_| stopping())
     }
 
@@ -249,10 +240,7 @@ impl Inner {
         };
         match self.report(&record.name, &request).await {
             Ok(()) => Verdict::Accepted,
-            Err(e) => Verdict::Busy {
-                reason: e.to_string(),
-                retry_ms: 1_000,
-            },
+            Err(e) => Verdict::Busy { reason: e.to_string(), retry_ms: 1_000 },
         }
     }
 }

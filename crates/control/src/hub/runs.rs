@@ -80,7 +80,8 @@ impl Hub {
                 Problem::new(ProblemKind::Forbidden, what)
             } else {
                 let what = format!("no active node matches {}", targets.join(" or "));
-                Problem::new(ProblemKind::NoTargets, what).hint("`mainstay nodes list` shows names, labels and states")
+                Problem::new(ProblemKind::NoTargets, what)
+                    .hint("`mainstay nodes list` shows names, labels and states")
             });
         }
         Ok(chosen)
@@ -90,9 +91,7 @@ impl Hub {
     fn seal(&self, spec: &RunSpec) -> Result<Option<Sealed>, Problem> {
         let stdin = match &spec.stdin_base64 {
             Some(text) => Some(Bytes::from(
-                BASE64
-                    .decode(text.as_bytes())
-                    .map_err(|_| invalid("stdin_base64 is not base64"))?,
+                BASE64.decode(text.as_bytes()).map_err(|_| invalid("stdin_base64 is not base64"))?,
             )),
             None => None,
         };
@@ -113,9 +112,7 @@ impl Hub {
         let key = ContentKey::new(random);
         let content = key.encrypt(&private);
         let sealed = key.seal_for(self.inner.fleet.key(), content);
-        sealed
-            .map(Some)
-            .map_err(|e| Problem::new(ProblemKind::Internal, e.to_string()))
+        sealed.map(Some).map_err(|e| Problem::new(ProblemKind::Internal, e.to_string()))
     }
 
     #[expect(clippy::type_complexity, reason = "a record and its frozen targets")]
@@ -188,11 +185,8 @@ impl Hub {
         {
             let dispatch = inner.dispatch();
             if dispatch.run_count() >= MAX_OPEN_RUNS || dispatch.depth() + nodes.len() > MAX_QUEUED {
-                return Err(Problem::new(
-                    ProblemKind::Full,
-                    "too many runs wait for their nodes already",
-                )
-                .hint("cancel some: `mainstay runs list` shows what is pending"));
+                return Err(Problem::new(ProblemKind::Full, "too many runs wait for their nodes already")
+                    .hint("cancel some: `mainstay runs list` shows what is pending"));
             }
         }
         let run = record.run;
@@ -295,11 +289,7 @@ impl Hub {
                 (None, _) => Some("its result is being written".to_owned()),
                 (Some(_), _) => None,
             };
-            RunNodeView {
-                node: name.clone(),
-                result,
-                pending,
-            }
+            RunNodeView { node: name.clone(), result, pending }
         });
         let nodes = nodes.collect();
         Ok((view, nodes))
@@ -328,10 +318,7 @@ impl Hub {
         let inner = &self.inner;
         let record = inner.record_of(run).await?;
         may_call(by, &record.method)?;
-        inner
-            .audit
-            .note(inner.now(), &by.name, "run.cancel", json!({"run": run.to_string()}))
-            .await?;
+        inner.audit.note(inner.now(), &by.name, "run.cancel", json!({"run": run.to_string()})).await?;
         if inner.dispatch().run(&run).is_some() {
             let (done, written) = oneshot::channel();
             let by = by.name.clone();
@@ -357,12 +344,8 @@ impl Hub {
             }
         }
         let within = parse_target(&by.targets)?;
-        let reachable: std::collections::HashSet<KeyId> = inner
-            .registry
-            .select(&[Target::all()], &within)
-            .into_iter()
-            .map(|(key, _)| key)
-            .collect();
+        let reachable: std::collections::HashSet<KeyId> =
+            inner.registry.select(&[Target::all()], &within).into_iter().map(|(key, _)| key).collect();
         let wanted = |name: &NodeName| if failed_only { ends.get(name) == Some(&false) } else { true };
         let nodes: Vec<_> = reader
             .run()
@@ -372,7 +355,11 @@ impl Hub {
             .cloned()
             .collect();
         if nodes.is_empty() {
-            let what = if failed_only { "no node of this run failed" } else { "none of its nodes can be reached any more" };
+            let what = if failed_only {
+                "no node of this run failed"
+            } else {
+                "none of its nodes can be reached any more"
+            };
             return Err(Problem::new(ProblemKind::NoTargets, what));
         }
         let created = inner.now();
@@ -393,10 +380,7 @@ impl Hub {
     pub async fn prune_runs(&self, by: &Operator, before_ms: i64) -> Result<u64, Problem> {
         admin(by)?;
         let inner = &self.inner;
-        inner
-            .audit
-            .note(inner.now(), &by.name, "runs.prune", json!({"before": before_ms}))
-            .await?;
+        inner.audit.note(inner.now(), &by.name, "runs.prune", json!({"before": before_ms})).await?;
         Ok(inner.prune(Timestamp::from_millis(before_ms), u64::MAX).await?)
     }
 
@@ -408,7 +392,8 @@ impl Hub {
         }
         let inner = &self.inner;
         let courier = inner.courier.get().ok_or_else(stopping)?;
-        let detail = json!({"bytes": text.len(), "blake3": blake3::hash(text.as_bytes()).to_hex().to_string()});
+        let detail =
+            json!({"bytes": text.len(), "blake3": blake3::hash(text.as_bytes()).to_hex().to_string()});
         inner.audit.note(inner.now(), &by.name, "send", detail).await?;
         courier.submit(&by.name, text).await.map_err(|e| match e {
             SubmitError::Invalid(what) => invalid(what),
@@ -591,7 +576,8 @@ fn invalid(what: impl Into<String>) -> Problem {
 }
 
 fn unknown(run: RunId) -> Problem {
-    Problem::new(ProblemKind::NotFound, format!("there is no run {run}")).hint("it may have been pruned; `mainstay runs list` shows those that are kept")
+    Problem::new(ProblemKind::NotFound, format!("there is no run {run}"))
+        .hint("it may have been pruned; `mainstay runs list` shows those that are kept")
 }
 
 fn stopping() -> Problem {

@@ -50,10 +50,7 @@ pub struct History {
 impl Default for History {
     /// A month answers "what happened since the last release", a gigabyte fits any machine that is a hub.
     fn default() -> Self {
-        Self {
-            age: Duration::from_secs(30 * 24 * 3600),
-            bytes: 1 << 30,
-        }
+        Self { age: Duration::from_secs(30 * 24 * 3600), bytes: 1 << 30 }
     }
 }
 
@@ -193,9 +190,7 @@ impl Inner {
         errors.since_trim += 1;
         if errors.since_trim >= MAX_ERRORS / 10 {
             errors.since_trim = 0;
-            self.shelf
-                .trim(ERRORS, Some(errors.last.saturating_sub(MAX_ERRORS)))
-                .await?;
+            self.shelf.trim(ERRORS, Some(errors.last.saturating_sub(MAX_ERRORS))).await?;
         }
         Ok(())
     }

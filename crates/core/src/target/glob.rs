@@ -60,11 +60,7 @@ fn class(rest: &str) -> Option<Class<'_>> {
     // A `]` right at the beginning is a member, as everywhere.
     let skip = usize::from(rest[start..].starts_with(']'));
     let end = start + skip + rest[start + skip..].find(']')?;
-    Some(Class {
-        members: &rest[start..end],
-        negated,
-        length: end + 1,
-    })
+    Some(Class { members: &rest[start..end], negated, length: end + 1 })
 }
 
 impl Class<'_> {
@@ -127,10 +123,7 @@ mod tests {
         let pattern = "*a".repeat(2_000) + "b";
         assert!(!glob_matches(&pattern, &"a".repeat(4_000)));
         assert!(!glob_matches(&"[".repeat(50_000), &"[".repeat(49_999)));
-        assert!(!glob_matches(
-            &("*".to_owned() + &"[a".repeat(2_000) + "]"),
-            &"b".repeat(2_000)
-        ));
+        assert!(!glob_matches(&("*".to_owned() + &"[a".repeat(2_000) + "]"), &"b".repeat(2_000)));
     }
 
     /// The same by trying everything; classes only as `[ab]`.

@@ -32,23 +32,10 @@ enum Token {
 
 pub(super) fn parse(text: &str) -> Result<Expr, TargetError> {
     if text.len() > MAX_TEXT {
-        let message = format!(
-            "the expression has {} bytes; at most {MAX_TEXT} are taken",
-            text.len()
-        );
-        return Err(error(
-            text,
-            0,
-            message,
-            Some("give the nodes a label and use that".into()),
-        ));
+        let message = format!("the expression has {} bytes; at most {MAX_TEXT} are taken", text.len());
+        return Err(error(text, 0, message, Some("give the nodes a label and use that".into())));
     }
-    let mut parser = Parser {
-        text,
-        tokens: tokens(text)?,
-        next: 0,
-        depth: 0,
-    };
+    let mut parser = Parser { text, tokens: tokens(text)?, next: 0, depth: 0 };
     let expr = parser.or()?;
     match parser.peek() {
         None => Ok(expr),
@@ -58,12 +45,7 @@ pub(super) fn parse(text: &str) -> Result<Expr, TargetError> {
 }
 
 fn error(text: &str, offset: usize, message: impl Into<String>, hint: Option<String>) -> TargetError {
-    TargetError {
-        message: message.into(),
-        offset,
-        column: text[..offset].chars().count() + 1,
-        hint,
-    }
+    TargetError { message: message.into(), offset, column: text[..offset].chars().count() + 1, hint }
 }
 
 /// The tokens, each with the offset where it begins.
@@ -83,10 +65,7 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token)>, TargetError> {
             '=' | '<' | '>' | '!' => sign(&text[at..]),
             _ => {
                 let word = bare_word(&text[at..]);
-                let token = Token::Word {
-                    text: word.to_owned(),
-                    quoted: false,
-                };
+                let token = Token::Word { text: word.to_owned(), quoted: false };
                 (token, word.len())
             }
         };
@@ -129,10 +108,7 @@ fn quoted(text: &str, at: usize, quote: char) -> Result<(Token, usize), TargetEr
     while let Some((offset, c)) = chars.next() {
         match c {
             c if c == quote => {
-                let token = Token::Word {
-                    text: word,
-                    quoted: true,
-                };
+                let token = Token::Word { text: word, quoted: true };
                 return Ok((token, offset + 2));
             }
             '\\' => word.extend(chars.next().map(|(_, c)| c)),
@@ -236,12 +212,7 @@ impl Parser<'_> {
         }
         if side == Side::Fact && !FACTS.contains(&key) {
             let hint = format!("the facts are {}", FACTS.join(", "));
-            return Err(error(
-                self.text,
-                start,
-                format!("there is no fact {key:?}"),
-                Some(hint),
-            ));
+            return Err(error(self.text, start, format!("there is no fact {key:?}"), Some(hint)));
         }
         let is_order = !matches!(comparison, Comparison::Is | Comparison::IsNot);
         if is_order && side != Side::Label && FACTS.contains(&key) && !is_ordered(key) {
@@ -263,21 +234,11 @@ impl Parser<'_> {
                 break;
             }
             if is_order {
-                return Err(error(
-                    self.text,
-                    comma,
-                    "an order compares with one value only",
-                    None,
-                ));
+                return Err(error(self.text, comma, "an order compares with one value only", None));
             }
         }
         self.end_of_list("a value")?;
-        Ok(Expr::Condition(Condition {
-            side,
-            key: key.to_owned(),
-            comparison,
-            values,
-        }))
+        Ok(Expr::Condition(Condition { side, key: key.to_owned(), comparison, values }))
     }
 
     fn name(&self, offset: usize, word: String, quoted: bool) -> Result<String, TargetError> {
@@ -297,6 +258,10 @@ impl Parser<'_> {
         if word.is_empty() || !word.chars().all(valid) {
             let message = format!("{word:?} is neither a node's name nor a glob of one");
             return Err(error(self.text, offset, message, foreign(&word)));
+        }
+        // As a glob it would stand for itself, and no node is called that.
+        if word.rfind('[') > word.rfind(']') {
+            return Err(error(self.text, offset, format!("the `[` in {word:?} is never closed"), None));
         }
         Ok(word)
     }
@@ -366,10 +331,7 @@ impl Parser<'_> {
             }
             None => "the end".to_owned(),
             Some((at, _)) => {
-                let end = self
-                    .tokens
-                    .get(self.next + 1)
-                    .map_or(self.text.len(), |(at, _)| *at);
+                let end = self.tokens.get(self.next + 1).map_or(self.text.len(), |(at, _)| *at);
                 format!("`{}`", self.text[*at..end].trim_end())
             }
         };
@@ -392,11 +354,7 @@ impl Parser<'_> {
 }
 
 fn one_or(mut parts: Vec<Expr>, join: impl Fn(Vec<Expr>) -> Expr) -> Expr {
-    if parts.len() == 1 {
-        parts.remove(0)
-    } else {
-        join(parts)
-    }
+    if parts.len() == 1 { parts.remove(0) } else { join(parts) }
 }
 
 /// What someone who comes from Salt or Ansible may have meant.
@@ -416,7 +374,5 @@ fn foreign(word: &str) -> Option<String> {
         return Some("write `and` and `or`".into());
     }
     let (key, value) = word.split_once(':')?;
-    Some(format!(
-        "write {key}={value} for a label, or {key},{value} for two names"
-    ))
+    Some(format!("write {key}={value} for a label, or {key},{value} for two names"))
 }

@@ -21,20 +21,11 @@ fn facts() -> Facts {
 }
 
 fn means(text: &str) -> bool {
-    let labels = [
-        ("role", "web"),
-        ("env", "prod"),
-        ("os", "Mine"),
-        ("rack", "r 7, \"left\""),
-        ("tier", "10"),
-    ]
-    .map(|(k, v)| (k.to_owned(), v.to_owned()))
-    .into();
-    let subject = Subject {
-        name: "web-01",
-        labels: &labels,
-        facts: &facts(),
-    };
+    let labels =
+        [("role", "web"), ("env", "prod"), ("os", "Mine"), ("rack", "r 7, \"left\""), ("tier", "10")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into();
+    let subject = Subject { name: "web-01", labels: &labels, facts: &facts() };
     let target = Target::parse(text).unwrap_or_else(|e| panic!("{text}: {e}"));
     target.matches(&subject)
 }
@@ -139,20 +130,15 @@ fn errors_point_at_the_place_and_say_what_to_do() {
         ("cpus>=1,2", 8, "one value", ""),
         ("r\u{e9}gion = x", 1, "neither a label nor a fact", ""),
         ("\"\"", 1, "neither a node's name", ""),
+        ("a,web-0[1", 3, "never closed", ""),
     ] {
         let error = Target::parse(text).expect_err(text);
         assert!(error.message.contains(message), "{text}: {error}");
         assert_eq!(error.column, column, "{text}: {error}");
-        assert!(
-            error.hint.clone().unwrap_or_default().contains(hint),
-            "{text}: {error:?}"
-        );
+        assert!(error.hint.clone().unwrap_or_default().contains(hint), "{text}: {error:?}");
     }
     let error = Target::parse("role=web andd x").unwrap_err();
-    assert_eq!(
-        error.excerpt("role=web andd x"),
-        "  role=web andd x\n           ^"
-    );
+    assert_eq!(error.excerpt("role=web andd x"), "  role=web andd x\n           ^");
 }
 
 #[test]
@@ -191,22 +177,13 @@ fn expr() -> impl Strategy<Value = Expr> {
         prop::sample::select(vec![Comparison::Is, Comparison::IsNot, Comparison::AtLeast]),
         prop::collection::vec(any::<String>(), 1..3),
     )
-        .prop_filter_map(
-            "no prefix, no order of a fact",
-            |(side, key, comparison, mut values)| {
-                if comparison == Comparison::AtLeast {
-                    values.truncate(1);
-                }
-                let reserved =
-                    key.starts_with("fact.") || key.starts_with("label.") || FACTS.contains(&&*key);
-                (!reserved).then_some(Expr::Condition(Condition {
-                    side,
-                    key,
-                    comparison,
-                    values,
-                }))
-            },
-        );
+        .prop_filter_map("no prefix, no order of a fact", |(side, key, comparison, mut values)| {
+            if comparison == Comparison::AtLeast {
+                values.truncate(1);
+            }
+            let reserved = key.starts_with("fact.") || key.starts_with("label.") || FACTS.contains(&&*key);
+            (!reserved).then_some(Expr::Condition(Condition { side, key, comparison, values }))
+        });
     let fact = ("8G|4|[0-9]{1,9}", prop::sample::select(vec!["cpus", "memory"])).prop_map(|(value, key)| {
         Expr::Condition(Condition {
             side: Side::Fact,

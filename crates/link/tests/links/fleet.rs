@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
@@ -33,15 +32,6 @@ pub(crate) fn id(key: &SigningKey) -> KeyId {
 
 pub(crate) fn name(text: &str) -> NodeName {
     text.parse().unwrap()
-}
-
-/// Times so short that a test may wait for them, and so long that a busy machine keeps them.
-pub(crate) fn hasty() -> Limits {
-    Limits {
-        admission: Duration::from_millis(1500),
-        stall: Duration::from_millis(1000),
-        ..Limits::default()
-    }
 }
 
 impl Fleet {
@@ -81,9 +71,7 @@ impl Fleet {
         limits: Limits,
     ) -> (TlsListener, SocketAddr) {
         let (ca, counters) = (self.ca.clone(), self.counters.clone());
-        let listener = TlsListener::bind("127.0.0.1:0", credentials, ca, limits, counters)
-            .await
-            .unwrap();
+        let listener = TlsListener::bind("127.0.0.1:0", credentials, ca, limits, counters).await.unwrap();
         let address = listener.local_addr().unwrap();
         (listener, address)
     }

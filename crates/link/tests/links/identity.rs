@@ -45,20 +45,11 @@ fn chains_that_do_not_lead_to_the_ca_are_refused() {
     // A leaf without its issuer, with the wrong one, and with the CA in its place.
     let chain = fleet.node_chain(&node, "n");
     assert!(untrusted(&chain[..1]));
-    assert!(untrusted(&[
-        chain[0].clone(),
-        other.hub_certificates.issuer.clone()
-    ]));
+    assert!(untrusted(&[chain[0].clone(), other.hub_certificates.issuer.clone()]));
     assert!(untrusted(&[chain[0].clone(), fleet.ca.der().clone()]));
-    assert_eq!(
-        fleet.ca.verify(&[self_signed(&node).unwrap()]),
-        Err(ChainError::Names)
-    );
+    assert_eq!(fleet.ca.verify(&[self_signed(&node).unwrap()]), Err(ChainError::Names));
     assert_eq!(fleet.ca.verify(&[] as &[Bytes]), Err(ChainError::Length(0)));
-    assert_eq!(
-        fleet.ca.verify(&vec![chain[0].clone(); 9]),
-        Err(ChainError::Length(9))
-    );
+    assert_eq!(fleet.ca.verify(&vec![chain[0].clone(); 9]), Err(ChainError::Length(9)));
     // The same issuer key under another root: the name fits, the signature does not.
     let forged = issue_hub(&key(8), id(&fleet.hub), &name("hub1")).unwrap();
     assert!(untrusted(&[forged.leaf]));
@@ -82,11 +73,7 @@ fn a_hub_cannot_make_hubs() {
     let below = issue_node(&node, leaf, id(&rogue), &name("m")).unwrap();
     assert!(matches!(fleet.ca.verify(&below), Err(ChainError::Untrusted(_))));
     let below = issue_node(&rogue, &made.issuer, id(&node), &name("m")).unwrap();
-    let chain = vec![
-        below[0].clone(),
-        made.issuer,
-        fleet.hub_certificates.issuer.clone(),
-    ];
+    let chain = vec![below[0].clone(), made.issuer, fleet.hub_certificates.issuer.clone()];
     assert!(matches!(fleet.ca.verify(&chain), Err(ChainError::Untrusted(_))));
 }
 
@@ -120,15 +107,8 @@ fn fingerprints_read_back_and_as_openssl_prints_them() {
     assert_eq!(text.parse(), Ok(fingerprint));
     let openssl = "sha256:BA:78:16:BF:8F:01:CF:EA:41:41:40:DE:5D:AE:22:23:B0:03:61:A3:96:17:7A:9C:B4:10:FF:61:F2:00:15:AD";
     assert_eq!(openssl.parse(), Ok(fingerprint));
-    for bad in [
-        "",
-        "sha256:",
-        "ba78",
-        &text[..70],
-        &format!("{text}0"),
-        &text.replace('b', "g"),
-        &text[7..],
-    ] {
+    for bad in ["", "sha256:", "ba78", &text[..70], &format!("{text}0"), &text.replace('b', "g"), &text[7..]]
+    {
         assert!(bad.parse::<Fingerprint>().is_err(), "{bad:?}");
     }
 }
@@ -138,13 +118,8 @@ fn keys_that_prove_nothing_are_no_identity() {
     // The neutral element: a signature for it verifies over any message.
     let mut weak = [0; 32];
     weak[0] = 1;
-    let leaf = issue_node(
-        &key(2),
-        &Bytes::new(),
-        mainstay_core::id::KeyId::from_bytes(weak),
-        &name("n"),
-    )
-    .unwrap();
+    let leaf =
+        issue_node(&key(2), &Bytes::new(), mainstay_core::id::KeyId::from_bytes(weak), &name("n")).unwrap();
     assert_eq!(key_in(&leaf[0]), Err(ChainError::Key));
     assert!(FleetCa::from_der(Bytes::from_static(b"not a certificate")).is_err());
     assert!(matches!(
@@ -180,9 +155,8 @@ async fn a_node_that_has_not_joined_is_known_by_its_key_and_finds_the_ca_by_its_
     let trust = Trust::Fingerprint(fleet.ca.fingerprint());
     let dialer = fleet.dialer_trusting(&credentials, trust, Limits::default());
     let address = address.to_string();
-    let (dialled, accepted) = tokio::join!(dialer.dial(&address), async {
-        listener.accept().await.handshake().await
-    });
+    let (dialled, accepted) =
+        tokio::join!(dialer.dial(&address), async { listener.accept().await.handshake().await });
     let dialled = dialled.unwrap();
     assert_eq!(dialled.ca.der(), fleet.ca.der());
     let peer = accepted.unwrap().peer;
@@ -194,16 +168,7 @@ async fn a_node_that_has_not_joined_is_known_by_its_key_and_finds_the_ca_by_its_
     let (listener, address) = other.listen(Limits::default()).await;
     let (dialled, _) = meet(&listener, &dialer, address).await;
     let error = dialled.err().unwrap();
-    assert!(
-        matches!(
-            &error,
-            DialError::Untrusted {
-                source: ChainError::NoSuchCa(_),
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert!(matches!(&error, DialError::Untrusted { source: ChainError::NoSuchCa(_), .. }), "{error:?}");
     assert!(!error.is_transient());
 }
 
@@ -219,13 +184,7 @@ async fn a_hub_that_shows_the_right_ca_but_is_not_of_it_is_refused() {
     let imposter = Credentials::new(other.hub.clone(), chain).unwrap();
     let (listener, address) = fleet.listen_as(&imposter, Limits::default()).await;
     let (dialled, accepted) = meet(&listener, &dialer, address).await;
-    assert!(matches!(
-        dialled,
-        Err(DialError::Untrusted {
-            source: ChainError::Untrusted(_),
-            ..
-        })
-    ));
+    assert!(matches!(dialled, Err(DialError::Untrusted { source: ChainError::Untrusted(_), .. })));
     assert!(accepted.is_err());
 }
 
@@ -233,18 +192,11 @@ async fn a_hub_that_shows_the_right_ca_but_is_not_of_it_is_refused() {
 async fn a_node_cannot_pass_itself_off_as_a_hub() {
     let fleet = Fleet::new(1);
     let rogue = key(8);
-    let (listener, address) = fleet
-        .listen_as(&fleet.node_credentials(&rogue, "hub1"), Limits::default())
-        .await;
+    let (listener, address) =
+        fleet.listen_as(&fleet.node_credentials(&rogue, "hub1"), Limits::default()).await;
     let dialer = fleet.dialer(&fleet.node_credentials(&key(9), "ship1"), Limits::default());
     let (dialled, accepted) = meet(&listener, &dialer, address).await;
-    assert!(matches!(
-        dialled,
-        Err(DialError::Untrusted {
-            source: ChainError::NotAHub,
-            ..
-        })
-    ));
+    assert!(matches!(dialled, Err(DialError::Untrusted { source: ChainError::NotAHub, .. })));
     assert!(accepted.is_err());
     assert_eq!(fleet.counted("handshake_failed"), 2);
 }

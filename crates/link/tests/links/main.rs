@@ -2,6 +2,7 @@
 
 mod conformance;
 mod fleet;
+mod framing;
 mod hostile;
 mod https;
 mod identity;

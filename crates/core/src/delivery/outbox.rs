@@ -1,0 +1,742 @@
+//! Messages of which this node is the origin: from acceptance to the one end, and the writing of the reply.
+//!
+//! ```text
+//!            commit            link            receiver's word         receiver's end
+//! Submit ───────────▶ queued ────────▶ sent ──────────────▶ accepted ─────────────────▶ ended
+//!                        │               │                                                ▲
+//!                        └── time is up ─┴──▶ ended, provisional unless it was never sent ┘
+//! ```
+//!
+//! Once a message was sent, an end that the origin decides alone is provisional: the receiver may have
+//! started it all the same, and its end supersedes. After a restart every message counts as sent, since
+//! sending is not recorded.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::record::{self, OutboxRow, ReplyRow};
+use super::shared::{Shared, Then, Timer};
+use super::window::Item;
+use super::{Draft, Effect, MessageStatus, Refusal, ReplyJob};
+use crate::envelope::{Audience, Body, Cancel, End, Payload, Piece, VERSION};
+use crate::frame::Verdict;
+use crate::id::{KeyId, MessageId};
+use crate::journal::{Class, Op, Table};
+use crate::outcome::{Outcome, Rejection};
+use crate::time::Timestamp;
+
+#[derive(Debug)]
+struct Entry {
+    row: OutboxRow,
+    /// It may have left this node.
+    sent: bool,
+    /// Pieces that came and are not written yet.
+    pieces: BTreeMap<u64, Piece>,
+    /// A reply is being planned or written.
+    replying: bool,
+    /// The receiver's end is being written. Until it is, or was refused, the row must not be written
+    /// again from here: what happens meanwhile to the reply is put off.
+    end_token: Option<u64>,
+    put_off: Vec<ReplyStep>,
+}
+
+#[derive(Debug)]
+enum ReplyStep {
+    Planned { upto: u64, mark: bytes::Bytes },
+    Written { upto: u64 },
+}
+
+impl Entry {
+    fn new(row: OutboxRow, sent: bool) -> Self {
+        Self { row, sent, pieces: BTreeMap::new(), replying: false, end_token: None, put_off: Vec::new() }
+    }
+}
+
+/// An origin whose disk is full lets answers wait at their senders for this long before they try again.
+const BUSY_RETRY_MS: u64 = 5_000;
+
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    entries: BTreeMap<MessageId, Entry>,
+    open: usize,
+    open_bytes: usize,
+    /// Closed messages, oldest first: history, bounded.
+    closed: std::collections::VecDeque<MessageId>,
+    /// Pieces whose commit is under way, with whom to acknowledge.
+    piece_tokens: HashMap<(MessageId, u64), u64>,
+}
+
+/// A peer that waits for our verdict on an envelope, and its sender if a receipt must go there as well.
+pub(super) type Waiting = (KeyId, MessageId, Option<KeyId>);
+
+#[derive(Debug)]
+pub(super) enum OutboxThen {
+    Submitted {
+        ticket: u64,
+        rows: Vec<(MessageId, OutboxRow)>,
+    },
+    Withdrawn {
+        ticket: u64,
+        id: MessageId,
+    },
+    /// The receiver's end is on disk.
+    Ended {
+        row: Box<OutboxRow>,
+        end: Box<End>,
+        waiting: Vec<Waiting>,
+    },
+    Piece {
+        id: MessageId,
+        piece: Piece,
+        waiting: Vec<Waiting>,
+    },
+    Marked {
+        job: Box<ReplyJob>,
+        mark: bytes::Bytes,
+    },
+    Written {
+        id: MessageId,
+    },
+    Nothing,
+}
+
+impl Outbox {
+    pub fn load(&mut self, shared: &mut Shared, id: MessageId, row: OutboxRow) {
+        let closed = row.closed;
+        let to = Audience::Node(row.to);
+        if !closed {
+            if row.outcome.is_none() {
+                self.open += 1;
+                self.open_bytes += row.envelope.len();
+                if !row.accepted {
+                    shared.owe(to, Item::Message(id));
+                    shared.at(row.expires, Timer::GiveUp(id));
+                }
+                if row.withdrawn {
+                    shared.owe(to, Item::Cancel(id));
+                }
+            }
+        } else {
+            self.closed.push_back(id);
+        }
+        self.entries.insert(id, Entry::new(row, true));
+    }
+
+    pub fn load_piece(&mut self, id: MessageId, piece: Piece) -> Option<Op> {
+        match self.entries.get_mut(&id) {
+            Some(entry) if piece.seq > entry.row.written => {
+                entry.pieces.insert(piece.seq, piece);
+                None
+            }
+            // Written, or of a message that is gone: the row outlived its use.
+            _ => Some(record::delete(Table::Replies, record::reply_key(&id, piece.seq))),
+        }
+    }
+
+    /// Goes on with replies that a crash interrupted.
+    pub fn resume(&mut self, shared: &mut Shared) {
+        let ids: Vec<_> = self.entries.iter().filter(|(_, e)| !e.row.closed).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(entry) = self.entries.get_mut(&id) else {
+                continue;
+            };
+            if let Some((upto, mark)) = entry.row.writing.clone() {
+                entry.replying = true;
+                if let Some(job) = job(id, entry, upto) {
+                    shared.out.push(Effect::WriteReply { job: Box::new(job), mark });
+                }
+            } else {
+                self.advance_reply(shared, id);
+            }
+        }
+    }
+
+    pub fn open_count(&self) -> usize {
+        self.open
+    }
+
+    pub fn submit(&mut self, shared: &mut Shared, now: Timestamp, ticket: u64, drafts: Vec<Draft>) {
+        let bytes: usize = drafts.iter().map(|d| d.request.data.len() + 1024).sum();
+        if self.open + drafts.len() > shared.limits.outbox_messages
+            || self.open_bytes + bytes > shared.limits.outbox_bytes
+        {
+            let refusal = Refusal::QueueFull { messages: self.open };
+            shared.out.push(Effect::Answered { ticket, result: Err(refusal) });
+            return;
+        }
+        let mut rows = Vec::with_capacity(drafts.len());
+        let mut ops = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            let row = row_of(shared, now, &draft);
+            ops.push(record::put(Table::Outbox, record::message_key(&draft.id), &row));
+            rows.push((draft.id, row));
+        }
+        // No room is kept here for the answers: on a full disk they wait at their senders, who kept it.
+        let then = Then::Outbox(OutboxThen::Submitted { ticket, rows });
+        shared.commit(Class::New { reserve: 0 }, ops, then);
+    }
+
+    pub fn committed(
+        &mut self,
+        shared: &mut Shared,
+        now: Timestamp,
+        then: OutboxThen,
+        result: Result<(), String>,
+    ) {
+        match then {
+            OutboxThen::Submitted { ticket, rows } => {
+                let result = match result {
+                    Ok(()) => Ok(rows.iter().map(|(id, _)| *id).collect()),
+                    Err(why) => Err(Refusal::Storage(why)),
+                };
+                if result.is_ok() {
+                    for (id, row) in rows {
+                        self.accept(shared, id, row);
+                    }
+                }
+                shared.out.push(Effect::Answered { ticket, result });
+            }
+            OutboxThen::Withdrawn { ticket, id } => {
+                shared.out.push(Effect::Answered { ticket, result: Ok(vec![id]) });
+                if let Some(entry) = self.entries.get(&id)
+                    && entry.row.outcome.is_none()
+                {
+                    shared.owe(Audience::Node(entry.row.to), Item::Cancel(id));
+                }
+            }
+            OutboxThen::Ended { row, end, waiting } => {
+                self.end_stored(shared, now, *row, *end, waiting, result)
+            }
+            OutboxThen::Piece { id, piece, waiting } => {
+                self.piece_tokens.remove(&(id, piece.seq));
+                if let Err(reason) = result {
+                    busy(shared, waiting, &reason);
+                    return;
+                }
+                acknowledge(shared, now, waiting);
+                if let Some(entry) = self.entries.get_mut(&id) {
+                    entry.pieces.insert(piece.seq, piece);
+                }
+                self.advance_reply(shared, id);
+            }
+            OutboxThen::Nothing => {}
+            OutboxThen::Marked { job, mark } => shared.out.push(Effect::WriteReply { job, mark }),
+            OutboxThen::Written { id } => {
+                if let Some(entry) = self.entries.get_mut(&id) {
+                    entry.replying = false;
+                }
+                self.advance_reply(shared, id);
+            }
+        }
+    }
+
+    fn accept(&mut self, shared: &mut Shared, id: MessageId, row: OutboxRow) {
+        self.open += 1;
+        self.open_bytes += row.envelope.len();
+        let to = Audience::Node(row.to);
+        shared.at(row.expires, Timer::GiveUp(id));
+        self.entries.insert(id, Entry::new(row, false));
+        shared.owe(to, Item::Message(id));
+    }
+
+    /// The signed request, for sending.
+    pub fn envelope(&mut self, id: &MessageId) -> Option<bytes::Bytes> {
+        let entry = self.entries.get_mut(id).filter(|e| e.row.outcome.is_none())?;
+        entry.sent = true;
+        Some(entry.row.envelope.clone())
+    }
+
+    pub fn cancel_envelope(
+        &self,
+        shared: &Shared,
+        now: Timestamp,
+        id: &MessageId,
+    ) -> Option<(MessageId, bytes::Bytes)> {
+        let row = &self.entries.get(id)?.row;
+        let body = Body {
+            v: VERSION,
+            crit: Vec::new(),
+            id: id.of_answer("cancel", 0),
+            from: shared.me,
+            to: Audience::Node(row.to),
+            issued: now,
+            expires: Some(row.expires),
+            order: None,
+            fence: None,
+            payload: Payload::Cancel(Cancel { re: *id, run: None }),
+        };
+        Some((body.id, shared.seal(&body)))
+    }
+
+    pub fn audience(&self, id: &MessageId) -> Option<Audience> {
+        self.entries.get(id).map(|entry| Audience::Node(entry.row.to))
+    }
+
+    /// What the peer at the other end of the link said to one of our requests.
+    pub fn verdict(
+        &mut self,
+        shared: &mut Shared,
+        now: Timestamp,
+        peer: KeyId,
+        id: MessageId,
+        verdict: Verdict,
+    ) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        let to = Audience::Node(entry.row.to);
+        let by_audience = peer == entry.row.to;
+        match verdict {
+            Verdict::Busy { retry_ms, .. } => {
+                let wait = std::time::Duration::from_millis(retry_ms.clamp(50, 600_000));
+                shared.park_busy(now + wait, to, Item::Message(id));
+            }
+            Verdict::Accepted | Verdict::Held if !entry.row.command => {
+                shared.settle(to, Item::Message(id));
+                self.end(shared, now, id, Outcome::Sent, false);
+            }
+            Verdict::Accepted if by_audience => self.accepted(shared, id),
+            Verdict::Accepted | Verdict::Held => shared.park_held(now, to, Item::Message(id)),
+            Verdict::Refused(why) => self.refused(shared, now, id, why, by_audience),
+        }
+    }
+
+    /// The receiver has it on its disk.
+    pub fn accepted(&mut self, shared: &mut Shared, id: MessageId) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        shared.settle(Audience::Node(entry.row.to), Item::Message(id));
+        if entry.row.outcome.is_none() && !entry.row.accepted && entry.end_token.is_none() {
+            entry.row.accepted = true;
+            let op = record::put(Table::Outbox, record::message_key(&id), &entry.row);
+            // Lost in a crash, it is asked again and answered again.
+            shared.commit_lazily(vec![op]);
+        }
+    }
+
+    /// The receiver, or a relay on the way, will never take it.
+    pub fn refused(
+        &mut self,
+        shared: &mut Shared,
+        now: Timestamp,
+        id: MessageId,
+        why: Rejection,
+        by_audience: bool,
+    ) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        shared.settle(Audience::Node(entry.row.to), Item::Message(id));
+        if (entry.row.accepted && by_audience) || entry.end_token.is_some() {
+            return;
+        }
+        let outcome = match why {
+            Rejection::UnknownNode if entry.row.accepted => Outcome::Lost,
+            why => Outcome::of_refusal(why),
+        };
+        self.end(shared, now, id, outcome, !by_audience);
+    }
+
+    /// The node is gone from the fleet: what it accepted is lost, what it did not cannot be delivered.
+    pub fn node_gone(&mut self, shared: &mut Shared, now: Timestamp, key: KeyId) {
+        let ids: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| e.row.to == key && e.row.outcome.is_none() && e.end_token.is_none())
+            .map(|(id, e)| (*id, e.row.accepted))
+            .collect();
+        for (id, accepted) in ids {
+            let outcome = if accepted {
+                Outcome::Lost
+            } else {
+                Outcome::Undeliverable("its node was removed from the fleet".into())
+            };
+            self.end(shared, now, id, outcome, false);
+        }
+    }
+
+    /// Time is up.
+    pub fn give_up(&mut self, shared: &mut Shared, now: Timestamp, id: MessageId) {
+        let Some(entry) = self.entries.get(&id) else {
+            return;
+        };
+        if entry.row.outcome.is_some() || entry.row.accepted || entry.end_token.is_some() {
+            return;
+        }
+        let outcome = match entry.row.attempts {
+            Some(n) => Outcome::Undeliverable(format!("no acknowledgement after {n} attempts")),
+            None => Outcome::Expired,
+        };
+        let provisional = entry.sent;
+        shared.settle(Audience::Node(entry.row.to), Item::Message(id));
+        self.end(shared, now, id, outcome, provisional);
+    }
+
+    pub fn withdraw(&mut self, shared: &mut Shared, now: Timestamp, ticket: u64, id: MessageId) {
+        let refusal = match self.entries.get(&id) {
+            None => Some(Refusal::NoSuchMessage(id)),
+            Some(Entry { row: OutboxRow { outcome: Some(outcome), .. }, .. }) => {
+                Some(Refusal::HasEnded(outcome.clone()))
+            }
+            Some(entry) if entry.end_token.is_some() => {
+                Some(Refusal::Storage("its end has come and is being written".into()))
+            }
+            Some(_) => None,
+        };
+        if let Some(refusal) = refusal {
+            shared.out.push(Effect::Answered { ticket, result: Err(refusal) });
+            return;
+        }
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        entry.row.withdrawn = true;
+        if entry.sent {
+            let op = record::put(Table::Outbox, record::message_key(&id), &entry.row);
+            let then = Then::Outbox(OutboxThen::Withdrawn { ticket, id });
+            shared.commit(Class::Owed { release: 0 }, vec![op], then);
+        } else {
+            shared.settle(Audience::Node(entry.row.to), Item::Message(id));
+            self.end(shared, now, id, Outcome::Cancelled, false);
+            let then = Then::Outbox(OutboxThen::Withdrawn { ticket, id });
+            shared.commit(Class::Owed { release: 0 }, Vec::new(), then);
+        }
+    }
+
+    /// The receiver's end arrived.
+    pub fn received_end(
+        &mut self,
+        shared: &mut Shared,
+        now: Timestamp,
+        from: KeyId,
+        end: End,
+        waiting: Waiting,
+    ) {
+        let Some(entry) = self.entries.get_mut(&end.re).filter(|entry| entry.row.to == from) else {
+            // Of a message that is no longer known here: it can be let go of.
+            acknowledge(shared, now, vec![waiting]);
+            return;
+        };
+        if let Some(token) = entry.end_token {
+            if let Some(Then::Outbox(OutboxThen::Ended { waiting: all, .. })) = shared.waiting_mut(token) {
+                all.push(waiting);
+            }
+            return;
+        }
+        if entry.row.outcome.is_some() && !entry.row.provisional {
+            acknowledge(shared, now, vec![waiting]);
+            return;
+        }
+        let id = end.re;
+        let mut row = entry.row.clone();
+        row.accepted = true;
+        row.outcome = Some(end.outcome.clone());
+        row.provisional = false;
+        row.last_seq = Some(end.last_seq);
+        row.envelope = bytes::Bytes::new();
+        row.closed = row.reply.is_none();
+        let mut ops = vec![record::put(Table::Outbox, record::message_key(&id), &row)];
+        for piece in new_pieces(entry, &end) {
+            let key = record::reply_key(&id, piece.seq);
+            ops.push(record::put(Table::Replies, key, &ReplyRow { piece: piece.clone() }));
+        }
+        let then = OutboxThen::Ended { row: Box::new(row), end: Box::new(end), waiting: vec![waiting] };
+        entry.end_token = Some(shared.commit(Class::New { reserve: 0 }, ops, Then::Outbox(then)));
+    }
+
+    fn end_stored(
+        &mut self,
+        shared: &mut Shared,
+        now: Timestamp,
+        row: OutboxRow,
+        end: End,
+        waiting: Vec<Waiting>,
+        result: Result<(), String>,
+    ) {
+        let id = end.re;
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        entry.end_token = None;
+        if let Err(reason) = result {
+            busy(shared, waiting, &reason);
+            shared.at(entry.row.expires.max(now), Timer::GiveUp(id));
+        } else {
+            for piece in new_pieces(entry, &end) {
+                entry.pieces.insert(piece.seq, piece);
+            }
+            self.note_end(shared, now, id, row);
+            acknowledge(shared, now, waiting);
+        }
+        let put_off = self.entries.get_mut(&id).map(|entry| std::mem::take(&mut entry.put_off));
+        for step in put_off.unwrap_or_default() {
+            match step {
+                ReplyStep::Planned { upto, mark } => self.reply_planned(shared, id, upto, mark),
+                ReplyStep::Written { upto } => self.reply_written(shared, id, upto),
+            }
+        }
+        self.advance_reply(shared, id);
+    }
+
+    /// A piece of output arrived.
+    pub fn received_piece(
+        &mut self,
+        shared: &mut Shared,
+        now: Timestamp,
+        from: KeyId,
+        re: MessageId,
+        piece: Piece,
+        waiting: Waiting,
+    ) {
+        let Some(entry) = self.entries.get_mut(&re).filter(|entry| entry.row.to == from) else {
+            acknowledge(shared, now, vec![waiting]);
+            return;
+        };
+        if entry.row.reply.is_none()
+            || piece.seq <= entry.row.written
+            || entry.pieces.contains_key(&piece.seq)
+        {
+            acknowledge(shared, now, vec![waiting]);
+            return;
+        }
+        if let Some(token) = self.piece_tokens.get(&(re, piece.seq)) {
+            if let Some(Then::Outbox(OutboxThen::Piece { waiting: all, .. })) = shared.waiting_mut(*token) {
+                all.push(waiting);
+            }
+            return;
+        }
+        let op = record::put(
+            Table::Replies,
+            record::reply_key(&re, piece.seq),
+            &ReplyRow { piece: piece.clone() },
+        );
+        let seq = piece.seq;
+        let then = Then::Outbox(OutboxThen::Piece { id: re, piece, waiting: vec![waiting] });
+        let token = shared.commit(Class::Owed { release: 0 }, vec![op], then);
+        self.piece_tokens.insert((re, seq), token);
+    }
+
+    /// An end that this node decides alone.
+    fn end(
+        &mut self,
+        shared: &mut Shared,
+        now: Timestamp,
+        id: MessageId,
+        outcome: Outcome,
+        provisional: bool,
+    ) {
+        let Some(entry) = self.entries.get(&id) else {
+            return;
+        };
+        if entry.row.outcome.is_some() && !entry.row.provisional {
+            return;
+        }
+        let mut row = entry.row.clone();
+        row.outcome = Some(outcome);
+        row.provisional = provisional;
+        row.envelope = bytes::Bytes::new();
+        row.closed = !provisional;
+        let mut ops = vec![record::put(Table::Outbox, record::message_key(&id), &row)];
+        self.note_end(shared, now, id, row);
+        self.forget_history(shared, &mut ops);
+        shared.commit(Class::Owed { release: 0 }, ops, Then::Outbox(OutboxThen::Nothing));
+    }
+
+    /// Brings memory to the row that ends a message.
+    fn note_end(&mut self, shared: &mut Shared, now: Timestamp, id: MessageId, row: OutboxRow) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        if entry.row.outcome.is_none() {
+            self.open -= 1;
+            self.open_bytes = self.open_bytes.saturating_sub(entry.row.envelope.len());
+        }
+        if row.closed && !entry.row.closed {
+            self.closed.push_back(id);
+        }
+        entry.row = row;
+        let to = Audience::Node(entry.row.to);
+        shared.not_at(entry.row.expires, Timer::GiveUp(id));
+        shared.settle(to, Item::Message(id));
+        shared.settle(to, Item::Cancel(id));
+        shared.out.push(Effect::Ended {
+            id,
+            to: entry.row.to_name.clone(),
+            method: entry.row.method.clone(),
+            outcome: entry.row.outcome.clone().unwrap_or(Outcome::Sent),
+            provisional: entry.row.provisional,
+            after: now.since(entry.row.created),
+        });
+    }
+
+    fn forget_history(&mut self, shared: &Shared, ops: &mut Vec<Op>) {
+        while self.closed.len() > shared.limits.history {
+            if let Some(id) = self.closed.pop_front() {
+                self.entries.remove(&id);
+                ops.push(record::delete(Table::Outbox, record::message_key(&id)));
+            }
+        }
+    }
+
+    /// Writes what has come and is not written, if it may be.
+    fn advance_reply(&mut self, shared: &mut Shared, id: MessageId) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        if entry.row.closed || entry.replying || entry.end_token.is_some() || entry.row.reply.is_none() {
+            return;
+        }
+        let mut upto = entry.row.written;
+        while entry.pieces.contains_key(&(upto + 1)) {
+            upto += 1;
+        }
+        let complete = entry.row.last_seq == Some(upto);
+        let some = upto > entry.row.written;
+        if complete || (some && !entry.row.reply_whole) {
+            entry.replying = true;
+            if let Some(job) = job(id, entry, upto) {
+                shared.out.push(Effect::PlanReply(Box::new(job)));
+            }
+        }
+    }
+
+    pub fn reply_planned(&mut self, shared: &mut Shared, id: MessageId, upto: u64, mark: bytes::Bytes) {
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.replying) else {
+            return;
+        };
+        if entry.end_token.is_some() {
+            entry.put_off.push(ReplyStep::Planned { upto, mark });
+            return;
+        }
+        entry.row.writing = Some((upto, mark.clone()));
+        if let Some(job) = job(id, entry, upto) {
+            let op = record::put(Table::Outbox, record::message_key(&id), &entry.row);
+            let then = Then::Outbox(OutboxThen::Marked { job: Box::new(job), mark });
+            shared.commit(Class::Owed { release: 0 }, vec![op], then);
+        }
+    }
+
+    pub fn reply_written(&mut self, shared: &mut Shared, id: MessageId, upto: u64) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        if entry.end_token.is_some() {
+            entry.put_off.push(ReplyStep::Written { upto });
+            return;
+        }
+        let mut ops: Vec<Op> = (entry.row.written + 1..=upto)
+            .map(|seq| record::delete(Table::Replies, record::reply_key(&id, seq)))
+            .collect();
+        entry.row.written = entry.row.written.max(upto);
+        entry.row.writing = None;
+        entry.pieces = entry.pieces.split_off(&(upto + 1));
+        if entry.row.last_seq == Some(entry.row.written) && !entry.row.closed {
+            entry.row.closed = true;
+            self.closed.push_back(id);
+        }
+        ops.push(record::put(Table::Outbox, record::message_key(&id), &entry.row));
+        self.forget_history(shared, &mut ops);
+        let then = Then::Outbox(OutboxThen::Written { id });
+        shared.commit(Class::Owed { release: 0 }, ops, then);
+    }
+
+    /// Closes ends that were provisional for so long that nothing can supersede them any more.
+    pub fn sweep(&mut self, shared: &mut Shared, now: Timestamp) {
+        let over = crate::envelope::MAX_LIFETIME + super::CLOCK_SLACK;
+        let mut ops = Vec::new();
+        for (id, entry) in &mut self.entries {
+            if entry.row.provisional && !entry.row.closed && now.since(entry.row.expires) > over {
+                entry.row.closed = true;
+                self.closed.push_back(*id);
+                ops.push(record::put(Table::Outbox, record::message_key(id), &entry.row));
+            }
+        }
+        self.forget_history(shared, &mut ops);
+        if !ops.is_empty() {
+            shared.commit_lazily(ops);
+        }
+    }
+
+    pub fn status(&self) -> impl Iterator<Item = MessageStatus> {
+        self.entries.iter().rev().map(|(id, entry)| MessageStatus {
+            id: *id,
+            to: entry.row.to_name.clone(),
+            method: entry.row.method.clone(),
+            run: None,
+            outcome: entry.row.outcome.clone(),
+            provisional: entry.row.provisional,
+            accepted: entry.row.accepted,
+        })
+    }
+}
+
+fn acknowledge(shared: &mut Shared, now: Timestamp, waiting: Vec<Waiting>) {
+    for (peer, id, sender) in waiting {
+        shared.ack(peer, id, Verdict::Accepted);
+        if let Some(sender) = sender {
+            shared.receipt(now, sender, id, None);
+        }
+    }
+}
+
+fn busy(shared: &mut Shared, waiting: Vec<Waiting>, reason: &str) {
+    for (peer, id, _) in waiting {
+        shared.ack(peer, id, Verdict::Busy { reason: reason.to_owned(), retry_ms: BUSY_RETRY_MS });
+    }
+}
+
+/// The pieces of an end that have not come before, for a message whose output someone wants.
+fn new_pieces(entry: &Entry, end: &End) -> Vec<Piece> {
+    let wanted = |piece: &&Piece| {
+        entry.row.reply.is_some() && piece.seq > entry.row.written && !entry.pieces.contains_key(&piece.seq)
+    };
+    end.tail.iter().filter(wanted).cloned().collect()
+}
+
+fn job(id: MessageId, entry: &Entry, upto: u64) -> Option<ReplyJob> {
+    let pieces = entry.pieces.range(entry.row.written + 1..=upto).map(|(_, piece)| piece.clone()).collect();
+    let last = entry.row.last_seq == Some(upto);
+    Some(ReplyJob {
+        id,
+        from: entry.row.to_name.clone(),
+        reply: entry.row.reply.clone()?,
+        pieces,
+        upto,
+        outcome: if last { entry.row.outcome.clone() } else { None },
+    })
+}
+
+fn row_of(shared: &Shared, now: Timestamp, draft: &Draft) -> OutboxRow {
+    let body = Body {
+        v: VERSION,
+        crit: Vec::new(),
+        id: draft.id,
+        from: shared.me,
+        to: Audience::Node(draft.to),
+        issued: now,
+        expires: Some(draft.expires),
+        order: None,
+        fence: None,
+        payload: Payload::Request(draft.request.clone()),
+    };
+    OutboxRow {
+        to: draft.to,
+        to_name: draft.to_name.clone(),
+        method: draft.request.method.clone(),
+        command: draft.request.command,
+        created: now,
+        expires: draft.expires,
+        envelope: shared.seal(&body),
+        attempts: draft.attempts,
+        reply: draft.reply.clone(),
+        reply_whole: draft.reply_whole,
+        accepted: false,
+        withdrawn: false,
+        outcome: None,
+        provisional: false,
+        last_seq: None,
+        written: 0,
+        writing: None,
+        closed: false,
+    }
+}

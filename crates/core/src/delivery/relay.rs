@@ -1,0 +1,158 @@
+//! Envelopes that a hub holds for nodes, so that sender and receiver need never be online together.
+//!
+//! A held envelope is only ever let go of when its receiver says that it is on its own disk, when its time is
+//! over, or when the receiver is gone. The sender keeps its copy regardless until the receiver's own word.
+
+use std::collections::BTreeMap;
+
+use super::record::{self, RelayKey, RelayRow};
+use super::shared::{Shared, Then};
+use super::window::Item;
+use super::{CLOCK_SLACK, Incoming};
+use crate::envelope::Audience;
+use crate::frame::{Data, Verdict};
+use crate::id::{KeyId, MessageId};
+use crate::journal::{Class, Table};
+use crate::time::Timestamp;
+
+/// A hub whose disk or queue is full asks senders to come again after this.
+const BUSY_RETRY_MS: u64 = 5_000;
+
+#[derive(Debug, Default)]
+pub(super) struct Relay {
+    held: BTreeMap<RelayKey, Held>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Held {
+    row: RelayRow,
+    /// Its commit is under way, and these peers wait for the word.
+    waiting: Vec<(KeyId, MessageId)>,
+    stored: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum RelayThen {
+    Stored(RelayKey),
+}
+
+impl Relay {
+    pub fn load(&mut self, shared: &mut Shared, key: RelayKey, row: RelayRow) {
+        self.bytes += row.envelope.len();
+        self.held.insert(key, Held { row, waiting: Vec::new(), stored: true });
+        shared.owe(Audience::Node(key.to), Item::Relayed(key));
+    }
+
+    pub fn count(&self) -> usize {
+        self.held.len()
+    }
+
+    pub fn take(&mut self, shared: &mut Shared, incoming: Incoming, to: KeyId) {
+        let body = &incoming.verified.body;
+        let key = RelayKey { to, from: body.from, id: body.id };
+        if let Some(held) = self.held.get_mut(&key) {
+            if held.stored {
+                shared.ack(incoming.peer, body.id, Verdict::Held);
+            } else {
+                held.waiting.push((incoming.peer, body.id));
+            }
+            return;
+        }
+        let size = incoming.data.envelope.len();
+        let full = if shared.owed_to(Audience::Node(to)) >= shared.limits.relay_messages_per_node {
+            Some("the queue of its receiver is full")
+        } else if self.bytes + size > shared.limits.relay_bytes {
+            Some("the relay's queue is full")
+        } else {
+            None
+        };
+        if let Some(reason) = full {
+            let verdict = Verdict::Busy { reason: reason.into(), retry_ms: BUSY_RETRY_MS };
+            shared.ack(incoming.peer, body.id, verdict);
+            return;
+        }
+        let row =
+            RelayRow { envelope: incoming.data.envelope, chain: incoming.data.chain, expires: body.expires };
+        let op = record::put(Table::Relay, record::relay_key(&key), &row);
+        self.bytes += size;
+        self.held.insert(key, Held { row, waiting: vec![(incoming.peer, body.id)], stored: false });
+        shared.commit(Class::New { reserve: 0 }, vec![op], Then::Relay(RelayThen::Stored(key)));
+        // Passed on at once: that it is held is told only when it is, but its receiver need not wait for that.
+        shared.owe(Audience::Node(to), Item::Relayed(key));
+    }
+
+    pub fn committed(&mut self, shared: &mut Shared, then: RelayThen, result: Result<(), String>) {
+        let RelayThen::Stored(key) = then;
+        let Some(held) = self.held.get_mut(&key) else {
+            return;
+        };
+        let waiting = std::mem::take(&mut held.waiting);
+        held.stored = true;
+        let verdict = match result {
+            Ok(()) => Verdict::Held,
+            Err(reason) => {
+                self.forget(shared, &key);
+                Verdict::Busy { reason, retry_ms: BUSY_RETRY_MS }
+            }
+        };
+        for (peer, id) in waiting {
+            shared.ack(peer, id, verdict.clone());
+        }
+    }
+
+    pub fn data(&self, key: &RelayKey) -> Option<Data> {
+        let row = &self.held.get(key)?.row;
+        Some(Data { envelope: row.envelope.clone(), chain: row.chain.clone() })
+    }
+
+    /// What its receiver said.
+    pub fn verdict(&mut self, shared: &mut Shared, now: Timestamp, key: RelayKey, verdict: Verdict) {
+        match verdict {
+            Verdict::Busy { retry_ms, .. } => {
+                let wait = std::time::Duration::from_millis(retry_ms.clamp(50, 600_000));
+                shared.park_busy(now + wait, Audience::Node(key.to), Item::Relayed(key));
+            }
+            Verdict::Accepted | Verdict::Held | Verdict::Refused(_) => self.let_go(shared, key),
+        }
+    }
+
+    fn let_go(&mut self, shared: &mut Shared, key: RelayKey) {
+        // Its commit may still be under way: whoever waits for that word gets a true one all the same, since
+        // the receiver has it. The delete comes after the put in the same journal.
+        if let Some(held) = self.held.get(&key) {
+            for (peer, id) in held.waiting.clone() {
+                shared.ack(peer, id, Verdict::Held);
+            }
+            self.forget(shared, &key);
+            shared.commit_lazily(vec![record::delete(Table::Relay, record::relay_key(&key))]);
+        }
+    }
+
+    fn forget(&mut self, shared: &mut Shared, key: &RelayKey) {
+        if let Some(held) = self.held.remove(key) {
+            self.bytes -= held.row.envelope.len();
+        }
+        shared.settle(Audience::Node(key.to), Item::Relayed(*key));
+    }
+
+    pub fn node_gone(&mut self, shared: &mut Shared, node: KeyId) {
+        let keys: Vec<_> = self.held.keys().filter(|key| key.to == node).copied().collect();
+        for key in keys {
+            self.let_go(shared, key);
+        }
+    }
+
+    /// Requests whose time is over need not be delivered: their receiver would refuse them.
+    pub fn sweep(&mut self, shared: &mut Shared, now: Timestamp) {
+        let over: Vec<_> = self
+            .held
+            .iter()
+            .filter(|(_, held)| held.row.expires.is_some_and(|end| now > end + CLOCK_SLACK))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in over {
+            self.let_go(shared, key);
+        }
+    }
+}

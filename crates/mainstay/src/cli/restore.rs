@@ -1,0 +1,26 @@
+//! `mainstay restore`: a hub's state from a backup.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use mainstay_control::view::{Problem, ProblemKind};
+
+use super::Done;
+use super::screen::Screen;
+use crate::config::data_dir;
+
+/// Puts a backup in place as the state of a hub on this machine, which must not have one yet.
+#[derive(Args)]
+#[command(after_help = "Example:\n  mainstay restore /backup/hub-2026-11-20 --data /var/lib/mainstay")]
+pub(super) struct RestoreArgs {
+    /// The backup
+    file: PathBuf,
+    /// The data directory to fill [default: /var/lib/mainstay for root, else ~/.local/share/mainstay]
+    #[arg(long, value_name = "DIR", env = "MAINSTAY_DATA")]
+    data: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &RestoreArgs, _screen: &mut Screen) -> Done {
+    let data = args.data.clone().unwrap_or_else(data_dir::default);
+    Err(Problem::new(ProblemKind::Internal, format!("{} to {}", args.file.display(), data.display())).into())
+}
