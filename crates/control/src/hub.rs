@@ -63,6 +63,12 @@ pub struct Hub {
     _last: Arc<DropGuard>,
 }
 
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Hub({})", self.inner.config.name)
+    }
+}
+
 pub(crate) struct Inner {
     pub(crate) config: HubConfig,
     pub(crate) shelf: Shelf,
