@@ -6,22 +6,24 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::routing::get;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
+use mainstay_link::https::HttpsAcceptor;
+use prometheus_client::registry::Registry;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::Api;
+use super::fleet::exposition;
 use super::guard::Peer;
 use super::slow_peer::Impatient;
 
@@ -29,7 +31,7 @@ use super::slow_peer::Impatient;
 /// programs, and each connection may hold a body of 4 MiB.
 const MAX_CONNECTIONS: usize = 256;
 
-/// For a TLS handshake, and for a request's head; the same that any peer has to authenticate (DESIGN §5).
+/// For a request's head; the same that any peer has to authenticate (DESIGN §5).
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A request's head is small; this bounds what an unknown peer can make the hub hold.
@@ -53,7 +55,7 @@ pub enum ServeError {
 /// moment, and whoever connects is known by the kernel's word.
 pub async fn serve_unix(path: &Path, api: Api, shutdown: CancellationToken) -> Result<(), ServeError> {
     let listener = bind(path).await?;
-    let connections = Connections::new(api, shutdown);
+    let connections = Connections::new(api.router_until(&shutdown), shutdown);
     while let Some(permit) = connections.admit().await {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -76,37 +78,34 @@ pub async fn serve_unix(path: &Path, api: Api, shutdown: CancellationToken) -> R
 }
 
 /// Serves operators elsewhere, who show a token, until `shutdown`.
-pub async fn serve_tls(
-    listener: TcpListener,
-    tls: Arc<ServerConfig>,
-    api: Api,
-    shutdown: CancellationToken,
-) -> Result<(), ServeError> {
-    let acceptor = TlsAcceptor::from(tls);
-    let connections = Connections::new(api, shutdown);
-    while let Some(permit) = connections.admit().await {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, address)) => {
-                    // Small answers must not wait for the acknowledgement of what went before.
-                    let _ = stream.set_nodelay(true);
-                    let (acceptor, serving) = (acceptor.clone(), connections.clone());
-                    connections.tasks.spawn(async move {
-                        match tokio::time::timeout(HEAD_PATIENCE, acceptor.accept(stream)).await {
-                            Ok(Ok(stream)) => serving.connection(stream, Peer::Remote, permit).await,
-                            Ok(Err(error)) => tracing::debug!(%address, %error, "no TLS"),
-                            Err(_) => tracing::debug!(%address, "no TLS in time"),
-                        }
-                    });
+pub async fn serve_tls(listener: TcpListener, tls: HttpsAcceptor, api: Api, shutdown: CancellationToken) {
+    let connections = Connections::new(api.router_until(&shutdown), shutdown);
+    connections
+        .serve_tcp(listener, move |connections, stream, permit| {
+            let tls = tls.clone();
+            async move {
+                match tls.accept(stream).await {
+                    Ok(stream) => connections.connection(stream, Peer::Remote, permit).await,
+                    Err(error) => tracing::debug!(%error, "no TLS"),
                 }
-                Err(error) => connections.pause(&error).await,
-            },
-            () = connections.shutdown.cancelled() => break,
-        }
-    }
-    drop(listener);
-    connections.finish().await;
-    Ok(())
+            }
+        })
+        .await;
+}
+
+/// Serves the metrics alone, in clear and to whoever comes: for an agent, where its configuration says so.
+pub async fn serve_metrics(
+    listener: TcpListener,
+    metrics: Arc<Mutex<Registry>>,
+    shutdown: CancellationToken,
+) {
+    let router = axum::Router::new().route("/metrics", get(async move || exposition(&metrics)));
+    let connections = Connections::new(router, shutdown);
+    connections
+        .serve_tcp(listener, |connections, stream, permit| async move {
+            connections.connection(stream, Peer::Remote, permit).await;
+        })
+        .await;
 }
 
 /// Binds under another name first: at its own name the socket is never open to others, and never absent
@@ -138,14 +137,33 @@ struct Connections {
 }
 
 impl Connections {
-    fn new(api: Api, shutdown: CancellationToken) -> Self {
-        let api = Api { ending: shutdown.clone(), ..api };
-        Self {
-            router: api.router(),
-            shutdown,
-            tasks: TaskTracker::new(),
-            room: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+    fn new(router: axum::Router, shutdown: CancellationToken) -> Self {
+        Self { router, shutdown, tasks: TaskTracker::new(), room: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
+    }
+
+    /// Accepts until shutdown; each connection is a task of its own, and all have ended when this returns.
+    async fn serve_tcp<F>(
+        self,
+        listener: TcpListener,
+        serve: impl Fn(Self, TcpStream, OwnedSemaphorePermit) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        while let Some(permit) = self.admit().await {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        // Small answers must not wait for the acknowledgement of what went before.
+                        let _ = stream.set_nodelay(true);
+                        self.tasks.spawn(serve(self.clone(), stream, permit));
+                    }
+                    Err(error) => self.pause(&error).await,
+                },
+                () = self.shutdown.cancelled() => break,
+            }
         }
+        drop(listener);
+        self.finish().await;
     }
 
     /// Waits until one more connection may be; `None` at shutdown.

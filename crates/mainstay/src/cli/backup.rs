@@ -84,10 +84,6 @@ async fn receive(reply: Reply, file: &mut File) -> Result<u64, Problem> {
 }
 
 fn place(part: &Path, path: &Path) -> Result<(), Problem> {
-    std::fs::rename(part, path).map_err(|e| {
-        Problem::new(
-            ProblemKind::Invalid,
-            format!("{} cannot be made: {e}", path.display()),
-        )
-    })
+    std::fs::rename(part, path)
+        .map_err(|e| Problem::new(ProblemKind::Invalid, format!("{} cannot be made: {e}", path.display())))
 }

@@ -31,9 +31,7 @@ async fn ask(hub: &Served, method: &str, path: &str, headers: &str, body: &str) 
 }
 
 fn split(answer: &str) -> (u16, String) {
-    let (head, body) = answer
-        .split_once("\r\n\r\n")
-        .unwrap_or_else(|| panic!("no head: {answer:?}"));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {answer:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     (status, body.to_owned())
 }
@@ -57,46 +55,18 @@ async fn errors_are_problems_with_the_status_of_their_kind() {
         ("GET", "/v1/nodes?unknown=1", String::new(), 400, "invalid"),
         ("GET", "/v1/runs?limit=-1", String::new(), 400, "invalid"),
         ("GET", "/v1/runs/xyz", String::new(), 400, "invalid"),
-        (
-            "GET",
-            "/v1/runs/0190a8a0-0000-7000-8000-00000000ffff",
-            String::new(),
-            404,
-            "not_found",
-        ),
-        (
-            "GET",
-            "/v1/runs/0190a8a0-0000-7000-8000-00000000ffff/events",
-            String::new(),
-            404,
-            "not_found",
-        ),
+        ("GET", "/v1/runs/0190a8a0-0000-7000-8000-00000000ffff", String::new(), 404, "not_found"),
+        ("GET", "/v1/runs/0190a8a0-0000-7000-8000-00000000ffff/events", String::new(), 404, "not_found"),
         ("POST", "/v1/runs", "{".into(), 400, "invalid"),
-        (
-            "POST",
-            "/v1/runs",
-            "{\"targets\":[],\"tagrets\":1}".into(),
-            400,
-            "invalid",
-        ),
+        ("POST", "/v1/runs", "{\"targets\":[],\"tagrets\":1}".into(), 400, "invalid"),
         ("POST", "/v1/runs", String::new(), 400, "invalid"),
         ("POST", "/v1/runs", run("nobody", "x"), 404, "no_targets"),
-        (
-            "POST",
-            "/v1/runs?watch=true",
-            run("nobody", "x"),
-            404,
-            "no_targets",
-        ),
+        ("POST", "/v1/runs?watch=true", run("nobody", "x"), 404, "no_targets"),
         ("POST", "/v1/runs", run("a", "full"), 507, "full"),
         ("POST", "/v1/messages", "bad".into(), 400, "invalid"),
     ] {
         let (got, answer) = ask(&hub, method, path, "", &body).await;
-        assert_eq!(
-            (got, kind(&answer).as_str()),
-            (status, expected),
-            "{method} {path} {body}"
-        );
+        assert_eq!((got, kind(&answer).as_str()), (status, expected), "{method} {path} {body}");
     }
 }
 
@@ -109,14 +79,7 @@ async fn the_socket_is_for_its_owner_and_goes_with_the_hub() {
     assert_eq!(left, 1, "only the socket itself");
     // A watch that never ends does not keep the hub from stopping.
     let mut watch = UnixStream::connect(hub.socket()).await.unwrap();
-    ask(
-        &hub,
-        "POST",
-        "/v1/runs",
-        "",
-        r#"{"targets":["a"],"args":["hang"]}"#,
-    )
-    .await;
+    ask(&hub, "POST", "/v1/runs", "", r#"{"targets":["a"],"args":["hang"]}"#).await;
     let request = format!("GET /v1/runs/{RUN}/events HTTP/1.1\r\nhost: hub\r\n\r\n");
     watch.write_all(request.as_bytes()).await.unwrap();
     let mut begun = [0; 12];
@@ -134,10 +97,7 @@ async fn a_second_hub_is_refused_and_a_dead_ones_socket_is_taken_over() {
     let api = || mainstay::api::Api::new(hub.hub.clone(), std::sync::Arc::default(), hub.dir.path());
     let stop = tokio_util::sync::CancellationToken::new();
     let second = mainstay::api::serve_unix(&hub.socket(), api(), stop.clone()).await;
-    assert!(
-        matches!(second, Err(mainstay::api::ServeError::InUse(_))),
-        "{second:?}"
-    );
+    assert!(matches!(second, Err(mainstay::api::ServeError::InUse(_))), "{second:?}");
     assert_eq!(ask(&hub, "GET", "/v1/status", "", "").await.0, 200);
     // A hub that was killed leaves a socket that nobody listens at.
     let dead = hub.dir.path().join("dead.sock");
@@ -152,16 +112,10 @@ async fn events_continue_from_a_position() {
     let hub = Served::start().await;
     let path = format!("/v1/runs/{RUN}/events");
     let ids = |body: &str| -> Vec<String> {
-        body.lines()
-            .filter_map(|line| line.strip_prefix("id: "))
-            .map(str::to_owned)
-            .collect()
+        body.lines().filter_map(|line| line.strip_prefix("id: ")).map(str::to_owned).collect()
     };
     let (status, all) = ask(&hub, "GET", &path, "", "").await;
-    assert_eq!(
-        (status, ids(&all)),
-        (200, ["1", "2", "3", "4", "5"].map(str::to_owned).to_vec())
-    );
+    assert_eq!((status, ids(&all)), (200, ["1", "2", "3", "4", "5"].map(str::to_owned).to_vec()));
     let (_, rest) = ask(&hub, "GET", &format!("{path}?from=3"), "", "").await;
     assert_eq!(ids(&rest), ["4", "5"]);
     let (_, rest) = ask(&hub, "GET", &format!("{path}?from=1"), "last-event-id: 4\r\n", "").await;
@@ -181,10 +135,7 @@ async fn a_run_can_be_watched_in_the_same_answer() {
     );
     let answer = raw(&hub, request.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
-    assert!(
-        answer.contains(&format!("location: /v1/runs/{RUN}\r\n")),
-        "{answer}"
-    );
+    assert!(answer.contains(&format!("location: /v1/runs/{RUN}\r\n")), "{answer}");
     assert!(answer.contains("content-type: text/event-stream\r\n"), "{answer}");
     assert!(answer.contains("event: summary"), "{answer}");
 }
@@ -214,20 +165,13 @@ async fn bodies_that_are_too_large_are_refused_announced_or_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rubbish_is_not_served() {
     let hub = Served::start().await;
-    for rubbish in [
-        &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
-        b"GET\r\n\r\n",
-        &[b'a'; 100_000],
-    ] {
+    for rubbish in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"GET\r\n\r\n", &[b'a'; 100_000]] {
         let mut request = rubbish.to_vec();
         request.extend_from_slice(b"\r\n\r\n");
         let answer = raw(&hub, &request).await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
     }
-    let head = format!(
-        "GET /v1/status HTTP/1.1\r\nhost: hub\r\nx: {}\r\n\r\n",
-        "y".repeat(200_000)
-    );
+    let head = format!("GET /v1/status HTTP/1.1\r\nhost: hub\r\nx: {}\r\n\r\n", "y".repeat(200_000));
     let answer = raw(&hub, head.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
     assert_eq!(ask(&hub, "GET", "/v1/status", "", "").await.0, 200);
@@ -238,21 +182,14 @@ async fn metrics_and_the_description_are_served() {
     let hub = Served::start().await;
     let (status, metrics) = ask(&hub, "GET", "/metrics", "", "").await;
     assert_eq!(status, 200);
-    assert!(
-        metrics.contains("mainstay_tests_total 0") && metrics.ends_with("# EOF\n"),
-        "{metrics}"
-    );
+    assert!(metrics.contains("mainstay_tests_total 0") && metrics.ends_with("# EOF\n"), "{metrics}");
     let (status, text) = ask(&hub, "GET", "/v1/openapi.json", "", "").await;
     assert_eq!(status, 200);
     let served: serde_json::Value = serde_json::from_str(&text).unwrap();
     let mut calls = Vec::new();
     for (path, item) in served["paths"].as_object().unwrap() {
         for (method, call) in item.as_object().unwrap() {
-            calls.push(format!(
-                "{} {path}  {}",
-                method.to_uppercase(),
-                call["summary"].as_str().unwrap()
-            ));
+            calls.push(format!("{} {path}  {}", method.to_uppercase(), call["summary"].as_str().unwrap()));
         }
     }
     insta::assert_snapshot!(calls.join("\n"));

@@ -16,29 +16,19 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn program(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
-    command
-        .env_clear()
-        .env("HOME", home)
-        .env("XDG_RUNTIME_DIR", home)
-        .kill_on_drop(true);
+    command.env_clear().env("HOME", home).env("XDG_RUNTIME_DIR", home).kill_on_drop(true);
     command.stdin(Stdio::null());
     command
 }
 
 async fn finish(mut command: Command, input: &[u8]) -> String {
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     // A program that does not read its input is none of this test's business.
     let _ = stdin.write_all(input).await;
     drop(stdin);
-    let output = timeout(PATIENCE, child.wait_with_output())
-        .await
-        .unwrap()
-        .unwrap();
+    let output = timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.stderr.is_empty() {
         write!(text, "--- stderr\n{}", String::from_utf8_lossy(&output.stderr)).unwrap();
@@ -53,10 +43,7 @@ fn own_uid() -> String {
 
 fn timeless(line: &str) -> &str {
     let moving = ["created  ", "expires  "];
-    moving
-        .into_iter()
-        .find(|start| line.starts_with(start))
-        .unwrap_or(line)
+    moving.into_iter().find(|start| line.starts_with(start)).unwrap_or(line)
 }
 
 impl Served {
@@ -66,12 +53,8 @@ impl Served {
 
     async fn command_with(&self, arguments: &[&str], input: &[u8]) -> String {
         let mut command = program(self.dir.path());
-        command
-            .env("MAINSTAY_HUB", format!("unix:{}", self.socket().display()))
-            .args(arguments);
-        let text = finish(command, input)
-            .await
-            .replace(self.dir.path().to_str().unwrap(), "DIR");
+        command.env("MAINSTAY_HUB", format!("unix:{}", self.socket().display())).args(arguments);
+        let text = finish(command, input).await.replace(self.dir.path().to_str().unwrap(), "DIR");
         // Who the test runs as, and when.
         let text = text.replace(&own_uid(), "uid:N");
         text.lines().map(timeless).collect::<Vec<_>>().join("\n")
@@ -90,10 +73,7 @@ async fn run_gives_programs_exact_lines() {
     let hub = Served::start().await;
     insta::assert_snapshot!(hub.command(&["run", "--json", "-t", "ship*", "--", "fail"]).await);
     insta::assert_snapshot!(hub.command(&["run", "--json", "-t", "ship*", "--", "away"]).await);
-    insta::assert_snapshot!(
-        hub.command(&["run", "--json", "-t", "nobody", "--", "uptime"])
-            .await
-    );
+    insta::assert_snapshot!(hub.command(&["run", "--json", "-t", "nobody", "--", "uptime"]).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,10 +87,7 @@ async fn run_stops_waiting_for_nodes_that_are_away() {
     let hub = Served::start().await;
     insta::assert_snapshot!(hub.command(&["run", "-t", "ship*", "--", "away"]).await);
     // One that hangs is waited for, unless a limit is given.
-    insta::assert_snapshot!(
-        hub.command(&["run", "-t", "ship*", "--wait", "50ms", "--", "away"])
-            .await
-    );
+    insta::assert_snapshot!(hub.command(&["run", "-t", "ship*", "--wait", "50ms", "--", "away"]).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,26 +104,15 @@ async fn ctrl_c_detaches() {
     let mut lines =
         tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(child.stdout.take().unwrap()));
     // It says that the run is accepted only once it also listens for the signal.
-    let first = timeout(PATIENCE, lines.next_line())
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap();
+    let first = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
     assert!(first.starts_with("{\"event\":\"accepted\""), "{first}");
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
-    let last = timeout(PATIENCE, lines.next_line())
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap();
+    let last = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
     assert_eq!(
         last,
         format!("{{\"event\":\"summary\",\"run\":\"{RUN}\",\"ok\":0,\"failed\":0,\"pending\":1}}")
     );
-    assert_eq!(
-        timeout(PATIENCE, child.wait()).await.unwrap().unwrap().code(),
-        Some(3)
-    );
+    assert_eq!(timeout(PATIENCE, child.wait()).await.unwrap().unwrap().code(), Some(3));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,9 +156,7 @@ async fn what_is_ordered_is_what_was_said() {
     ];
     insta::assert_snapshot!(hub.command_with(&all, b"\xffinput").await);
     insta::assert_snapshot!(
-        hub.asked()
-            .join("\n")
-            .replace(&format!("uid:{}", nix::unistd::geteuid()), "uid:N")
+        hub.asked().join("\n").replace(&format!("uid:{}", nix::unistd::geteuid()), "uid:N")
     );
 }
 
@@ -220,13 +184,7 @@ async fn wrong_usage_says_what_is_right() {
         &["--hub", "https://hub", "status"],
         &["--hub", "unix:/nowhere/api.sock", "status"],
     ] {
-        write!(
-            shown,
-            "$ mainstay {}\n{}\n\n",
-            arguments.join(" "),
-            hub.command(arguments).await
-        )
-        .unwrap();
+        write!(shown, "$ mainstay {}\n{}\n\n", arguments.join(" "), hub.command(arguments).await).unwrap();
     }
     insta::assert_snapshot!(shown);
 }
@@ -243,24 +201,8 @@ async fn the_fleet_is_shown_and_changed() {
         &["nodes", "label", "ship1", "role=db", "env-"],
         &["nodes", "revoke", "ship1", "--reason", "stolen", "--yes"],
         &["nodes", "remove", "ship1", "--yes"],
-        &[
-            "token",
-            "create",
-            "--uses",
-            "5",
-            "--lifetime",
-            "2h",
-            "--label",
-            "role=web",
-        ],
-        &[
-            "token",
-            "create",
-            "--operator",
-            "alice",
-            "--allow-target",
-            "env=test",
-        ],
+        &["token", "create", "--uses", "5", "--lifetime", "2h", "--label", "role=web"],
+        &["token", "create", "--operator", "alice", "--allow-target", "env=test"],
         &["token", "list"],
         &["token", "revoke", "4f1c2b"],
         &["run", "-t", "x", "--preview"],
@@ -273,13 +215,7 @@ async fn the_fleet_is_shown_and_changed() {
         &["runs", "prune", "--older", "7d", "--yes"],
         &["audit"],
     ] {
-        write!(
-            shown,
-            "$ mainstay {}\n{}\n\n",
-            arguments.join(" "),
-            hub.command(arguments).await
-        )
-        .unwrap();
+        write!(shown, "$ mainstay {}\n{}\n\n", arguments.join(" "), hub.command(arguments).await).unwrap();
     }
     write!(shown, "Asked:\n{}", hub.asked().join("\n")).unwrap();
     insta::assert_snapshot!(shown.replace(&own_uid(), "uid:N"));
@@ -309,9 +245,7 @@ async fn every_answer_is_json_lines_if_asked() {
         &["audit"],
     ] {
         let text = hub.command(&[&["--json"], arguments].concat()).await;
-        let text = text
-            .strip_suffix("--- exit status: 0")
-            .unwrap_or_else(|| panic!("{arguments:?}: {text}"));
+        let text = text.strip_suffix("--- exit status: 0").unwrap_or_else(|| panic!("{arguments:?}: {text}"));
         assert!(!text.is_empty(), "{arguments:?}");
         for line in text.lines() {
             let value: serde_json::Value =
@@ -334,15 +268,9 @@ async fn messages_are_sent_whole_or_refused_whole() {
 async fn a_watch_that_breaks_continues_where_it_was() {
     let hub = Served::start().await;
     *hub.hub.breaks.lock().unwrap() = 2;
-    let shown = hub
-        .command(&["run", "--json", "-t", "ship*", "--", "uptime"])
-        .await;
+    let shown = hub.command(&["run", "--json", "-t", "ship*", "--", "uptime"]).await;
     let events: Vec<&str> = shown.lines().filter_map(|line| line.split('"').nth(3)).collect();
-    assert_eq!(
-        events,
-        ["accepted", "result", "result", "result", "summary"],
-        "{shown}"
-    );
+    assert_eq!(events, ["accepted", "result", "result", "result", "summary"], "{shown}");
     assert_eq!(hub.asked()[1..], ["watch from 0", "watch from 2", "watch from 4"]);
 }
 
@@ -354,18 +282,13 @@ async fn a_backup_is_there_whole_or_not_at_all() {
     let name = file.to_str().unwrap();
     insta::assert_snapshot!(hub.command(&["backup", name]).await);
     assert_eq!(std::fs::read(&file).unwrap(), vec![b'b'; 1_000_000]);
-    assert_eq!(
-        std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     insta::assert_snapshot!(hub.command(&["backup", name]).await);
     // A hub that fails in the middle leaves nothing, neither here nor there.
     hub.command(&["run", "-t", "x", "--detach", "--", "broken"]).await;
     insta::assert_snapshot!(hub.command(&["backup", &format!("{name}2")]).await);
-    let mut left: Vec<_> = std::fs::read_dir(hub.dir.path())
-        .unwrap()
-        .map(|e| e.unwrap().file_name())
-        .collect();
+    let mut left: Vec<_> =
+        std::fs::read_dir(hub.dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["api.sock", "copy"]);
 }
@@ -374,16 +297,11 @@ async fn a_backup_is_there_whole_or_not_at_all() {
 async fn output_that_nobody_reads_is_no_panic() {
     let hub = Served::start().await;
     let mut command = program(hub.dir.path());
-    command
-        .env("MAINSTAY_HUB", format!("unix:{}", hub.socket().display()))
-        .args(["completions", "bash"]);
+    command.env("MAINSTAY_HUB", format!("unix:{}", hub.socket().display())).args(["completions", "bash"]);
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
-    let output = timeout(PATIENCE, child.wait_with_output())
-        .await
-        .unwrap()
-        .unwrap();
+    let output = timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_eq!(output.status.code(), Some(1));
 }

@@ -51,11 +51,9 @@ impl Served {
         let mut registry = Registry::default();
         let counter = Counter::<u64>::default();
         registry.register("mainstay_tests", "Tests", counter);
-        let api = Api::new(served.hub.clone(), Arc::new(registry), served.dir.path());
+        let api = Api::new(served.hub.clone(), Arc::new(Mutex::new(registry)), served.dir.path());
         let (socket, shutdown) = (served.socket(), served.shutdown.clone());
-        served
-            .tasks
-            .spawn(async move { serve_unix(&socket, api, shutdown).await.unwrap() });
+        served.tasks.spawn(async move { serve_unix(&socket, api, shutdown).await.unwrap() });
         while tokio::net::UnixStream::connect(served.socket()).await.is_err() {
             tokio::task::yield_now().await;
         }
@@ -113,12 +111,7 @@ fn nodes() -> Vec<NodeView> {
     // What a node says of itself is not to be believed by a terminal.
     stranger.os = "evil\x1b[2J\nos".into();
     stranger.note = Some("asked to join from 10.0.0.9".into());
-    vec![
-        node("ship10", true),
-        node("ship2", false),
-        node("ship1", true),
-        stranger,
-    ]
+    vec![node("ship10", true), node("ship2", false), node("ship1", true), stranger]
 }
 
 fn run_id() -> RunId {
@@ -158,12 +151,7 @@ fn output(node: &str, seq: u64, data: &str) -> RunEvent {
 }
 
 fn summary(ok: u64, failed: u64) -> RunEvent {
-    RunEvent::Summary {
-        run: run_id(),
-        ok,
-        failed,
-        pending: 0,
-    }
+    RunEvent::Summary { run: run_id(), ok, failed, pending: 0 }
 }
 
 /// The events of a run of this command; without a summary it stays pending.
@@ -178,12 +166,7 @@ fn events(command: &str) -> Vec<RunEvent> {
             result("ship2", 0, "up 3 days"),
             summary(3, 0),
         ],
-        "fail" => vec![
-            accepted(2),
-            result("ship1", 0, ""),
-            result("ship10", 7, "no\n"),
-            summary(1, 1),
-        ],
+        "fail" => vec![accepted(2), result("ship1", 0, ""), result("ship10", 7, "no\n"), summary(1, 1)],
         "away" => vec![accepted(3), result("ship1", 0, "up\n")],
         "live" => vec![
             accepted(2),
@@ -211,10 +194,7 @@ impl FakeHub {
 
     fn command(&self) -> String {
         let order = self.order.lock().unwrap();
-        order
-            .as_ref()
-            .and_then(|spec| spec.args.first().cloned())
-            .unwrap_or_else(|| "uptime".into())
+        order.as_ref().and_then(|spec| spec.args.first().cloned()).unwrap_or_else(|| "uptime".into())
     }
 
     fn view(&self) -> RunView {
@@ -237,9 +217,7 @@ impl FakeHub {
             created_at: now() - 5 * 60_000 - 30_000,
             expires_at: 4_000_000_000_000,
             method: "cmd".into(),
-            args: order
-                .as_ref()
-                .map_or(vec!["uptime".into()], |spec| spec.args.clone()),
+            args: order.as_ref().map_or(vec!["uptime".into()], |spec| spec.args.clone()),
             targets: order.map_or(vec!["*".into()], |spec| spec.targets),
             nodes: *targets,
             ok,
@@ -344,9 +322,7 @@ impl Facade for FakeHub {
             methods: Vec::new(),
             targets: None,
         };
-        Ok(vec![
-            self.create_token(&self.operator_by_uid(0)?, spec).await?.view,
-        ])
+        Ok(vec![self.create_token(&self.operator_by_uid(0)?, spec).await?.view])
     }
 
     async fn create_token(&self, by: &Operator, spec: TokenSpec) -> Result<NewToken, Problem> {
@@ -372,19 +348,11 @@ impl Facade for FakeHub {
     }
 
     async fn preview(&self, _: &Operator, targets: &[String]) -> Result<Vec<NodeView>, Problem> {
-        Ok(if targets == ["nobody"] {
-            vec![]
-        } else {
-            vec![node("ship1", true), node("ship2", false)]
-        })
+        Ok(if targets == ["nobody"] { vec![] } else { vec![node("ship1", true), node("ship2", false)] })
     }
 
     async fn start_run(&self, by: &Operator, spec: RunSpec) -> Result<RunView, Problem> {
-        self.note(format!(
-            "run by {} {}",
-            by.name,
-            serde_json::to_string(&spec).unwrap()
-        ));
+        self.note(format!("run by {} {}", by.name, serde_json::to_string(&spec).unwrap()));
         if spec.targets == ["nobody"] {
             return Err(Problem::new(ProblemKind::NoTargets, "no node is meant by nobody"));
         }
@@ -406,16 +374,12 @@ impl Facade for FakeHub {
         if run != run_id() {
             return Err(not_found("such run"));
         }
-        let ended = events(&self.command())
-            .into_iter()
-            .filter_map(|event| match event {
-                RunEvent::Result(result) => Some(RunNodeView {
-                    node: result.node.clone(),
-                    result: Some(result),
-                    pending: None,
-                }),
-                _ => None,
-            });
+        let ended = events(&self.command()).into_iter().filter_map(|event| match event {
+            RunEvent::Result(result) => {
+                Some(RunNodeView { node: result.node.clone(), result: Some(result), pending: None })
+            }
+            _ => None,
+        });
         let mut nodes: Vec<RunNodeView> = ended.collect();
         if self.command() == "away" {
             for name in ["ship2", "ship3"] {
@@ -434,11 +398,8 @@ impl Facade for FakeHub {
         if run != run_id() {
             return Err(not_found("such run"));
         }
-        let mut events: Vec<_> = (1..)
-            .zip(events(&self.command()))
-            .filter(|(at, _)| *at > from)
-            .map(Ok)
-            .collect();
+        let mut events: Vec<_> =
+            (1..).zip(events(&self.command())).filter(|(at, _)| *at > from).map(Ok).collect();
         let mut breaks = self.breaks.lock().unwrap();
         if *breaks > 0 {
             *breaks -= 1;
@@ -447,11 +408,7 @@ impl Facade for FakeHub {
         }
         let ends = matches!(events.last(), Some(Ok((_, RunEvent::Summary { .. }))));
         let events = stream::iter(events);
-        Ok(if ends {
-            Box::pin(events)
-        } else {
-            Box::pin(events.chain(stream::pending()))
-        })
+        Ok(if ends { Box::pin(events) } else { Box::pin(events.chain(stream::pending())) })
     }
 
     async fn cancel_run(&self, _: &Operator, run: RunId) -> Result<RunView, Problem> {
@@ -491,7 +448,8 @@ impl Facade for FakeHub {
     async fn audit(&self, _: &Operator, limit: usize) -> Result<Vec<serde_json::Value>, Problem> {
         self.note(format!("audit {limit}"));
         Ok(vec![serde_json::json!({
-            "seq": 2, "at": 1_750_000_000_000_i64, "operator": "uid:0", "action": "run", "run": RUN, "nodes": 3,
+            "position": 2, "at": 1_750_000_000_000_i64, "operator": "uid:0", "act": "run",
+            "detail": {"run": RUN, "nodes": 3},
             "hash": "abc", "previous": "abb",
         })])
     }

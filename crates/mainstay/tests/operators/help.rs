@@ -41,19 +41,9 @@ async fn help_of_every_command() {
         "completions",
     ] {
         let mut command = program(home.path());
-        let output = command
-            .args(path.split_whitespace())
-            .arg("--help")
-            .output()
-            .await
-            .unwrap();
+        let output = command.args(path.split_whitespace()).arg("--help").output().await.unwrap();
         assert!(output.status.success(), "{path}");
-        writeln!(
-            text,
-            "$ mainstay {path} --help\n{}",
-            String::from_utf8(output.stdout).unwrap()
-        )
-        .unwrap();
+        writeln!(text, "$ mainstay {path} --help\n{}", String::from_utf8(output.stdout).unwrap()).unwrap();
     }
     insta::assert_snapshot!(text);
 }
