@@ -13,10 +13,10 @@ use axum::body::Body;
 use axum::routing::get;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use mainstay_link::https::HttpsAcceptor;
+use mainstay_link::https::{HttpsListener, MAX_API_CONNECTIONS};
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,8 +28,8 @@ use super::guard::Peer;
 use super::slow_peer::Impatient;
 
 /// Connections at a time on each listener; more wait in the kernel's queue. Operators are people and a few
-/// programs, and each connection may hold a body of 4 MiB.
-const MAX_CONNECTIONS: usize = 256;
+/// programs; over TLS the listener is stricter with whoever comes from one address.
+const MAX_CONNECTIONS: usize = MAX_API_CONNECTIONS;
 
 /// For a request's head; the same that any peer has to authenticate (DESIGN §5).
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
@@ -77,20 +77,26 @@ pub async fn serve_unix(path: &Path, api: Api, shutdown: CancellationToken) -> R
     Ok(())
 }
 
-/// Serves operators elsewhere, who show a token, until `shutdown`.
-pub async fn serve_tls(listener: TcpListener, tls: HttpsAcceptor, api: Api, shutdown: CancellationToken) {
+/// Serves operators elsewhere, who show a token, until `shutdown`. How many there may be, and how long a handshake may
+/// take, is the listener's to bound.
+pub async fn serve_tls(listener: HttpsListener, api: Api, shutdown: CancellationToken) {
     let connections = Connections::new(api.router_until(&shutdown), shutdown);
-    connections
-        .serve_tcp(listener, move |connections, stream, permit| {
-            let tls = tls.clone();
-            async move {
-                match tls.accept(stream).await {
-                    Ok(stream) => connections.connection(stream, Peer::Remote, permit).await,
-                    Err(error) => tracing::debug!(%error, "no TLS"),
-                }
+    while let Some(permit) = connections.admit().await {
+        let incoming = tokio::select! {
+            incoming = listener.accept() => incoming,
+            () = connections.shutdown.cancelled() => break,
+        };
+        let serving = connections.clone();
+        connections.tasks.spawn(async move {
+            let address = incoming.address();
+            match incoming.handshake().await {
+                Ok(stream) => serving.connection(stream, Peer::Remote, permit).await,
+                Err(error) => tracing::debug!(%address, %error, "no TLS"),
             }
-        })
-        .await;
+        });
+    }
+    drop(listener);
+    connections.finish().await;
 }
 
 /// Serves the metrics alone, in clear and to whoever comes: for an agent, where its configuration says so.
@@ -101,11 +107,17 @@ pub async fn serve_metrics(
 ) {
     let router = axum::Router::new().route("/metrics", get(async move || exposition(&metrics)));
     let connections = Connections::new(router, shutdown);
-    connections
-        .serve_tcp(listener, |connections, stream, permit| async move {
-            connections.connection(stream, Peer::Remote, permit).await;
-        })
-        .await;
+    while let Some(permit) = connections.admit().await {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => connections.serve(stream, Peer::Remote, permit),
+                Err(error) => connections.pause(&error).await,
+            },
+            () = connections.shutdown.cancelled() => break,
+        }
+    }
+    drop(listener);
+    connections.finish().await;
 }
 
 /// Binds under another name first: at its own name the socket is never open to others, and never absent
@@ -139,31 +151,6 @@ struct Connections {
 impl Connections {
     fn new(router: axum::Router, shutdown: CancellationToken) -> Self {
         Self { router, shutdown, tasks: TaskTracker::new(), room: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
-    }
-
-    /// Accepts until shutdown; each connection is a task of its own, and all have ended when this returns.
-    async fn serve_tcp<F>(
-        self,
-        listener: TcpListener,
-        serve: impl Fn(Self, TcpStream, OwnedSemaphorePermit) -> F,
-    ) where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        while let Some(permit) = self.admit().await {
-            tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        // Small answers must not wait for the acknowledgement of what went before.
-                        let _ = stream.set_nodelay(true);
-                        self.tasks.spawn(serve(self.clone(), stream, permit));
-                    }
-                    Err(error) => self.pause(&error).await,
-                },
-                () = self.shutdown.cancelled() => break,
-            }
-        }
-        drop(listener);
-        self.finish().await;
     }
 
     /// Waits until one more connection may be; `None` at shutdown.
