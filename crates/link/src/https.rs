@@ -77,7 +77,9 @@ impl HttpsIncoming {
     pub async fn handshake(self) -> Result<HttpsStream, HandshakeError> {
         let Self { arrival, entrance } = self;
         let deadline = arrival.deadline;
-        entrance.within(deadline, arrival.enter(&entrance)).await.map(HttpsStream)
+        // On the heap, since the task that awaits this lives as long as the connection.
+        let entered = Box::pin(arrival.enter(&entrance));
+        entrance.within(deadline, entered).await.map(HttpsStream)
     }
 }
 

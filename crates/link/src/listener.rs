@@ -74,7 +74,9 @@ impl Incoming {
     pub async fn handshake(self) -> Result<Link, HandshakeError> {
         let Self { arrival, shared } = self;
         let deadline = arrival.deadline;
-        shared.entrance.within(deadline, prove(arrival, &shared)).await
+        // On the heap, since the task that awaits this lives as long as the link and would keep the room for it.
+        let proof = Box::pin(prove(arrival, &shared));
+        shared.entrance.within(deadline, proof).await
     }
 }
 
