@@ -152,10 +152,7 @@ async fn a_node_without_a_token_waits_until_an_operator_accepts_it() {
     assert!(matches!(node.enrol(&f.hub, None).await, Enrolment::Waiting { .. }));
     assert!(matches!(node.link(&f.hub).await, Err(Goodbye::Waiting { .. })));
     assert_eq!(f.hub.node("n").await.unwrap().state, NodeState::Waiting);
-    let plain = Operator {
-        admin: false,
-        ..admin()
-    };
+    let plain = Operator { admin: false, ..admin() };
     let refused = f.hub.accept_node(&plain, "n", None).await.unwrap_err();
     assert_eq!(refused.kind, ProblemKind::Forbidden);
     f.hub.accept_node(&admin(), "n", Some("better".parse().unwrap())).await.unwrap();
@@ -261,7 +258,8 @@ async fn labels_of_operators_win_and_reach_targets() {
     f.nodes(2).await;
     let labels = |value: Option<&str>| BTreeMap::from([("role".to_owned(), value.map(str::to_owned))]);
     f.hub.label_node(&admin(), "n1", labels(Some("db"))).await.unwrap();
-    let names = |nodes: Vec<NodeView>| nodes.into_iter().map(|node| node.name.to_string()).collect::<Vec<_>>();
+    let names =
+        |nodes: Vec<NodeView>| nodes.into_iter().map(|node| node.name.to_string()).collect::<Vec<_>>();
     assert_eq!(names(f.hub.nodes(Some("role=web")).await.unwrap()), ["n0"]);
     let f = f.restart().await;
     assert_eq!(names(f.hub.preview(&admin(), &["role=db".into()]).await.unwrap()), ["n1"]);

@@ -75,12 +75,7 @@ pub struct Fixture {
 }
 
 pub fn admin() -> Operator {
-    Operator {
-        name: "uid:0 (root)".into(),
-        methods: vec!["*".into()],
-        targets: "*".into(),
-        admin: true,
-    }
+    Operator { name: "uid:0 (root)".into(), methods: vec!["*".into()], targets: "*".into(), admin: true }
 }
 
 pub async fn open(dir: &Path, clock: &TestClock) -> Hub {
@@ -94,12 +89,7 @@ impl Fixture {
         let hub = open(dir.path(), &clock).await;
         let courier = Arc::new(FakeCourier::default());
         hub.attach(courier.clone());
-        Self {
-            dir,
-            clock,
-            courier,
-            hub,
-        }
+        Self { dir, clock, courier, hub }
     }
 
     /// As after a kill: nothing is flushed, all handles are dropped, the same store is opened.
@@ -109,12 +99,7 @@ impl Fixture {
         let hub = open(dir.path(), &clock).await;
         let courier = Arc::new(FakeCourier::default());
         hub.attach(courier.clone());
-        self = Self {
-            dir,
-            clock,
-            courier,
-            hub,
-        };
+        self = Self { dir, clock, courier, hub };
         self
     }
 
@@ -226,10 +211,7 @@ impl FakeNode {
         let enrol = Enrol {
             name: self.name.clone(),
             secret: token.map(|token| token.secret.expose().to_owned()),
-            facts: Box::new(Facts {
-                os: "linux".into(),
-                ..Facts::default()
-            }),
+            facts: Box::new(Facts { os: "linux".into(), ..Facts::default() }),
             version: "test".into(),
             journal: self.journal,
         };
@@ -337,16 +319,8 @@ impl FakeNode {
 
     pub async fn output(&self, hub: &Hub, run: RunId, seq: u64, stream: Stream, data: &[u8]) -> Verdict {
         let re = MessageId::of_run(run, self.key());
-        let piece = Piece {
-            seq,
-            stream,
-            data: Bytes::copy_from_slice(data),
-        };
-        let output = Output {
-            re,
-            run: Some(run),
-            piece,
-        };
+        let piece = Piece { seq, stream, data: Bytes::copy_from_slice(data) };
+        let output = Output { re, run: Some(run), piece };
         hub.answer(self.key(), self.sign(re.of_answer("output", seq), Payload::Output(output))).await
     }
 }

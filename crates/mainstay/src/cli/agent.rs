@@ -29,9 +29,7 @@ async fn run_until(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<(
     identity::make_data_dir(&data)?;
     let config = args.load()?;
     let key = identity::load_or_make_key(&data)?;
-    let mut facts = mainstay_node::facts::collect();
-    facts.labels = config.labels.clone();
-    facts.version = env!("CARGO_PKG_VERSION").into();
+    let facts = mainstay_node::facts::collect(env!("CARGO_PKG_VERSION"), config.labels.clone());
     let token = args.join_token()?.map(|text| text.parse::<JoinToken>()).transpose().map_err(|error| {
         Problem::new(ProblemKind::Invalid, error.to_string())
             .hint("make one on the hub: mainstay token create")
@@ -154,7 +152,7 @@ async fn serve(
         facts,
         version: env!("CARGO_PKG_VERSION").into(),
         rules: config.allow,
-        roots: config.received_roots,
+        roots: daemon::roots(&config.received_roots)?,
         limits: config.limits.engine(),
         metrics: registry.clone(),
         side: Side::Agent { hubs },

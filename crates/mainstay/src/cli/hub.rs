@@ -1,5 +1,6 @@
 //! `mainstay hub`: wires the control plane, its node and the API together, and runs them until it is told to stop.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -88,8 +89,7 @@ async fn serve(
     let counters = Arc::<LinkCounters>::default();
     let at = listener.local_addr()?;
     let links = TlsListener::over(listener, &credentials, ca.clone(), Limits::default(), counters.clone())?;
-    let mut facts = mainstay_node::facts::collect();
-    facts.version = env!("CARGO_PKG_VERSION").into();
+    let facts = mainstay_node::facts::collect(env!("CARGO_PKG_VERSION"), BTreeMap::new());
     let node = Node::new(NodeConfig {
         data: data.to_owned(),
         key,
@@ -99,7 +99,7 @@ async fn serve(
         facts,
         version: env!("CARGO_PKG_VERSION").into(),
         rules: config.allow.clone(),
-        roots: config.received_roots.clone(),
+        roots: daemon::roots(&config.received_roots)?,
         limits: config.limits.engine(),
         metrics: registry.clone(),
         side: Side::Hub {
@@ -141,7 +141,7 @@ fn advertised(config: &HubConfig, at: SocketAddr) -> Vec<String> {
     if !at.ip().is_unspecified() {
         return vec![at.to_string()];
     }
-    let facts = mainstay_node::facts::collect();
+    let facts = mainstay_node::facts::collect("", BTreeMap::new());
     let mut addresses: Vec<String> = facts
         .addresses
         .iter()
