@@ -406,8 +406,7 @@ impl Node {
             mark: mark.clone(),
             proof: AtomicBool::new(false),
         });
-        let received =
-            Received::open(&config.data.join("received"), &config.roots).map_err(NodeError::Received)?;
+        let received = Received::new(&config.data, config.roots.clone());
         let runner = Runner::new(methods, self.processes.clone(), signer, inputs.clone(), tasks.clone());
         let parts = Parts {
             me: shared.me,

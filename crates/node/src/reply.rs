@@ -237,7 +237,7 @@ impl Replies {
         &self,
         job: ReplyJob,
         mark: Bytes,
-    ) -> impl Future<Output = Result<Written, ReplyError>> + Send + 'static {
+    ) -> impl Future<Output = Result<Written, ReplyError>> + Send + use<> {
         let this = self.clone();
         let id = job.id;
         let kept = self.inner.kept().remove(&id).filter(|kept| kept.mark == mark);
