@@ -191,12 +191,13 @@ impl Outbox {
                     Ok(()) => Ok(rows.iter().map(|(id, _)| *id).collect()),
                     Err(why) => Err(Refusal::Storage(why)),
                 };
-                if result.is_ok() {
+                let is_ok = result.is_ok();
+                shared.out.push(Effect::Answered { ticket, result });
+                if is_ok {
                     for (id, row) in rows {
-                        self.accept(shared, id, row);
+                        self.accept(shared, now, id, row);
                     }
                 }
-                shared.out.push(Effect::Answered { ticket, result });
             }
             OutboxThen::Withdrawn { ticket, id } => {
                 shared.out.push(Effect::Answered { ticket, result: Ok(vec![id]) });
@@ -232,13 +233,14 @@ impl Outbox {
         }
     }
 
-    fn accept(&mut self, shared: &mut Shared, id: MessageId, row: OutboxRow) {
+    fn accept(&mut self, shared: &mut Shared, now: Timestamp, id: MessageId, row: OutboxRow) {
         self.open += 1;
         self.open_bytes += row.envelope.len();
         let to = Audience::Node(row.to);
         shared.at(row.expires, Timer::GiveUp(id));
         self.entries.insert(id, Entry::new(row, false));
         shared.owe(to, Item::Message(id));
+        self.end_if_gone(shared, now, id);
     }
 
     /// The signed request, for sending.
@@ -342,20 +344,27 @@ impl Outbox {
 
     /// The node is gone from the fleet: what it accepted is lost, what it did not cannot be delivered.
     pub fn node_gone(&mut self, shared: &mut Shared, now: Timestamp, key: KeyId) {
-        let ids: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|(_, e)| e.row.to == key && e.row.outcome.is_none() && e.end_token.is_none())
-            .map(|(id, e)| (*id, e.row.accepted))
-            .collect();
-        for (id, accepted) in ids {
-            let outcome = if accepted {
-                Outcome::Lost
-            } else {
-                Outcome::Undeliverable("its node was removed from the fleet".into())
-            };
-            self.end(shared, now, id, outcome, false);
+        let ids: Vec<_> = self.entries.iter().filter(|(_, e)| e.row.to == key).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.end_if_gone(shared, now, id);
         }
+    }
+
+    fn end_if_gone(&mut self, shared: &mut Shared, now: Timestamp, id: MessageId) {
+        let Some(entry) = self.entries.get(&id) else {
+            return;
+        };
+        // An end that is being written may still be refused for want of space: then this is looked at again.
+        let open = entry.row.outcome.is_none() && entry.end_token.is_none();
+        if !open || !shared.is_gone(Audience::Node(entry.row.to)) {
+            return;
+        }
+        let outcome = if entry.row.accepted {
+            Outcome::Lost
+        } else {
+            Outcome::Undeliverable("its node was removed from the fleet".into())
+        };
+        self.end(shared, now, id, outcome, false);
     }
 
     /// Time is up.
@@ -464,6 +473,7 @@ impl Outbox {
         if let Err(reason) = result {
             busy(shared, waiting, &reason);
             shared.at(entry.row.expires.max(now), Timer::GiveUp(id));
+            self.end_if_gone(shared, now, id);
         } else {
             for piece in new_pieces(entry, &end) {
                 entry.pieces.insert(piece.seq, piece);
