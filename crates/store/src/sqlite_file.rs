@@ -169,18 +169,12 @@ impl SqliteFile {
         let conn = self.conn();
         let told = |error| describe(&path, format, error);
         // Whether the log may be written back when closing is decided in `drop`.
-        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
-            .map_err(told)?;
-        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)
-            .map_err(told)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(told)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true).map_err(told)?;
         conn.busy_timeout(BUSY_TIMEOUT).map_err(told)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS);
         pragma(conn, "locking_mode", "EXCLUSIVE", "exclusive").map_err(told)?;
-        let synchronous = if conditions.skip_sync {
-            ("OFF", "0")
-        } else {
-            ("FULL", "2")
-        };
+        let synchronous = if conditions.skip_sync { ("OFF", "0") } else { ("FULL", "2") };
         for (name, value, expected) in [
             ("trusted_schema", "OFF", "0"),
             ("cell_size_check", "ON", "1"),
@@ -197,15 +191,12 @@ impl SqliteFile {
             Err(error) => return Err(told(error)),
         };
         if mapped.unwrap_or(0) != 0 {
-            return Err(FileError::Failed(
-                "SQLite insists on mapping files into memory".into(),
-            ));
+            return Err(FileError::Failed("SQLite insists on mapping files into memory".into()));
         }
 
         let number = |name: &str| conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
-        let tables: i64 = conn
-            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-            .map_err(told)?;
+        let tables: i64 =
+            conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(told)?;
         let application_id = number("application_id").map_err(told)?;
         let version = number("user_version").map_err(told)?;
         let fresh = tables == 0 && application_id == 0 && version == 0;
@@ -252,11 +243,9 @@ impl SqliteFile {
     pub(crate) fn checkpoint(&mut self) -> Result<(), FileError> {
         // A passive checkpoint is whole here, since nobody else reads.
         let (busy, in_log, written): (i64, i64, i64) =
-            match self
-                .conn()
-                .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-                }) {
+            match self.conn().query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            }) {
                 Ok(row) => row,
                 Err(error) => {
                     let error = FileError::from(error);
@@ -279,10 +268,7 @@ impl SqliteFile {
 
     /// Pages of the database, those in the log included.
     pub(crate) fn pages(&self) -> Result<u64, FileError> {
-        let pages: i64 = self
-            .conn()
-            .prepare_cached("PRAGMA page_count")?
-            .query_row([], |row| row.get(0))?;
+        let pages: i64 = self.conn().prepare_cached("PRAGMA page_count")?.query_row([], |row| row.get(0))?;
         Ok(pages.unsigned_abs())
     }
 
@@ -317,9 +303,7 @@ pub(crate) fn rollback(conn: &Connection) -> Result<(), FileError> {
 /// Sets a pragma and reads it back: SQLite ignores those it does not know or cannot grant.
 fn pragma(conn: &Connection, name: &str, value: &str, expected: &str) -> rusqlite::Result<()> {
     // Some answer when they are set, some do not.
-    conn.prepare(&format!("PRAGMA {name}={value}"))?
-        .query([])?
-        .next()?;
+    conn.prepare(&format!("PRAGMA {name}={value}"))?.query([])?.next()?;
     let got = conn.query_row(&format!("PRAGMA {name}"), [], |row| {
         Ok(match row.get_ref(0)? {
             rusqlite::types::ValueRef::Integer(number) => number.to_string(),
@@ -345,10 +329,7 @@ fn judge(path: &Path, format: &Format, application_id: i32, version: i32) -> Res
     }
     let found = version.cast_unsigned();
     if found > format.version {
-        return Err(FileError::Newer {
-            found,
-            understood: format.version,
-        });
+        return Err(FileError::Newer { found, understood: format.version });
     }
     Ok(())
 }
@@ -381,11 +362,7 @@ fn judge_header(path: &Path, format: &Format) -> Result<(), FileError> {
 }
 
 fn not_a_database(path: &Path, format: &Format) -> FileError {
-    FileError::Failed(format!(
-        "{} is not a {}: it is no SQLite database",
-        path.display(),
-        format.noun
-    ))
+    FileError::Failed(format!("{} is not a {}: it is no SQLite database", path.display(), format.noun))
 }
 
 fn describe(path: &Path, format: &Format, error: rusqlite::Error) -> FileError {
@@ -400,11 +377,7 @@ fn describe(path: &Path, format: &Format, error: rusqlite::Error) -> FileError {
 }
 
 fn in_use(path: &Path, format: &Format) -> FileError {
-    FileError::Failed(format!(
-        "the {} {} is in use by another process",
-        format.noun,
-        path.display()
-    ))
+    FileError::Failed(format!("the {} {} is in use by another process", format.noun, path.display()))
 }
 
 /// The lock that says "this database is open". A file of its own: opening and closing the database's file
@@ -437,12 +410,7 @@ fn create_private(path: &Path) -> Result<(), FileError> {
 
 /// Creates a file readable by its owner alone, which must not exist.
 pub(crate) fn create_new_private(path: &Path) -> std::io::Result<()> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map(drop)
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
 }
 
 /// Makes a file and its name durable.

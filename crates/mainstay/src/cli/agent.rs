@@ -56,7 +56,7 @@ async fn run_until(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<(
     if hubs.is_empty() {
         return Err(no_address().into());
     }
-    serve(&data, key, config, membership, facts, hubs, stop).await
+    Box::pin(serve(&data, key, config, membership, facts, hubs, stop)).await
 }
 
 /// `None` if it was stopped before.

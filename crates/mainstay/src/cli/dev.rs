@@ -186,7 +186,7 @@ impl Fleet {
         let name = format!("{PREFIX}{n}");
         let data = self.directory.path().join(&name);
         // Something to choose by: every third is a database.
-        let role = if n % 3 == 0 { "db" } else { "web" };
+        let role = if n.is_multiple_of(3) { "db" } else { "web" };
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("agent").arg("--data").arg(&data).args(["--name", &name]);
         command.arg("--join").arg(format!("@{}", token.display()));

@@ -46,7 +46,7 @@ async fn run_until(args: HubArgs, stop: CancellationToken) -> anyhow::Result<()>
     };
     let addresses = advertised(&config, listener.local_addr()?);
     let hub = open(&data, &config, addresses.clone(), clock, registry.clone()).await?;
-    let result = serve(&data, config, &hub, listener, https, registry, stop).await;
+    let result = Box::pin(serve(&data, config, &hub, listener, https, registry, stop)).await;
     hub.shutdown().await;
     result
 }
