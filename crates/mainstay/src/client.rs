@@ -154,9 +154,15 @@ impl Client {
 
     fn unreachable(&self, why: &str) -> Problem {
         let message = format!("no hub can be reached at {}: {why}", self.endpoint);
-        Problem::new(ProblemKind::Unreachable, message)
-            .hint("start one on this machine with `mainstay dev`, or as a service with `mainstay hub`")
-            .hint("name one elsewhere with --hub or MAINSTAY_HUB, after `mainstay login`")
+        let problem = Problem::new(ProblemKind::Unreachable, message);
+        match &self.endpoint {
+            Endpoint::Unix(_) => problem
+                .hint("start one on this machine with `mainstay dev`, or as a service with `mainstay hub`")
+                .hint("name one elsewhere with --hub or MAINSTAY_HUB, after `mainstay login`"),
+            Endpoint::Https(_) => problem
+                .hint("the hub serves its API there only when told to: `mainstay hub --http IP:PORT`")
+                .hint("`mainstay login` again if the fleet's CA is another now"),
+        }
     }
 
     /// The request went out, so what was asked may have been done.

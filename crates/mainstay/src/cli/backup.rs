@@ -14,9 +14,9 @@ use super::screen::Screen;
 use super::{Done, Stop, status_of, table};
 use crate::client::{Client, Reply};
 
-/// Writes a consistent copy of the hub's whole state to a new file, while the hub goes on.
+/// Writes the hub's whole state to a file, while the hub goes on
 ///
-/// The file holds the fleet's keys: whoever has it can be the hub. It is readable by its owner alone.
+/// The copy is consistent. The file holds the fleet's keys: whoever has it can be the hub. It is readable by its owner alone.
 #[derive(Args)]
 #[command(after_help = "Example:\n  mainstay backup /backup/hub-$(date +%F)")]
 pub(super) struct BackupArgs {
