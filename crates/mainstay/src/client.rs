@@ -77,6 +77,18 @@ impl Client {
         headers: &[(&str, String)],
         body: Bytes,
     ) -> Result<Reply, Problem> {
+        self.open_within(ANSWER_PATIENCE, method, path, headers, body).await
+    }
+
+    /// The same, for what takes the hub longer than usual.
+    pub async fn open_within(
+        &self,
+        patience: Duration,
+        method: Method,
+        path: &str,
+        headers: &[(&str, String)],
+        body: Bytes,
+    ) -> Result<Reply, Problem> {
         if body.len() > MAX_BODY {
             let limit = MAX_BODY >> 20;
             return Err(Problem::new(
@@ -104,7 +116,7 @@ impl Client {
         let request = request
             .body(Full::new(body))
             .map_err(|e| Problem::new(ProblemKind::Invalid, format!("this cannot be asked of a hub: {e}")))?;
-        let response = tokio::time::timeout(ANSWER_PATIENCE, sender.send_request(request))
+        let response = tokio::time::timeout(patience, sender.send_request(request))
             .await
             .map_err(|_| self.broken("it took too long to answer"))?
             .map_err(|e| self.broken(&e.to_string()))?;

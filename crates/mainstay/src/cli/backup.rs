@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use http_body_util::BodyExt;
@@ -13,6 +14,9 @@ use mainstay_control::view::{Problem, ProblemKind};
 use super::screen::Screen;
 use super::{Done, Stop, status_of, table};
 use crate::client::{Client, Reply};
+
+/// The hub copies all its state before it sends the first byte of it: gigabytes, on a slow disk.
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Writes the hub's whole state to a file, while the hub goes on
 ///
@@ -35,7 +39,7 @@ pub(super) async fn run(client: &Client, args: &BackupArgs, screen: &mut Screen)
     part.push(".part");
     let part = PathBuf::from(part);
     let mut file = create(&part)?;
-    let reply = client.open(Method::POST, "/v1/backup", &[], bytes::Bytes::new()).await;
+    let reply = client.open_within(PATIENCE, Method::POST, "/v1/backup", &[], bytes::Bytes::new()).await;
     let received = match reply {
         Ok(reply) => receive(reply, &mut file).await,
         Err(problem) => Err(problem),

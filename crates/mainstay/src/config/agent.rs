@@ -24,6 +24,7 @@ pub struct AgentConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_fingerprint: Option<String>,
     pub metrics: ListenAt,
+    #[serde(deserialize_with = "layers::list")]
     pub received_roots: Vec<PathBuf>,
     pub allow: Rules,
     pub labels: BTreeMap<String, String>,

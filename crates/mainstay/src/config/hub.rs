@@ -27,6 +27,7 @@ pub struct HubConfig {
     pub store: String,
     pub history_age: Span,
     pub history_bytes: u64,
+    #[serde(deserialize_with = "layers::list")]
     pub received_roots: Vec<PathBuf>,
     pub allow: Rules,
     pub limits: Limits,
