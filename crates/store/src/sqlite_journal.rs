@@ -108,11 +108,11 @@ impl SqliteJournal {
     /// [`JournalError::Newer`] if a newer version wrote it; the file is not touched then.
     /// [`JournalError::Failed`] if another process has it open, if it is no journal, or if it cannot be read.
     pub fn open(path: &Path) -> Result<(Self, Damage), JournalError> {
-        let file = SqliteFile::open(path, &FORMAT, &Conditions::default()).map_err(to_error)?;
+        let opened = SqliteFile::open(path, &FORMAT, &Conditions::default(), check).map_err(to_error)?;
         let reserve_path = reserve_path(path);
         let reserve = FileReserve::open(&reserve_path)
             .map_err(|error| to_error(FileError::from_io(&reserve_path, &error)))?;
-        Self::start(file, Box::new(reserve))
+        Self::start(opened, Box::new(reserve))
     }
 
     /// Opens it on a simulated disk; `skip_sync` plants the fault that tests must catch.
@@ -128,11 +128,16 @@ impl SqliteJournal {
             simulated: Some(disk.files()),
             skip_sync,
         };
-        let file = SqliteFile::open(Path::new("journal.db"), &FORMAT, &conditions).map_err(to_error)?;
-        Self::start(file, Box::new(disk.reserve()))
+        let opened =
+            SqliteFile::open(Path::new("journal.db"), &FORMAT, &conditions, check).map_err(to_error)?;
+        Self::start(opened, Box::new(disk.reserve()))
     }
 
-    fn start(file: SqliteFile, reserve: Box<dyn Reserve>) -> Result<(Self, Damage), JournalError> {
+    fn start(
+        (file, mut damage, notes): (SqliteFile, Damage, Vec<String>),
+        reserve: Box<dyn Reserve>,
+    ) -> Result<(Self, Damage), JournalError> {
+        damage.notes = notes;
         let mut journal = Self {
             file,
             reserve,
@@ -142,7 +147,6 @@ impl SqliteJournal {
             pressed: false,
             failed: None,
         };
-        let damage = journal.check().map_err(to_error)?;
         journal.write_back_or_stay().map_err(to_error)?;
         Ok((journal, damage))
     }
@@ -150,37 +154,6 @@ impl SqliteJournal {
     /// Sum of what accepted work may still write.
     pub fn reserved(&self) -> u64 {
         self.reserved
-    }
-
-    /// Reads everything once: what does not fit its checksum is set aside.
-    fn check(&mut self) -> Result<Damage, FileError> {
-        let mut damage = Damage::default();
-        let conn = self.file.conn();
-        let mut quick_check = conn.prepare("PRAGMA quick_check(20)")?;
-        let mut rows = quick_check.query([])?;
-        while let Some(row) = rows.next()? {
-            let note: String = row.get(0)?;
-            if note != "ok" {
-                damage.notes.push(note);
-            }
-        }
-        for table in Table::ALL {
-            visit(conn, table, |key, value, sum| {
-                if sum != checksum(table, key, value) {
-                    damage.records.push((table, Bytes::copy_from_slice(key)));
-                }
-            })?;
-        }
-        if damage.records.is_empty() {
-            return Ok(damage);
-        }
-        conn.execute_batch("BEGIN IMMEDIATE")?;
-        let aside = set_aside(conn, &damage.records).and_then(|()| Ok(conn.execute_batch("COMMIT")?));
-        if let Err(error) = aside {
-            rollback(conn)?;
-            return Err(error);
-        }
-        Ok(damage)
     }
 
     /// What the reserve has to hold: room for what is reserved, and for the growth of the database by what
@@ -496,6 +469,28 @@ fn visit(conn: &Connection, table: Table, mut each: impl FnMut(&[u8], &[u8], u32
         each(key, value, sum.unwrap_or_else(|| !checksum(table, key, value)));
     }
     Ok(())
+}
+
+/// Reads everything once: what does not fit its checksum is set aside.
+fn check(conn: &Connection) -> Result<Damage, FileError> {
+    let mut damage = Damage::default();
+    for table in Table::ALL {
+        visit(conn, table, |key, value, sum| {
+            if sum != checksum(table, key, value) {
+                damage.records.push((table, Bytes::copy_from_slice(key)));
+            }
+        })?;
+    }
+    if damage.records.is_empty() {
+        return Ok(damage);
+    }
+    conn.execute_batch("BEGIN IMMEDIATE")?;
+    let aside = set_aside(conn, &damage.records).and_then(|()| Ok(conn.execute_batch("COMMIT")?));
+    if let Err(error) = aside {
+        rollback(conn)?;
+        return Err(error);
+    }
+    Ok(damage)
 }
 
 fn set_aside(conn: &Connection, records: &[(Table, Bytes)]) -> Result<(), FileError> {
