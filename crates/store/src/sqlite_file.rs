@@ -398,13 +398,31 @@ fn lock(path: &Path, format: &Format) -> Result<File, FileError> {
     }
 }
 
-/// Creates the file readable by its owner alone; SQLite gives the log the same mode.
+/// Creates the file readable by its owner alone, if there is none; SQLite gives the log the same mode.
 fn create_private(path: &Path) -> Result<(), FileError> {
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(FileError::from_io(path, &error)),
+    match create_new_private(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(FileError::from_io(path, &error))
+        }
+        _ => Ok(()),
     }
+}
+
+/// Creates a file readable by its owner alone, which must not exist.
+pub(crate) fn create_new_private(path: &Path) -> std::io::Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map(drop)
+}
+
+/// Makes a file and its name durable.
+pub(crate) fn sync_with_directory(path: &Path) -> std::io::Result<()> {
+    File::open(path)?.sync_all()?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Writes the log's own bytes to it once more and syncs it.
