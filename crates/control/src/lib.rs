@@ -15,6 +15,5 @@ mod run;
 mod run_reader;
 mod run_record;
 mod shelf;
-pub mod store_sketch;
 mod token;
 pub mod view;

@@ -188,7 +188,7 @@ impl RunRecord {
             expires: None,
             order: None,
             fence: None,
-            payload: Payload::Cancel(Cancel { re }),
+            payload: Payload::Cancel(Cancel { re, run: Some(self.run) }),
         })
     }
 }

@@ -50,7 +50,8 @@ async fn a_first_start_that_was_cut_short_anywhere_is_finished_by_the_next() {
         for file in &FILES[..killed_after] {
             std::fs::copy(whole.dir.path().join(file), dir.path().join(file)).unwrap();
         }
-        let hub = open(dir.path(), &clock).await;
+        let store = store(dir.path(), &clock);
+        let hub = open(dir.path(), &clock, &store).await;
         assert_eq!(hub.status().await.unwrap().epoch, 2, "killed after {killed_after} files");
         let root = hub.fleet().trust().read().unwrap().root();
         if killed_after > 0 {
@@ -70,10 +71,10 @@ async fn a_key_that_others_can_read_or_of_another_fleet_is_refused() {
     let root = f.dir.path().join("root.key");
     drop(f.hub);
     std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o644)).unwrap();
-    assert!(try_open(f.dir.path(), &f.clock).await.unwrap_err().contains("0600"));
+    assert!(try_open(f.dir.path(), &f.clock, &f.store).await.unwrap_err().contains("0600"));
     std::fs::copy(other.dir.path().join("root.key"), &root).unwrap();
     std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o600)).unwrap();
-    assert!(try_open(f.dir.path(), &f.clock).await.unwrap_err().contains("another fleet"));
+    assert!(try_open(f.dir.path(), &f.clock, &f.store).await.unwrap_err().contains("another fleet"));
 }
 
 #[tokio::test]
@@ -152,10 +153,7 @@ async fn a_node_without_a_token_waits_until_an_operator_accepts_it() {
     assert!(matches!(node.enrol(&f.hub, None).await, Enrolment::Waiting { .. }));
     assert!(matches!(node.link(&f.hub).await, Err(Goodbye::Waiting { .. })));
     assert_eq!(f.hub.node("n").await.unwrap().state, NodeState::Waiting);
-    let plain = Operator {
-        admin: false,
-        ..admin()
-    };
+    let plain = Operator { admin: false, ..admin() };
     let refused = f.hub.accept_node(&plain, "n", None).await.unwrap_err();
     assert_eq!(refused.kind, ProblemKind::Forbidden);
     f.hub.accept_node(&admin(), "n", Some("better".parse().unwrap())).await.unwrap();
@@ -261,7 +259,8 @@ async fn labels_of_operators_win_and_reach_targets() {
     f.nodes(2).await;
     let labels = |value: Option<&str>| BTreeMap::from([("role".to_owned(), value.map(str::to_owned))]);
     f.hub.label_node(&admin(), "n1", labels(Some("db"))).await.unwrap();
-    let names = |nodes: Vec<NodeView>| nodes.into_iter().map(|node| node.name.to_string()).collect::<Vec<_>>();
+    let names =
+        |nodes: Vec<NodeView>| nodes.into_iter().map(|node| node.name.to_string()).collect::<Vec<_>>();
     assert_eq!(names(f.hub.nodes(Some("role=web")).await.unwrap()), ["n0"]);
     let f = f.restart().await;
     assert_eq!(names(f.hub.preview(&admin(), &["role=db".into()]).await.unwrap()), ["n1"]);

@@ -9,6 +9,8 @@ use mainstay_core::frame::Verdict;
 use mainstay_core::id::RunId;
 use mainstay_core::outcome::{Outcome, Rejection};
 use mainstay_node::hub_role::HubRole as _;
+use mainstay_store::Store as _;
+use mainstay_store::store::{LogName, Position};
 
 use crate::fakes::*;
 
@@ -149,8 +151,8 @@ async fn a_run_that_was_not_accepted_whole_never_was() {
     f.nodes(2).await;
     let run = f.run(spec("*")).await;
     // As if killed between the record and the targets.
-    let store = store(f.dir.path());
-    store.trim(&format!("run.{run}"), u64::MAX).await.unwrap();
+    let log = LogName::new(format!("run.{run}")).unwrap();
+    f.store.trim(&log, Position::END).await.unwrap();
     let f = f.restart().await;
     assert!(f.hub.runs(10).await.unwrap().is_empty());
     assert_eq!(f.hub.run(run).await.unwrap_err().kind, ProblemKind::NotFound);
@@ -201,7 +203,9 @@ async fn a_cancel_takes_back_what_was_not_sent_and_follows_what_was() {
     nodes[0].link(&f.hub).await.unwrap();
     assert!(nodes[0].receive(&f.hub).is_empty());
     let cancel = nodes[1].receive(&f.hub);
-    assert!(matches!(&cancel[..], [body] if matches!(&body.payload, Payload::Cancel(c) if c.re == nodes[1].taken[0].id)));
+    assert!(
+        matches!(&cancel[..], [body] if matches!(&body.payload, Payload::Cancel(c) if c.re == nodes[1].taken[0].id))
+    );
     f.hub.verdict(nodes[1].key(), cancel[0].id, &Verdict::Accepted);
     nodes[1].end_as(&f.hub, run, Outcome::Cancelled).await;
     // The third lost its link before it had said anything: the cancel goes first, then the order that it voids.
@@ -245,7 +249,10 @@ async fn expiry_is_final_for_what_was_never_sent_and_provisional_otherwise() {
     f.hub.look_again().await;
     let (view, shown) = f.view(run).await;
     assert_eq!((view.failed, view.pending), (2, 1));
-    assert_eq!((word(&shown, "n0"), word(&shown, "n1"), word(&shown, "n2")), ("expired", "expired", "pending"));
+    assert_eq!(
+        (word(&shown, "n0"), word(&shown, "n1"), word(&shown, "n2")),
+        ("expired", "expired", "pending")
+    );
     assert!(!shown[0].result.as_ref().unwrap().provisional);
     assert!(shown[1].result.as_ref().unwrap().provisional);
     nodes[0].link(&f.hub).await.unwrap();
@@ -271,7 +278,10 @@ async fn a_refusal_is_an_answer() {
     let (view, shown) = f.view(run).await;
     assert_eq!((view.failed, view.pending), (1, 0));
     let result = shown[0].result.as_ref().unwrap();
-    assert_eq!((result.outcome.as_str(), result.reason.as_deref()), ("rejected", Some("unknown method \"file.tail\"")));
+    assert_eq!(
+        (result.outcome.as_str(), result.reason.as_deref()),
+        ("rejected", Some("unknown method \"file.tail\""))
+    );
 }
 
 #[tokio::test]
@@ -283,7 +293,8 @@ async fn batches_start_a_few_at_a_time_and_stop_after_too_many_failures() {
     let batch = RunSpec { batch: Some("2".into()), max_failures: Some("1".into()), ..spec("*") };
     let run = f.run(batch).await;
     f.hub.settle().await;
-    let started = |nodes: &mut Vec<FakeNode>| nodes.iter_mut().map(|node| node.accept(&f.hub)).collect::<Vec<_>>();
+    let started =
+        |nodes: &mut Vec<FakeNode>| nodes.iter_mut().map(|node| node.accept(&f.hub)).collect::<Vec<_>>();
     assert_eq!(started(&mut nodes), [1, 0, 1, 0, 0, 0]);
     let (_, shown) = f.view(run).await;
     assert!(shown[1].pending.as_ref().unwrap().starts_with("waiting for its batch; away since"));
@@ -438,7 +449,11 @@ async fn answers_of_others_and_floods_of_output_are_refused() {
         (u64::MAX, Verdict::Refused(Rejection::TooLarge)),
     ] {
         if seq != 0 {
-            assert_eq!(nodes[0].output(&f.hub, run, seq, Stream::Stdout, b"12345678").await, verdict, "{seq}");
+            assert_eq!(
+                nodes[0].output(&f.hub, run, seq, Stream::Stdout, b"12345678").await,
+                verdict,
+                "{seq}"
+            );
         }
     }
     let end = {
@@ -451,7 +466,10 @@ async fn answers_of_others_and_floods_of_output_are_refused() {
     assert_eq!(f.hub.answer(nodes[0].key(), end).await, Verdict::Accepted);
     let (_, shown) = f.view(run).await;
     let result = shown[0].result.as_ref().unwrap();
-    assert_eq!((result.stdout.as_deref(), result.truncated, result.stdout_bytes), (Some("1234567812"), true, Some(16)));
+    assert_eq!(
+        (result.stdout.as_deref(), result.truncated, result.stdout_bytes),
+        (Some("1234567812"), true, Some(16))
+    );
 }
 
 #[tokio::test]

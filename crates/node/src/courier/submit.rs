@@ -81,7 +81,7 @@ fn draft(
         Delivery::Event { .. } => None,
     };
     let request = Request {
-        method: spec.method.name().to_owned(),
+        method: spec.method.canonical().to_owned(),
         args: spec.args.clone(),
         data: spec.data.clone(),
         command: !spec.delivery.is_event(),
