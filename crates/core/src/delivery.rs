@@ -195,7 +195,8 @@ pub enum Event {
         upto: u64,
         result: Result<(), String>,
     },
-    /// This node was revoked or removed from the fleet.
+    /// This node was revoked or removed from the fleet. The engine keeps no record of that: it is said again
+    /// after every start, for every such node.
     NodeGone {
         key: KeyId,
     },

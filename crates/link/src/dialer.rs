@@ -80,7 +80,8 @@ impl TlsDialer {
     /// called [`admit`](crate::link::LinkReceiver::admit).
     pub async fn dial(&self, address: &str) -> Result<Dialled, DialError> {
         let deadline = Instant::now() + self.limits.admission;
-        let result = self.connect(address, deadline).await;
+        // On the heap, since the task that awaits this lives as long as the link and would keep the room for it.
+        let result = Box::pin(self.connect(address, deadline)).await;
         match &result {
             Ok(_) => count(&self.counters.handshakes),
             Err(DialError::Untrusted { .. } | DialError::NotALink { .. } | DialError::Handshake { .. }) => {

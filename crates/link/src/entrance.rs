@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, sleep, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -79,14 +79,13 @@ pub(crate) struct Entered {
 }
 
 impl Entrance {
-    pub(crate) async fn bind(
-        address: impl ToSocketAddrs,
+    pub(crate) fn over(
+        tcp: TcpListener,
         config: Arc<ServerConfig>,
         limits: Limits,
         counters: Arc<LinkCounters>,
-    ) -> Result<Self, ListenError> {
-        let tcp = TcpListener::bind(address).await.map_err(ListenError::Bind)?;
-        Ok(Self { tcp, config, gate: Gate::new(&limits, counters.clone()), limits, counters })
+    ) -> Self {
+        Self { tcp, config, gate: Gate::new(&limits, counters.clone()), limits, counters }
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, ToSocketAddrs};
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
@@ -46,7 +46,8 @@ impl HttpsListener {
             ..Limits::default()
         };
         let config = tls::https_server(credentials)?;
-        let entrance = Entrance::bind(address, config, limits, counters).await?;
+        let tcp = TcpListener::bind(address).await.map_err(ListenError::Bind)?;
+        let entrance = Entrance::over(tcp, config, limits, counters);
         Ok(Self(Arc::new(entrance)))
     }
 
@@ -76,7 +77,9 @@ impl HttpsIncoming {
     pub async fn handshake(self) -> Result<HttpsStream, HandshakeError> {
         let Self { arrival, entrance } = self;
         let deadline = arrival.deadline;
-        entrance.within(deadline, arrival.enter(&entrance)).await.map(HttpsStream)
+        // On the heap, since the task that awaits this lives as long as the connection.
+        let entered = Box::pin(arrival.enter(&entrance));
+        entrance.within(deadline, entered).await.map(HttpsStream)
     }
 }
 

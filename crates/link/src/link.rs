@@ -395,3 +395,38 @@ impl LinkReceiver {
 }
 
 const _: () = assert!(MAX_FRAME <= u32::MAX as usize);
+
+#[cfg(test)]
+mod tests {
+    use mainstay_core::frame::Data;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_link_that_carried_a_large_frame_holds_nothing_when_idle() {
+        let peer = Peer { key: KeyId::from_bytes([1; 32]), identity: None, chain: vec![], address: None };
+        let limits = Limits::default();
+        let (mut a, mut b) = crate::memory::pair(peer.clone(), peer, &limits, &Arc::default());
+        b.receiver.admit();
+        let large = Frame::Data(Data { envelope: vec![7; 1_000_000].into(), chain: vec![] });
+        for frame in [&large, &Frame::Ping(1), &large] {
+            let (sent, received) = tokio::join!(a.sender.send(frame), b.receiver.recv());
+            sent.unwrap();
+            assert_eq!(received.unwrap().as_ref(), Some(frame));
+            assert!(a.sender.out.capacity() <= KEEP && b.receiver.body.capacity() <= KEEP);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_announced_and_does_not_come_takes_no_memory() {
+        let (ours, mut far) = tokio::io::duplex(1 << 20);
+        let peer = Peer { key: KeyId::from_bytes([1; 32]), identity: None, chain: vec![], address: None };
+        let mut link = Link::over_stream(ours, peer, &Limits::default(), Arc::default());
+        link.receiver.admit();
+        far.write_all(&[0, 0x10, 0, 0]).await.unwrap();
+        far.write_all(&[0; 10_000]).await.unwrap();
+        assert!(futures_util::poll!(Box::pin(link.receiver.recv())).is_pending());
+        assert_eq!(link.receiver.body.len(), 10_000);
+        assert!(link.receiver.body.capacity() <= 2 * 10_000);
+    }
+}

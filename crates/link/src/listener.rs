@@ -8,14 +8,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::net::ToSocketAddrs;
+use tokio::net::{TcpListener, ToSocketAddrs};
 
 use crate::chain::{ChainError, FleetCa, key_in};
 use crate::entrance::{Arrival, Entered, Entrance};
 pub use crate::entrance::{HandshakeError, ListenError};
 use crate::limits::{Limits, LinkCounters};
 use crate::link::{Door, Link, Peer};
-use crate::tls::{self, Credentials};
+use crate::tls::{self, Credentials, TlsError};
 
 pub struct TlsListener(Arc<Shared>);
 
@@ -32,8 +32,19 @@ impl TlsListener {
         limits: Limits,
         counters: Arc<LinkCounters>,
     ) -> Result<Self, ListenError> {
-        let config = tls::link_server(credentials)?;
-        let entrance = Entrance::bind(address, config, limits, counters).await?;
+        let tcp = TcpListener::bind(address).await.map_err(ListenError::Bind)?;
+        Ok(Self::over(tcp, credentials, ca, limits, counters)?)
+    }
+
+    /// Accepts on a socket that listens already: a hub tells its address before it has anything to serve.
+    pub fn over(
+        tcp: TcpListener,
+        credentials: &Credentials,
+        ca: FleetCa,
+        limits: Limits,
+        counters: Arc<LinkCounters>,
+    ) -> Result<Self, TlsError> {
+        let entrance = Entrance::over(tcp, tls::link_server(credentials)?, limits, counters);
         Ok(Self(Arc::new(Shared { entrance, ca })))
     }
 
@@ -63,7 +74,9 @@ impl Incoming {
     pub async fn handshake(self) -> Result<Link, HandshakeError> {
         let Self { arrival, shared } = self;
         let deadline = arrival.deadline;
-        shared.entrance.within(deadline, prove(arrival, &shared)).await
+        // On the heap, since the task that awaits this lives as long as the link and would keep the room for it.
+        let proof = Box::pin(prove(arrival, &shared));
+        shared.entrance.within(deadline, proof).await
     }
 }
 

@@ -10,6 +10,7 @@ mod failure;
 mod fleet;
 mod guard;
 mod input;
+mod link_metrics;
 mod messages;
 mod nodes;
 mod runs;
@@ -18,7 +19,7 @@ mod slow_peer;
 mod tokens;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
@@ -35,16 +36,17 @@ pub use events::PROBLEM_EVENT;
 use facade::Facade;
 use failure::Failure;
 pub use guard::MAX_BODY;
+pub use link_metrics::register_link_counters;
 pub use messages::SentMessages;
 pub use nodes::{AcceptNode, LabelNode, RevokeNode};
 pub use runs::{PruneRuns, Pruned, RetryRun, RunDetail};
-pub use server::{ServeError, serve_tls, serve_unix};
+pub use server::{ServeError, serve_metrics, serve_tls, serve_unix};
 
 /// What every call shares. Cheap to clone.
 #[derive(Clone)]
 pub struct Api {
     hub: Arc<dyn Facade>,
-    metrics: Arc<Registry>,
+    metrics: Arc<Mutex<Registry>>,
     /// Where a backup lies while it is being written and sent; on the same disk as what it copies.
     scratch: PathBuf,
     /// Ends streams that would otherwise outlive the hub.
@@ -59,19 +61,20 @@ pub struct Api {
 struct Description;
 
 impl Api {
-    /// `metrics` is served as it is, so whatever is to be seen must be registered before. `data` is the
-    /// hub's data directory.
-    pub fn new(hub: impl Facade, metrics: Arc<Registry>, data: &Path) -> Self {
+    /// `data` is the hub's data directory.
+    pub fn new(hub: impl Facade, metrics: Arc<Mutex<Registry>>, data: &Path) -> Self {
         fleet::sweep(data);
         Self { hub: Arc::new(hub), metrics, scratch: data.to_owned(), ending: CancellationToken::new() }
     }
 
-    fn router(&self) -> Router {
+    /// The calls; streams among them end with `shutdown`.
+    fn router_until(self, shutdown: &CancellationToken) -> Router {
+        let api = Self { ending: shutdown.clone(), ..self };
         let (router, description) = described();
         let description = Arc::new(description);
         router
             .route("/v1/openapi.json", get(move || async move { Json(description.clone()) }))
-            .route_layer(from_fn_with_state(self.clone(), guard::guard))
+            .route_layer(from_fn_with_state(api.clone(), guard::guard))
             .route("/metrics", get(fleet::metrics))
             .fallback(async || {
                 Failure(
@@ -83,7 +86,7 @@ impl Api {
             })
             // The guard's own limit holds instead.
             .layer(DefaultBodyLimit::disable())
-            .with_state(self.clone())
+            .with_state(api)
     }
 }
 

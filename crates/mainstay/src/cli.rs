@@ -7,6 +7,7 @@ mod agent;
 mod audit;
 mod backup;
 mod completions;
+mod daemon;
 mod dev;
 mod hub;
 mod login;
@@ -115,7 +116,11 @@ impl From<io::Error> for Stop {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let mut screen = Screen::of_process(cli.json);
-    match execute(cli, &mut screen) {
+    let done = execute(cli, &mut screen).and_then(|status| {
+        screen.flush()?;
+        Ok(status)
+    });
+    match done {
         Ok(status) => ExitCode::from(status),
         Err(Stop::Unread) => ExitCode::from(status_of::FAILED),
         Err(Stop::Problem(problem)) => {

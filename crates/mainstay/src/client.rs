@@ -21,7 +21,7 @@ use mainstay_control::view::{Problem, ProblemKind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use crate::api::MAX_BODY;
@@ -119,10 +119,7 @@ impl Client {
                 self.handshake(stream, driver).await
             }
             Endpoint::Https(hub) => {
-                let stream = TcpStream::connect(&hub.authority).await.map_err(|e| self.refused(&e))?;
-                // A request's last piece must not wait for an acknowledgement.
-                let _ = stream.set_nodelay(true);
-                let stream = tls::wrap(hub, stream).await.map_err(|why| self.unreachable(&why))?;
+                let stream = tls::dial(hub).await.map_err(|why| self.unreachable(&why))?;
                 self.handshake(stream, driver).await
             }
         }

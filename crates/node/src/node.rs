@@ -23,6 +23,7 @@ use mainstay_core::envelope::Signer;
 use mainstay_core::frame::{Facts, Frame, Goodbye};
 use mainstay_core::id::{JournalId, KeyId, MessageId, NodeName};
 use mainstay_core::journal::{Batch, Class, Damage, Journal as _, JournalError, Op, Table};
+use mainstay_core::received_path::Roots;
 use mainstay_core::time::Timestamp;
 use mainstay_core::trust::{TrustError, TrustLog};
 use mainstay_link::chain::FleetCa;
@@ -44,12 +45,13 @@ use crate::courier::runner::Runner;
 use crate::courier::submit::{self, Accepted};
 use crate::courier::{self, Input, Inputs, Parts, queue_words};
 use crate::hub_role::{CourierHandle, HubRole, SubmitError};
+use crate::intake::{self, BindError, Intake, Line};
 use crate::method::Methods;
 use crate::metrics::NodeMetrics;
 use crate::process::Processes;
 use crate::received::Received;
 use crate::trust_store::TrustStore;
-use crate::{dial, intake, listen};
+use crate::{dial, listen};
 
 /// Between lives: a disk that fails is not hammered.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -73,7 +75,7 @@ pub struct NodeConfig {
     pub version: String,
     pub rules: Rules,
     /// Directories outside the data directory where replies may be written.
-    pub roots: Vec<PathBuf>,
+    pub roots: Roots,
     pub limits: Limits,
     pub metrics: Arc<Mutex<Registry>>,
     pub side: Side,
@@ -107,9 +109,7 @@ pub enum NodeError {
     #[error("the system gives no randomness")]
     Randomness,
     #[error("the message socket cannot be opened")]
-    Socket(#[source] std::io::Error),
-    #[error("the directory for received files cannot be opened")]
-    Received(#[source] std::io::Error),
+    Socket(#[from] BindError),
 }
 
 impl NodeError {
@@ -406,8 +406,7 @@ impl Node {
             mark: mark.clone(),
             proof: AtomicBool::new(false),
         });
-        let received =
-            Received::open(&config.data.join("received"), &config.roots).map_err(NodeError::Received)?;
+        let received = Received::new(&config.data, config.roots.clone());
         let runner = Runner::new(methods, self.processes.clone(), signer, inputs.clone(), tasks.clone());
         let parts = Parts {
             me: shared.me,
@@ -420,7 +419,7 @@ impl Node {
             judge,
             hub: role,
             runner: runner.clone(),
-            replies: Replies::new(received, inputs.clone(), tasks.clone()),
+            replies: Replies::new(received, inputs.clone(), tasks.clone(), life_stop.clone()),
             metrics: self.metrics.clone(),
             tasks: tasks.clone(),
             stop: life_stop.clone(),
@@ -468,12 +467,35 @@ impl Node {
                 tasks.spawn(listen::run(shared.clone(), listener.clone()));
             }
         }
-        let socket = self.config.data.join("message.sock");
-        intake::start(&socket, self.handle.clone(), &tasks, shared.stop.clone())
-            .await
-            .map_err(NodeError::Socket)?;
+        let intake = Intake::bind(&self.config.data.join("message.sock"))?;
+        let submit: Arc<dyn intake::Submit> = Arc::new(MessageSocket(shared.clone()));
+        tasks.spawn(intake.run(submit, shared.stop.clone()));
         tasks.spawn(keep_clock(shared.clock.clone(), journal, shared.stop.clone()));
         Ok(())
+    }
+}
+
+/// What the message socket leads to. Whoever may open it is this node, as far as the fleet can tell.
+struct MessageSocket(Arc<Shared>);
+
+#[async_trait]
+impl intake::Submit for MessageSocket {
+    async fn submit(&self, text: String) -> Vec<Line> {
+        match submit::submit(&self.0, None, &text).await {
+            Ok(accepted) => {
+                accepted.into_iter().map(|Accepted { id, to }| Line::Accepted { id, to }).collect()
+            }
+            Err(submit::SubmitError::Text(errors)) => errors
+                .iter()
+                .map(|error| Line::Refused {
+                    error: error.message.clone(),
+                    field: error.field.clone(),
+                    line: Some(error.line as u64),
+                    column: Some(error.column as u64),
+                })
+                .collect(),
+            Err(error) => vec![Line::refused(error.to_string())],
+        }
     }
 }
 

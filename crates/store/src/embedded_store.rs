@@ -64,10 +64,7 @@ impl SqliteStore {
         disk: &crate::fault_vfs::FaultDisk,
         clock: Clock,
     ) -> Result<(Self, StoreDamage), StoreError> {
-        let conditions = Conditions {
-            simulated: Some(disk.files()),
-            skip_sync: false,
-        };
+        let conditions = Conditions { simulated: Some(disk.files()), skip_sync: false };
         Self::open_under(Path::new("store.db"), clock, conditions)
     }
 
@@ -79,13 +76,7 @@ impl SqliteStore {
         let (tables, damage) = Tables::open(path, clock.clone(), &conditions).map_err(opening)?;
         let (calls, waiting) = mpsc::channel(QUEUE);
         let (end, signal) = oneshot::channel();
-        let server = Server {
-            path: path.to_owned(),
-            clock,
-            conditions,
-            tables: Some(tables),
-            waiting,
-        };
+        let server = Server { path: path.to_owned(), clock, conditions, tables: Some(tables), waiting };
         let thread = std::thread::Builder::new()
             .name("store".into())
             .spawn(move || {
@@ -131,17 +122,10 @@ impl SqliteStore {
         let closed = || StoreError::Unavailable("it is closed".into());
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (answer, answered) = oneshot::channel();
-        let call = Box::new(Asked {
-            kind,
-            run,
-            result: None,
-            answer,
-        });
+        let call = Box::new(Asked { kind, run, result: None, answer });
         calls.ok_or_else(closed)?.send(call).await.map_err(|_| closed())?;
         // Without an answer only if the thread panicked.
-        answered
-            .await
-            .unwrap_or_else(|_| Err(kind.uncertain("the store's thread ended")))
+        answered.await.unwrap_or_else(|_| Err(kind.uncertain("the store's thread ended")))
     }
 }
 
@@ -190,9 +174,7 @@ impl<T: Send, F: FnMut(&mut Tables) -> Outcome<T> + Send> Call for Asked<T, F> {
     fn finish(self: Box<Self>, failure: Option<StoreError>) {
         let result = match failure {
             Some(error) => Err(error),
-            None => self
-                .result
-                .unwrap_or_else(|| Err(self.kind.uncertain("the call was not made"))),
+            None => self.result.unwrap_or_else(|| Err(self.kind.uncertain("the call was not made"))),
         };
         // Whoever asked may have gone; what was done stays done.
         let _ = self.answer.send(result);
@@ -239,9 +221,7 @@ impl Server {
         let tables = match self.reopened() {
             Ok(tables) => tables,
             Err(error) => {
-                group
-                    .into_iter()
-                    .for_each(|call| call.finish(Some(error.clone())));
+                group.into_iter().for_each(|call| call.finish(Some(error.clone())));
                 return;
             }
         };
@@ -280,9 +260,7 @@ impl Server {
             }
             self.tables = Some(tables);
         }
-        self.tables
-            .as_mut()
-            .ok_or_else(|| StoreError::Unavailable("it is not open".into()))
+        self.tables.as_mut().ok_or_else(|| StoreError::Unavailable("it is not open".into()))
     }
 }
 
@@ -346,11 +324,7 @@ fn opening(error: FileError) -> StoreError {
 }
 
 fn bounded(size: usize, limit: usize) -> Result<(), StoreError> {
-    if size > limit {
-        Err(StoreError::TooLarge { size, limit })
-    } else {
-        Ok(())
-    }
+    if size > limit { Err(StoreError::TooLarge { size, limit }) } else { Ok(()) }
 }
 
 #[async_trait]
@@ -363,14 +337,12 @@ impl Store for SqliteStore {
     async fn put(&self, key: &Key, value: Bytes, expect: Expect) -> Result<Revision, StoreError> {
         bounded(value.len(), MAX_STORE_VALUE)?;
         let key = key.clone();
-        self.ask(Kind::Write, move |tables| tables.put(&key, &value, expect))
-            .await
+        self.ask(Kind::Write, move |tables| tables.put(&key, &value, expect)).await
     }
 
     async fn delete(&self, key: &Key, expect: Expect) -> Result<(), StoreError> {
         let key = key.clone();
-        self.ask(Kind::Write, move |tables| tables.delete(&key, expect))
-            .await
+        self.ask(Kind::Write, move |tables| tables.delete(&key, expect)).await
     }
 
     async fn list(&self, prefix: &Prefix) -> Result<Listing, StoreError> {
@@ -380,8 +352,7 @@ impl Store for SqliteStore {
 
     async fn watch(&self, prefix: &Prefix, from: Revision) -> Result<Watch, StoreError> {
         let prefix = prefix.clone();
-        self.ask(Kind::Read, move |tables| tables.watch(&prefix, from))
-            .await
+        self.ask(Kind::Read, move |tables| tables.watch(&prefix, from)).await
     }
 
     async fn append(&self, log: &LogName, records: Vec<Bytes>) -> Result<Vec<Position>, StoreError> {
@@ -390,8 +361,7 @@ impl Store for SqliteStore {
         }
         bounded(records.iter().map(Bytes::len).sum(), MAX_APPEND)?;
         let log = log.clone();
-        self.ask(Kind::Write, move |tables| tables.append(&log, &records))
-            .await
+        self.ask(Kind::Write, move |tables| tables.append(&log, &records)).await
     }
 
     async fn read(
@@ -401,26 +371,22 @@ impl Store for SqliteStore {
         limit: usize,
     ) -> Result<Vec<(Position, Bytes)>, StoreError> {
         let log = log.clone();
-        self.ask(Kind::Read, move |tables| tables.read(&log, from, limit))
-            .await
+        self.ask(Kind::Read, move |tables| tables.read(&log, from, limit)).await
     }
 
     async fn trim(&self, log: &LogName, before: Position) -> Result<(), StoreError> {
         let log = log.clone();
-        self.ask(Kind::Write, move |tables| tables.trim(&log, before))
-            .await
+        self.ask(Kind::Write, move |tables| tables.trim(&log, before)).await
     }
 
     async fn lease(&self, name: &Key, ttl: Ttl) -> Result<Option<Lease>, StoreError> {
         let name = name.clone();
-        self.ask(Kind::Write, move |tables| tables.lease(&name, ttl))
-            .await
+        self.ask(Kind::Write, move |tables| tables.lease(&name, ttl)).await
     }
 
     async fn renew(&self, lease: &Lease, ttl: Ttl) -> Result<(), StoreError> {
         let lease = lease.clone();
-        self.ask(Kind::Write, move |tables| tables.renew(&lease, ttl))
-            .await
+        self.ask(Kind::Write, move |tables| tables.renew(&lease, ttl)).await
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {

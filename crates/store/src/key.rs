@@ -22,18 +22,12 @@ pub struct NameError {
 
 fn check(kind: &'static str, text: &str) -> Result<(), NameError> {
     let token = |token: &str| {
-        !token.is_empty()
-            && token
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_=".contains(&b))
+        !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_=".contains(&b))
     };
     if text.len() <= MAX_NAME && text.split('.').all(token) {
         return Ok(());
     }
-    Err(NameError {
-        kind,
-        text: text.chars().take(MAX_NAME).collect(),
-    })
+    Err(NameError { kind, text: text.chars().take(MAX_NAME).collect() })
 }
 
 macro_rules! name {
@@ -114,10 +108,7 @@ impl Prefix {
     pub fn contains(&self, key: &Key) -> bool {
         match &self.0 {
             None => true,
-            Some(prefix) => key
-                .as_str()
-                .strip_prefix(&**prefix)
-                .is_some_and(|rest| rest.starts_with('.')),
+            Some(prefix) => key.as_str().strip_prefix(&**prefix).is_some_and(|rest| rest.starts_with('.')),
         }
     }
 
@@ -204,11 +195,7 @@ mod tests {
         ] {
             let key = Key::new(key).unwrap();
             assert_eq!(prefix.contains(&key), inside, "{key}");
-            assert_eq!(
-                from.as_str() <= key.as_str() && key.as_str() < to.as_str(),
-                inside,
-                "{key}"
-            );
+            assert_eq!(from.as_str() <= key.as_str() && key.as_str() < to.as_str(), inside, "{key}");
             let (from, to) = Prefix::ALL.bounds();
             assert!(
                 Prefix::ALL.contains(&key) && from.as_str() <= key.as_str() && key.as_str() < to.as_str()

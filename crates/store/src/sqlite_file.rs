@@ -410,12 +410,7 @@ fn create_private(path: &Path) -> Result<(), FileError> {
 
 /// Creates a file readable by its owner alone, which must not exist.
 pub(crate) fn create_new_private(path: &Path) -> std::io::Result<()> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map(drop)
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
 }
 
 /// Makes a file and its name durable.

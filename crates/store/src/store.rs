@@ -45,11 +45,7 @@ impl Position {
 
     /// For positions that were written down. Anything beyond [`Position::END`] is taken for it.
     pub const fn from_number(number: u64) -> Self {
-        if number > Self::END.0 {
-            Self::END
-        } else {
-            Self(number)
-        }
+        if number > Self::END.0 { Self::END } else { Self(number) }
     }
 
     pub const fn number(self) -> u64 {

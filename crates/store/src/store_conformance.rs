@@ -74,77 +74,30 @@ fn prefix(text: &str) -> Prefix {
 }
 
 async fn value_of(store: &SharedStore, name: &str) -> Option<Bytes> {
-    store
-        .get(&key(name))
-        .await
-        .expect("it can be read")
-        .map(|entry| entry.value)
+    store.get(&key(name)).await.expect("it can be read").map(|entry| entry.value)
 }
 
 async fn compare_and_swap(store: &SharedStore) {
     let a = key("a");
     assert_eq!(store.get(&a).await, Ok(None));
-    let first = store
-        .put(&a, "1".into(), Expect::Absent)
-        .await
-        .expect("it is absent");
-    assert_eq!(
-        store.put(&a, "x".into(), Expect::Absent).await,
-        Err(StoreError::Conflict)
-    );
-    assert_eq!(
-        store.get(&a).await,
-        Ok(Some(Entry {
-            key: a.clone(),
-            value: "1".into(),
-            revision: first
-        }))
-    );
-    let second = store
-        .put(&a, "2".into(), Expect::Revision(first))
-        .await
-        .expect("it is that one");
+    let first = store.put(&a, "1".into(), Expect::Absent).await.expect("it is absent");
+    assert_eq!(store.put(&a, "x".into(), Expect::Absent).await, Err(StoreError::Conflict));
+    assert_eq!(store.get(&a).await, Ok(Some(Entry { key: a.clone(), value: "1".into(), revision: first })));
+    let second = store.put(&a, "2".into(), Expect::Revision(first)).await.expect("it is that one");
     assert_ne!(first, second);
-    assert_eq!(
-        store.put(&a, "x".into(), Expect::Revision(first)).await,
-        Err(StoreError::Conflict)
-    );
-    let same = store
-        .put(&a, "2".into(), Expect::Any)
-        .await
-        .expect("anything goes");
+    assert_eq!(store.put(&a, "x".into(), Expect::Revision(first)).await, Err(StoreError::Conflict));
+    let same = store.put(&a, "2".into(), Expect::Any).await.expect("anything goes");
     assert_ne!(second, same, "every write has its revision");
-    assert_eq!(
-        store.put(&key("b"), "x".into(), Expect::Revision(same)).await,
-        Err(StoreError::Conflict)
-    );
+    assert_eq!(store.put(&key("b"), "x".into(), Expect::Revision(same)).await, Err(StoreError::Conflict));
 
-    assert_eq!(
-        store.delete(&a, Expect::Revision(second)).await,
-        Err(StoreError::Conflict)
-    );
+    assert_eq!(store.delete(&a, Expect::Revision(second)).await, Err(StoreError::Conflict));
     assert_eq!(value_of(store, "a").await, Some("2".into()));
-    store
-        .delete(&a, Expect::Revision(same))
-        .await
-        .expect("it is that one");
+    store.delete(&a, Expect::Revision(same)).await.expect("it is that one");
     assert_eq!(store.get(&a).await, Ok(None));
-    assert_eq!(
-        store.delete(&a, Expect::Revision(same)).await,
-        Err(StoreError::Conflict)
-    );
-    assert_eq!(
-        store.put(&a, "x".into(), Expect::Revision(same)).await,
-        Err(StoreError::Conflict)
-    );
-    store
-        .delete(&a, Expect::Any)
-        .await
-        .expect("nothing to delete is no error");
-    let again = store
-        .put(&a, "3".into(), Expect::Absent)
-        .await
-        .expect("it is absent again");
+    assert_eq!(store.delete(&a, Expect::Revision(same)).await, Err(StoreError::Conflict));
+    assert_eq!(store.put(&a, "x".into(), Expect::Revision(same)).await, Err(StoreError::Conflict));
+    store.delete(&a, Expect::Any).await.expect("nothing to delete is no error");
+    let again = store.put(&a, "3".into(), Expect::Absent).await.expect("it is absent again");
     assert_ne!(again, same, "a revision is not used twice");
     store.delete(&a, Expect::Any).await.expect("anything goes");
     assert_eq!(value_of(store, "a").await, None);
@@ -154,25 +107,16 @@ async fn races(store: &SharedStore) {
     const TASKS: usize = 8;
     const ROUNDS: u64 = 25;
     let counter = key("race.counter");
-    store
-        .put(&counter, "0".into(), Expect::Absent)
-        .await
-        .expect("it is absent");
+    store.put(&counter, "0".into(), Expect::Absent).await.expect("it is absent");
     let mut tasks = JoinSet::new();
     for _ in 0..TASKS {
         let (store, counter) = (Arc::clone(store), counter.clone());
         tasks.spawn(async move {
             let mut done = 0;
             while done < ROUNDS {
-                let entry = store
-                    .get(&counter)
-                    .await
-                    .expect("it can be read")
-                    .expect("it is there");
-                let number: u64 = std::str::from_utf8(&entry.value)
-                    .expect("a number")
-                    .parse()
-                    .expect("a number");
+                let entry = store.get(&counter).await.expect("it can be read").expect("it is there");
+                let number: u64 =
+                    std::str::from_utf8(&entry.value).expect("a number").parse().expect("a number");
                 let next = Bytes::from((number + 1).to_string());
                 match store.put(&counter, next, Expect::Revision(entry.revision)).await {
                     Ok(_) => done += 1,
@@ -210,53 +154,25 @@ async fn races(store: &SharedStore) {
 async fn sizes(store: &SharedStore) {
     for size in [0, 1, 4_096, MAX_STORE_VALUE] {
         let value = Bytes::from((0..size).map(|at| (at * 7) as u8).collect::<Vec<_>>());
-        store
-            .put(&key("size"), value.clone(), Expect::Any)
-            .await
-            .expect("it is small enough");
-        assert!(
-            value_of(store, "size").await == Some(value.clone()),
-            "{size} bytes come back"
-        );
-        let at = store
-            .append(&log("size"), vec![value.clone()])
-            .await
-            .expect("it is small enough")[0];
+        store.put(&key("size"), value.clone(), Expect::Any).await.expect("it is small enough");
+        assert!(value_of(store, "size").await == Some(value.clone()), "{size} bytes come back");
+        let at = store.append(&log("size"), vec![value.clone()]).await.expect("it is small enough")[0];
         let read = store.read(&log("size"), at, 10).await.expect("it can be read");
         assert!(read == [(at, value)], "{size} bytes come back");
     }
     let large = Bytes::from(vec![0; MAX_STORE_VALUE + 1]);
-    let refused = StoreError::TooLarge {
-        size: MAX_STORE_VALUE + 1,
-        limit: MAX_STORE_VALUE,
-    };
-    assert_eq!(
-        store.put(&key("large"), large.clone(), Expect::Any).await,
-        Err(refused.clone())
-    );
-    assert_eq!(
-        store.append(&log("large"), vec!["a".into(), large]).await,
-        Err(refused)
-    );
+    let refused = StoreError::TooLarge { size: MAX_STORE_VALUE + 1, limit: MAX_STORE_VALUE };
+    assert_eq!(store.put(&key("large"), large.clone(), Expect::Any).await, Err(refused.clone()));
+    assert_eq!(store.append(&log("large"), vec!["a".into(), large]).await, Err(refused));
     assert_eq!(value_of(store, "large").await, None);
     assert_eq!(store.read(&log("large"), Position::START, 10).await, Ok(vec![]));
 }
 
 async fn listings(store: &SharedStore) {
     for name in ["n.b.x", "n.a", "n.b", "n", "nn.a", "n-a.b", "m.z"] {
-        store
-            .put(
-                &key(name),
-                Bytes::copy_from_slice(name.as_bytes()),
-                Expect::Absent,
-            )
-            .await
-            .expect("absent");
+        store.put(&key(name), Bytes::copy_from_slice(name.as_bytes()), Expect::Absent).await.expect("absent");
     }
-    store
-        .put(&key("n.gone"), "x".into(), Expect::Absent)
-        .await
-        .expect("absent");
+    store.put(&key("n.gone"), "x".into(), Expect::Absent).await.expect("absent");
     store.delete(&key("n.gone"), Expect::Any).await.expect("deleted");
     for (under, expected) in [
         (prefix("n"), &["n.a", "n.b", "n.b.x"][..]),
@@ -275,9 +191,7 @@ async fn listings(store: &SharedStore) {
 }
 
 async fn next(watch: &mut Watch) -> Change {
-    let next = tokio::time::timeout(PATIENCE, watch.next())
-        .await
-        .expect("the watch tells something");
+    let next = tokio::time::timeout(PATIENCE, watch.next()).await.expect("the watch tells something");
     next.expect("the watch goes on")
 }
 
@@ -301,10 +215,7 @@ async fn until(watch: &mut Watch, name: &str, value: &str) -> BTreeMap<String, O
 
 async fn watches(store: &SharedStore) {
     let put = async |name: &str, value: &'static str| {
-        store
-            .put(&key(name), value.into(), Expect::Any)
-            .await
-            .expect("it is written")
+        store.put(&key(name), value.into(), Expect::Any).await.expect("it is written")
     };
     put("w.before", "1").await;
     put("w.gone", "1").await;
@@ -329,26 +240,14 @@ async fn watches(store: &SharedStore) {
     let mut late = store.watch(&prefix("w"), start).await.expect("it can be watched");
     assert_eq!(until(&mut late, "w.end", "1").await, expected);
     // And one from the middle only the rest.
-    let mut rest = store
-        .watch(&prefix("w"), middle)
-        .await
-        .expect("it can be watched");
-    assert_eq!(
-        until(&mut rest, "w.end", "1").await,
-        [("w.end".to_owned(), Some("1".into()))].into()
-    );
+    let mut rest = store.watch(&prefix("w"), middle).await.expect("it can be watched");
+    assert_eq!(until(&mut rest, "w.end", "1").await, [("w.end".to_owned(), Some("1".into()))].into());
     // All of them go on.
     put("w.end", "2").await;
     for watch in [&mut live, &mut late, &mut rest] {
         let change = next(watch).await;
-        assert!(
-            matches!(&change, Change::Put(entry) if entry.value == "2"),
-            "{change:?}"
-        );
-        let again = store
-            .watch(&prefix("w"), change.revision())
-            .await
-            .expect("it can be watched");
+        assert!(matches!(&change, Change::Put(entry) if entry.value == "2"), "{change:?}");
+        let again = store.watch(&prefix("w"), change.revision()).await.expect("it can be watched");
         drop(again);
     }
     // A watcher that has gone is no hindrance.
@@ -385,11 +284,8 @@ async fn no_gaps(store: &SharedStore) {
             }
             'again: loop {
                 let listing = store.list(&prefix("g")).await.expect("it can be listed");
-                let mut mirror: BTreeMap<Key, Bytes> = listing
-                    .entries
-                    .into_iter()
-                    .map(|entry| (entry.key, entry.value))
-                    .collect();
+                let mut mirror: BTreeMap<Key, Bytes> =
+                    listing.entries.into_iter().map(|entry| (entry.key, entry.value)).collect();
                 if mirror.contains_key(&key("g.done")) {
                     return mirror;
                 }
@@ -397,10 +293,7 @@ async fn no_gaps(store: &SharedStore) {
                     continue;
                 };
                 loop {
-                    match tokio::time::timeout(PATIENCE, watch.next())
-                        .await
-                        .expect("the end comes")
-                    {
+                    match tokio::time::timeout(PATIENCE, watch.next()).await.expect("the end comes") {
                         Ok(Change::Put(entry)) => {
                             mirror.insert(entry.key, entry.value);
                         }
@@ -420,16 +313,10 @@ async fn no_gaps(store: &SharedStore) {
     while let Some(task) = writers.join_next().await {
         task.expect("the writer ends well");
     }
-    store
-        .put(&key("g.done"), "1".into(), Expect::Absent)
-        .await
-        .expect("written");
+    store.put(&key("g.done"), "1".into(), Expect::Absent).await.expect("written");
     let listing = store.list(&prefix("g")).await.expect("it can be listed");
-    let truth: BTreeMap<Key, Bytes> = listing
-        .entries
-        .into_iter()
-        .map(|entry| (entry.key, entry.value))
-        .collect();
+    let truth: BTreeMap<Key, Bytes> =
+        listing.entries.into_iter().map(|entry| (entry.key, entry.value)).collect();
     while let Some(mirror) = readers.join_next().await {
         assert_eq!(mirror.expect("the reader ends well"), truth);
     }
@@ -469,19 +356,13 @@ async fn logs(store: &SharedStore) {
     assert_eq!(store.read(&one, middle, 2).await.expect("read"), expected[9..11]);
     store.trim(&one, middle).await.expect("trimmed");
     assert_eq!(whole(store, &one).await, expected[9..]);
-    store
-        .trim(&one, Position::START)
-        .await
-        .expect("nothing to trim is no error");
+    store.trim(&one, Position::START).await.expect("nothing to trim is no error");
     store.trim(&one, Position::END).await.expect("trimmed");
     assert_eq!(whole(store, &one).await, []);
     assert_eq!(whole(store, &two).await.len(), 5, "another log is left alone");
     let after = store.append(&one, vec!["new".into()]).await.expect("appended")[0];
     assert!(after > expected[19].0, "a position is not used twice");
-    store
-        .trim(&log("l.never"), Position::END)
-        .await
-        .expect("a log that never was can be trimmed");
+    store.trim(&log("l.never"), Position::END).await.expect("a log that never was can be trimmed");
 }
 
 async fn appends(store: &SharedStore) {
@@ -491,9 +372,7 @@ async fn appends(store: &SharedStore) {
         let (store, name) = (Arc::clone(store), name.clone());
         tasks.spawn(async move {
             for round in 0..20 {
-                let records = (0..3)
-                    .map(|at| Bytes::from(format!("{task} {round} {at}")))
-                    .collect();
+                let records = (0..3).map(|at| Bytes::from(format!("{task} {round} {at}"))).collect();
                 store.append(&name, records).await.expect("appended");
             }
         });
@@ -512,9 +391,8 @@ async fn appends(store: &SharedStore) {
             .map(|(_, record)| String::from_utf8_lossy(record).into_owned())
             .filter(|record| record.starts_with(&format!("{task} ")))
             .collect();
-        let expected: Vec<String> = (0..60)
-            .map(|number| format!("{task} {} {}", number / 3, number % 3))
-            .collect();
+        let expected: Vec<String> =
+            (0..60).map(|number| format!("{task} {} {}", number / 3, number % 3)).collect();
         assert_eq!(own, expected);
     }
 }
@@ -525,10 +403,7 @@ async fn leases(bench: &impl StoreBench) {
     let ttl = Ttl::from_secs(5);
     let first = store.lease(&name, ttl).await.expect("asked").expect("it is free");
     assert_eq!(store.lease(&name, ttl).await, Ok(None));
-    assert!(
-        store.lease(&key("lease.b"), ttl).await.expect("asked").is_some(),
-        "another is free"
-    );
+    assert!(store.lease(&key("lease.b"), ttl).await.expect("asked").is_some(), "another is free");
     // Renewing keeps it beyond its first end.
     for _ in 0..3 {
         bench.pass(Duration::from_secs(3)).await;
@@ -538,28 +413,17 @@ async fn leases(bench: &impl StoreBench) {
     // It ends by itself.
     bench.pass(Duration::from_secs(6)).await;
     assert_eq!(store.renew(&first, ttl).await, Err(StoreError::Conflict));
-    let second = store
-        .lease(&name, ttl)
-        .await
-        .expect("asked")
-        .expect("it has ended");
+    let second = store.lease(&name, ttl).await.expect("asked").expect("it has ended");
     assert!(second.fence > first.fence);
     // Who held it before can do nothing with it.
     assert_eq!(store.renew(&first, ttl).await, Err(StoreError::Conflict));
-    store
-        .release(&first)
-        .await
-        .expect("releasing what is not held is no error");
+    store.release(&first).await.expect("releasing what is not held is no error");
     assert_eq!(store.lease(&name, ttl).await, Ok(None));
     store.renew(&second, ttl).await.expect("it is held");
     // Given back, it is free at once.
     store.release(&second).await.expect("released");
     assert_eq!(store.renew(&second, ttl).await, Err(StoreError::Conflict));
-    let third = store
-        .lease(&name, ttl)
-        .await
-        .expect("asked")
-        .expect("it was given back");
+    let third = store.lease(&name, ttl).await.expect("asked").expect("it was given back");
     assert!(third.fence > second.fence, "fences grow, also over a release");
 }
 
@@ -585,41 +449,20 @@ async fn one_lease(store: &SharedStore) {
 
 async fn reopening(bench: &mut impl StoreBench) {
     let store = bench.store();
-    let revision = store
-        .put(&key("r.kept"), "1".into(), Expect::Absent)
-        .await
-        .expect("written");
-    store
-        .put(&key("r.gone"), "1".into(), Expect::Absent)
-        .await
-        .expect("written");
+    let revision = store.put(&key("r.kept"), "1".into(), Expect::Absent).await.expect("written");
+    store.put(&key("r.gone"), "1".into(), Expect::Absent).await.expect("written");
     let listed = store.list(&prefix("r")).await.expect("listed").revision;
     store.delete(&key("r.gone"), Expect::Any).await.expect("deleted");
-    let positions = store
-        .append(&log("r"), vec!["a".into(), "b".into()])
-        .await
-        .expect("appended");
-    let long = store
-        .lease(&key("r.long"), Ttl::from_secs(3_600))
-        .await
-        .expect("asked")
-        .expect("free");
-    let released = store
-        .lease(&key("r.released"), Ttl::from_secs(60))
-        .await
-        .expect("asked")
-        .expect("free");
+    let positions = store.append(&log("r"), vec!["a".into(), "b".into()]).await.expect("appended");
+    let long = store.lease(&key("r.long"), Ttl::from_secs(3_600)).await.expect("asked").expect("free");
+    let released = store.lease(&key("r.released"), Ttl::from_secs(60)).await.expect("asked").expect("free");
     store.release(&released).await.expect("released");
     store.trim(&log("r"), positions[1]).await.expect("trimmed");
     drop(store);
     bench.reopen().await;
     let store = bench.store();
 
-    let kept = Entry {
-        key: key("r.kept"),
-        value: "1".into(),
-        revision,
-    };
+    let kept = Entry { key: key("r.kept"), value: "1".into(), revision };
     assert_eq!(store.get(&key("r.kept")).await, Ok(Some(kept.clone())));
     assert_eq!(store.list(&prefix("r")).await.expect("listed").entries, [kept]);
     assert_eq!(whole(&store, &log("r")).await, [(positions[1], Bytes::from("b"))]);
@@ -628,26 +471,12 @@ async fn reopening(bench: &mut impl StoreBench) {
         Ok(mut watch) => assert_eq!(next(&mut watch).await.key(), &key("r.gone")),
         Err(error) => assert_eq!(error, StoreError::TooOld),
     }
-    assert_eq!(
-        store.lease(&key("r.long"), Ttl::from_secs(1)).await,
-        Ok(None),
-        "it is still held"
-    );
-    store
-        .renew(&long, Ttl::from_secs(3_600))
-        .await
-        .expect("by whom it was");
-    let again = store
-        .lease(&key("r.released"), Ttl::from_secs(60))
-        .await
-        .expect("asked")
-        .expect("free");
+    assert_eq!(store.lease(&key("r.long"), Ttl::from_secs(1)).await, Ok(None), "it is still held");
+    store.renew(&long, Ttl::from_secs(3_600)).await.expect("by whom it was");
+    let again = store.lease(&key("r.released"), Ttl::from_secs(60)).await.expect("asked").expect("free");
     assert!(again.fence > released.fence && again.fence > long.fence);
     let after = store.append(&log("r"), vec!["c".into()]).await.expect("appended")[0];
     assert!(after > positions[1]);
-    let next = store
-        .put(&key("r.kept"), "2".into(), Expect::Revision(revision))
-        .await
-        .expect("as expected");
+    let next = store.put(&key("r.kept"), "2".into(), Expect::Revision(revision)).await.expect("as expected");
     assert_ne!(next, revision);
 }

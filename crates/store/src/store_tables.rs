@@ -124,16 +124,12 @@ impl Tables {
         let conn = file.conn();
         let number = |name: &str| -> Result<u64, FileError> {
             let number = conn
-                .query_row("SELECT number FROM numbers WHERE name = ?1", [name], |row| {
-                    row.get::<_, i64>(0)
-                })
+                .query_row("SELECT number FROM numbers WHERE name = ?1", [name], |row| row.get::<_, i64>(0))
                 .optional()?;
             Ok(number.unwrap_or(0).unsigned_abs())
         };
         let tombstones: i64 =
-            conn.query_row("SELECT count(*) FROM entries WHERE deleted = 1", [], |row| {
-                row.get(0)
-            })?;
+            conn.query_row("SELECT count(*) FROM entries WHERE deleted = 1", [], |row| row.get(0))?;
         let ceiling = number("ceiling")?;
         let numbers = Numbers {
             // Whatever was given below the ceiling may have been given.
@@ -185,8 +181,7 @@ impl Tables {
                 change.revision().0 > watcher.after && watcher.prefix.contains(change.key())
             });
             // One that is gone or too slow is dropped, which tells it.
-            due.map(|change| watcher.changes.try_send(change.clone()))
-                .all(|sent| sent.is_ok())
+            due.map(|change| watcher.changes.try_send(change.clone())).all(|sent| sent.is_ok())
                 && !watcher.changes.is_closed()
         });
     }
@@ -257,11 +252,7 @@ impl Tables {
         let revision = self.next_number()?;
         self.write_entry(key, revision, false, value)?;
         let revision = Revision(revision);
-        self.changes.push(Change::Put(Entry {
-            key: key.clone(),
-            value: value.clone(),
-            revision,
-        }));
+        self.changes.push(Change::Put(Entry { key: key.clone(), value: value.clone(), revision }));
         Ok(Ok(revision))
     }
 
@@ -276,10 +267,7 @@ impl Tables {
         self.write_entry(key, revision, true, &[])?;
         self.numbers.tombstones += 1;
         self.forget_tombstones()?;
-        self.changes.push(Change::Deleted {
-            key: key.clone(),
-            revision: Revision(revision),
-        });
+        self.changes.push(Change::Deleted { key: key.clone(), revision: Revision(revision) });
         Ok(Ok(()))
     }
 
@@ -319,10 +307,7 @@ impl Tables {
             [TOMBSTONES.cast_signed()],
             |row| row.get(0),
         )?;
-        let gone = conn.execute(
-            "DELETE FROM entries WHERE deleted = 1 AND revision <= ?1",
-            [floor],
-        )?;
+        let gone = conn.execute("DELETE FROM entries WHERE deleted = 1 AND revision <= ?1", [floor])?;
         let floor = floor.unsigned_abs();
         set_number(conn, "floor", floor)?;
         self.numbers.floor = floor;
@@ -341,10 +326,7 @@ impl Tables {
         while let Some(row) = rows.next()? {
             entries.push(entry(row)?.0);
         }
-        Ok(Ok(Listing {
-            entries,
-            revision: Revision(self.numbers.sequence),
-        }))
+        Ok(Ok(Listing { entries, revision: Revision(self.numbers.sequence) }))
     }
 
     pub(crate) fn watch(&mut self, prefix: &Prefix, from: Revision) -> Outcome<Watch> {
@@ -376,11 +358,7 @@ impl Tables {
             let _ = changes.try_send(change);
         }
         let after = self.numbers.sequence;
-        self.joining.push(Watcher {
-            prefix: prefix.clone(),
-            after,
-            changes,
-        });
+        self.joining.push(Watcher { prefix: prefix.clone(), after, changes });
         Ok(Ok(Watch::new(watch)))
     }
 
@@ -393,12 +371,7 @@ impl Tables {
             let sum = record_sum(log.as_str(), position, record);
             self.conn()
                 .prepare_cached("INSERT INTO records (position, log, sum, value) VALUES (?1, ?2, ?3, ?4)")?
-                .execute(params![
-                    position.cast_signed(),
-                    log.as_str(),
-                    sum,
-                    record.as_ref()
-                ])?;
+                .execute(params![position.cast_signed(), log.as_str(), sum, record.as_ref()])?;
             positions.push(Position::from_number(position));
         }
         Ok(Ok(positions))
@@ -459,10 +432,7 @@ impl Tables {
         }
         let fence = self.next_number()?;
         self.write_lease(name, fence, now, ttl)?;
-        Ok(Ok(Some(Lease {
-            name: name.clone(),
-            fence: Fence::from_number(fence),
-        })))
+        Ok(Ok(Some(Lease { name: name.clone(), fence: Fence::from_number(fence) })))
     }
 
     pub(crate) fn renew(&mut self, lease: &Lease, ttl: Ttl) -> Outcome<()> {
@@ -550,10 +520,7 @@ fn set_number(conn: &Connection, name: &str, number: u64) -> Result<(), FileErro
 fn blob<'a>(row: &'a Row<'_>, at: usize) -> Result<&'a [u8], FileError> {
     match row.get_ref(at)? {
         ValueRef::Blob(bytes) => Ok(bytes),
-        other => Err(FileError::Corrupt(format!(
-            "a value is of type {}",
-            other.data_type()
-        ))),
+        other => Err(FileError::Corrupt(format!("a value is of type {}", other.data_type()))),
     }
 }
 
@@ -567,14 +534,7 @@ fn entry(row: &Row<'_>) -> Result<(Entry, bool), FileError> {
     match Key::new(&text) {
         Ok(key) if fits => {
             let value = Bytes::copy_from_slice(value);
-            Ok((
-                Entry {
-                    key,
-                    value,
-                    revision: Revision(revision),
-                },
-                deleted,
-            ))
+            Ok((Entry { key, value, revision: Revision(revision) }, deleted))
         }
         _ => Err(FileError::Corrupt(format!("the value of key {text:?}"))),
     }

@@ -20,8 +20,9 @@ use crate::time::Timestamp;
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     rows: BTreeMap<(Key, u64), AnswerRow>,
-    /// Ends by their own envelope's id, for receipts.
-    ends: HashMap<MessageId, Key>,
+    /// Ends by their origin and their own envelope's id, for receipts. The id alone is not enough: another
+    /// origin may use a message's id again, by malice, and the ends' ids follow from those.
+    ends: BTreeMap<(KeyId, MessageId), Key>,
     /// Pieces that the origin has. The last one's row stays until the end: it keeps the numbering.
     acknowledged: HashMap<Key, BTreeSet<u64>>,
 }
@@ -29,7 +30,7 @@ pub(super) struct Answers {
 impl Answers {
     pub fn load(&mut self, shared: &mut Shared, key: Key, number: u64, row: AnswerRow) {
         if number == END_NUMBER {
-            self.ends.insert(envelope_id(&key, number), key);
+            self.ends.insert((key.origin, envelope_id(&key, number)), key);
         }
         shared.owe(row.to, Item::Answer(key, number));
         self.rows.insert((key, number), row);
@@ -66,8 +67,12 @@ impl Answers {
     /// It is on disk: from now on its origin is owed it.
     pub fn owe(&mut self, shared: &mut Shared, key: Key, number: u64) {
         if let Some(row) = self.rows.get(&(key, number)) {
+            if shared.is_gone(row.to) {
+                self.let_go(shared, key);
+                return;
+            }
             if number == END_NUMBER {
-                self.ends.insert(envelope_id(&key, number), key);
+                self.ends.insert((key.origin, envelope_id(&key, number)), key);
             }
             shared.owe(row.to, Item::Answer(key, number));
         }
@@ -170,16 +175,16 @@ impl Answers {
 
     /// The origin's signed word that it has this end. `false` if the id is not one of an end here.
     pub fn receipt(&mut self, shared: &mut Shared, from: KeyId, end: &MessageId) -> bool {
-        let Some(key) = self.ends.get(end).copied() else { return false };
-        if key.origin == from {
-            self.let_go(shared, key);
-        }
+        let Some(key) = self.ends.get(&(from, *end)).copied() else { return false };
+        self.let_go(shared, key);
         true
     }
 
     /// Nobody waits for answers to a node that is gone.
     pub fn node_gone(&mut self, shared: &mut Shared, node: KeyId) {
-        let keys: Vec<Key> = self.ends.values().filter(|key| key.origin == node).copied().collect();
+        // What is being written is let go of when that is done.
+        let to_node = self.rows.iter().filter(|(_, row)| row.to == Audience::Node(node));
+        let keys: BTreeSet<Key> = to_node.map(|((key, _), _)| *key).collect();
         for key in keys {
             self.let_go(shared, key);
         }
@@ -187,7 +192,7 @@ impl Answers {
 
     fn let_go(&mut self, shared: &mut Shared, key: Key) {
         let numbers: Vec<u64> = self.of(key).map(|((_, number), _)| *number).collect();
-        self.ends.remove(&envelope_id(&key, END_NUMBER));
+        self.ends.remove(&(key.origin, envelope_id(&key, END_NUMBER)));
         self.acknowledged.remove(&key);
         let mut ops = Vec::with_capacity(numbers.len());
         for number in numbers {

@@ -195,10 +195,10 @@ impl Engine {
             Event::ReplyPlanned { id, upto, mark } => self.outbox.reply_planned(shared, id, upto, mark),
             Event::ReplyWritten { id, upto, .. } => self.outbox.reply_written(shared, id, upto),
             Event::NodeGone { key } => {
+                shared.forget_node(key);
                 self.outbox.node_gone(shared, now, key);
                 self.inbox.answers.node_gone(shared, key);
                 self.relay.node_gone(shared, key);
-                self.shared.take_owed(Audience::Node(key));
             }
             Event::Tick => {}
         }

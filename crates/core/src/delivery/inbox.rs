@@ -45,6 +45,8 @@ struct Entry {
     /// Output that is not an answer of its own yet.
     buffer: Vec<Piece>,
     buffered: usize,
+    /// How much of that still holds the method back, until it is on disk.
+    unpaid: usize,
     next_seq: u64,
 }
 
@@ -58,6 +60,7 @@ impl Entry {
             ending: false,
             buffer: Vec::new(),
             buffered: 0,
+            unpaid: 0,
             next_seq,
         }
     }
@@ -108,6 +111,8 @@ pub(super) enum InboxThen {
     },
     Ended {
         key: Key,
+        method: String,
+        outcome: Outcome,
     },
 }
 
@@ -320,6 +325,11 @@ impl Inbox {
         cancel: &Cancel,
     ) {
         let body = &incoming.verified.body;
+        if body.expires.is_some_and(|end| now >= end) {
+            // Its message will be refused as late, or was: a second end would contradict that one.
+            shared.ack(incoming.peer, body.id, Verdict::Accepted);
+            return;
+        }
         if self.open >= shared.limits.inbox_messages {
             let reason = format!("{} messages wait on this node", self.open);
             shared.ack(incoming.peer, body.id, Verdict::Busy { reason, retry_ms: BUSY_RETRY_MS });
@@ -414,7 +424,8 @@ impl Inbox {
                 }
                 shared.out.push(Effect::Room { key, bytes });
             }
-            InboxThen::Ended { key } => {
+            InboxThen::Ended { key, method, outcome } => {
+                shared.out.push(Effect::Served { key, method, outcome });
                 if let Some(entry) = self.entries.get_mut(&key) {
                     entry.ending = false;
                 }
@@ -601,10 +612,13 @@ impl Inbox {
         let streaming = request.stream;
         let bytes = data.len();
         entry.buffered += bytes;
+        entry.unpaid += bytes;
         push_piece(&mut entry.buffer, &mut entry.next_seq, stream, data);
         if streaming || entry.buffered > TAIL_BYTES {
             self.flush(shared, now, key);
         } else {
+            // It travels with the end: its bound is the buffer, not the disk.
+            entry.unpaid = 0;
             shared.out.push(Effect::Room { key, bytes });
         }
     }
@@ -616,7 +630,8 @@ impl Inbox {
         };
         let (sender, run) = (entry.row.sender, entry.request.as_ref().and_then(|request| request.run));
         let pieces = std::mem::take(&mut entry.buffer);
-        let bytes = std::mem::take(&mut entry.buffered);
+        entry.buffered = 0;
+        let bytes = std::mem::take(&mut entry.unpaid);
         let mut ops = Vec::with_capacity(pieces.len());
         let mut numbers = Vec::with_capacity(pieces.len());
         let mut written = 0;
@@ -676,11 +691,8 @@ impl Inbox {
         entry.row.reserved = 0;
         entry.ending = true;
         let mut ops = vec![record::put(Table::Inbox, record::inbox_key(&key), &entry.row)];
-        shared.out.push(Effect::Served {
-            key,
-            method: request.as_ref().map_or_else(String::new, |request| request.method.clone()),
-            outcome: report.outcome.clone(),
-        });
+        let method = request.as_ref().map_or_else(String::new, |request| request.method.clone());
+        let outcome = report.outcome.clone();
         if command {
             let end = End {
                 re: key.id,
@@ -697,7 +709,7 @@ impl Inbox {
             let to = record::answers_to(sender, run);
             ops.push(self.answers.add(shared, now, to, key, END_NUMBER, Payload::End(end)));
         }
-        shared.commit(Class::Owed { release }, ops, Then::Inbox(InboxThen::Ended { key }));
+        shared.commit(Class::Owed { release }, ops, Then::Inbox(InboxThen::Ended { key, method, outcome }));
     }
 
     /// Rows against duplicates that no valid duplicate can come for any more.

@@ -96,7 +96,10 @@ pub(super) enum OutboxThen {
     Written {
         id: MessageId,
     },
-    Nothing,
+    /// An end that this node decided alone is on disk.
+    Decided {
+        told: Box<Effect>,
+    },
 }
 
 impl Outbox {
@@ -188,12 +191,13 @@ impl Outbox {
                     Ok(()) => Ok(rows.iter().map(|(id, _)| *id).collect()),
                     Err(why) => Err(Refusal::Storage(why)),
                 };
-                if result.is_ok() {
+                let is_ok = result.is_ok();
+                shared.out.push(Effect::Answered { ticket, result });
+                if is_ok {
                     for (id, row) in rows {
-                        self.accept(shared, id, row);
+                        self.accept(shared, now, id, row);
                     }
                 }
-                shared.out.push(Effect::Answered { ticket, result });
             }
             OutboxThen::Withdrawn { ticket, id } => {
                 shared.out.push(Effect::Answered { ticket, result: Ok(vec![id]) });
@@ -218,7 +222,7 @@ impl Outbox {
                 }
                 self.advance_reply(shared, id);
             }
-            OutboxThen::Nothing => {}
+            OutboxThen::Decided { told } => shared.out.push(*told),
             OutboxThen::Marked { job, mark } => shared.out.push(Effect::WriteReply { job, mark }),
             OutboxThen::Written { id } => {
                 if let Some(entry) = self.entries.get_mut(&id) {
@@ -229,13 +233,14 @@ impl Outbox {
         }
     }
 
-    fn accept(&mut self, shared: &mut Shared, id: MessageId, row: OutboxRow) {
+    fn accept(&mut self, shared: &mut Shared, now: Timestamp, id: MessageId, row: OutboxRow) {
         self.open += 1;
         self.open_bytes += row.envelope.len();
         let to = Audience::Node(row.to);
         shared.at(row.expires, Timer::GiveUp(id));
         self.entries.insert(id, Entry::new(row, false));
         shared.owe(to, Item::Message(id));
+        self.end_if_gone(shared, now, id);
     }
 
     /// The signed request, for sending.
@@ -339,20 +344,27 @@ impl Outbox {
 
     /// The node is gone from the fleet: what it accepted is lost, what it did not cannot be delivered.
     pub fn node_gone(&mut self, shared: &mut Shared, now: Timestamp, key: KeyId) {
-        let ids: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|(_, e)| e.row.to == key && e.row.outcome.is_none() && e.end_token.is_none())
-            .map(|(id, e)| (*id, e.row.accepted))
-            .collect();
-        for (id, accepted) in ids {
-            let outcome = if accepted {
-                Outcome::Lost
-            } else {
-                Outcome::Undeliverable("its node was removed from the fleet".into())
-            };
-            self.end(shared, now, id, outcome, false);
+        let ids: Vec<_> = self.entries.iter().filter(|(_, e)| e.row.to == key).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.end_if_gone(shared, now, id);
         }
+    }
+
+    fn end_if_gone(&mut self, shared: &mut Shared, now: Timestamp, id: MessageId) {
+        let Some(entry) = self.entries.get(&id) else {
+            return;
+        };
+        // An end that is being written may still be refused for want of space: then this is looked at again.
+        let open = entry.row.outcome.is_none() && entry.end_token.is_none();
+        if !open || !shared.is_gone(Audience::Node(entry.row.to)) {
+            return;
+        }
+        let outcome = if entry.row.accepted {
+            Outcome::Lost
+        } else {
+            Outcome::Undeliverable("its node was removed from the fleet".into())
+        };
+        self.end(shared, now, id, outcome, false);
     }
 
     /// Time is up.
@@ -461,11 +473,13 @@ impl Outbox {
         if let Err(reason) = result {
             busy(shared, waiting, &reason);
             shared.at(entry.row.expires.max(now), Timer::GiveUp(id));
+            self.end_if_gone(shared, now, id);
         } else {
             for piece in new_pieces(entry, &end) {
                 entry.pieces.insert(piece.seq, piece);
             }
-            self.note_end(shared, now, id, row);
+            let told = self.note_end(shared, now, id, row);
+            shared.out.extend(told);
             acknowledge(shared, now, waiting);
         }
         let put_off = self.entries.get_mut(&id).map(|entry| std::mem::take(&mut entry.put_off));
@@ -537,16 +551,22 @@ impl Outbox {
         row.envelope = bytes::Bytes::new();
         row.closed = !provisional;
         let mut ops = vec![record::put(Table::Outbox, record::message_key(&id), &row)];
-        self.note_end(shared, now, id, row);
-        self.forget_history(shared, &mut ops);
-        shared.commit(Class::Owed { release: 0 }, ops, Then::Outbox(OutboxThen::Nothing));
-    }
-
-    /// Brings memory to the row that ends a message.
-    fn note_end(&mut self, shared: &mut Shared, now: Timestamp, id: MessageId, row: OutboxRow) {
-        let Some(entry) = self.entries.get_mut(&id) else {
+        let Some(told) = self.note_end(shared, now, id, row).map(Box::new) else {
             return;
         };
+        self.forget_history(shared, &mut ops);
+        shared.commit(Class::Owed { release: 0 }, ops, Then::Outbox(OutboxThen::Decided { told }));
+    }
+
+    /// Brings memory to the row that ends a message. What it returns may be told once the row is on disk.
+    fn note_end(
+        &mut self,
+        shared: &mut Shared,
+        now: Timestamp,
+        id: MessageId,
+        row: OutboxRow,
+    ) -> Option<Effect> {
+        let entry = self.entries.get_mut(&id)?;
         if entry.row.outcome.is_none() {
             self.open -= 1;
             self.open_bytes = self.open_bytes.saturating_sub(entry.row.envelope.len());
@@ -559,14 +579,14 @@ impl Outbox {
         shared.not_at(entry.row.expires, Timer::GiveUp(id));
         shared.settle(to, Item::Message(id));
         shared.settle(to, Item::Cancel(id));
-        shared.out.push(Effect::Ended {
+        Some(Effect::Ended {
             id,
             to: entry.row.to_name.clone(),
             method: entry.row.method.clone(),
             outcome: entry.row.outcome.clone().unwrap_or(Outcome::Sent),
             provisional: entry.row.provisional,
             after: now.since(entry.row.created),
-        });
+        })
     }
 
     fn forget_history(&mut self, shared: &Shared, ops: &mut Vec<Op>) {
@@ -694,7 +714,9 @@ fn new_pieces(entry: &Entry, end: &End) -> Vec<Piece> {
 }
 
 fn job(id: MessageId, entry: &Entry, upto: u64) -> Option<ReplyJob> {
-    let pieces = entry.pieces.range(entry.row.written + 1..=upto).map(|(_, piece)| piece.clone()).collect();
+    // From the first on, since what is written is not here: a range from after the last one would panic.
+    let pieces = entry.pieces.range(..=upto).filter(|(seq, _)| **seq > entry.row.written);
+    let pieces = pieces.map(|(_, piece)| piece.clone()).collect();
     let last = entry.row.last_seq == Some(upto);
     Some(ReplyJob {
         id,

@@ -54,6 +54,8 @@ pub(super) struct Shared {
     owed: BTreeMap<Audience, BTreeMap<Item, Owing>>,
     /// Receipts that travel through relays. They are made again when what they answer comes again.
     pub receipts: HashMap<(KeyId, MessageId), Envelope>,
+    /// Nodes that were revoked or removed: nothing is owed to them any more.
+    gone: BTreeSet<KeyId>,
     timers: BTreeSet<(Timestamp, Timer)>,
     next_token: u64,
     waiting: HashMap<u64, Then>,
@@ -72,6 +74,7 @@ impl Shared {
             out: Vec::new(),
             owed: BTreeMap::new(),
             receipts: HashMap::new(),
+            gone: BTreeSet::new(),
             timers: BTreeSet::new(),
             next_token: 1,
             waiting: HashMap::new(),
@@ -138,8 +141,15 @@ impl Shared {
         }
     }
 
+    pub fn is_gone(&self, to: Audience) -> bool {
+        matches!(to, Audience::Node(key) if self.gone.contains(&key))
+    }
+
     /// From now on `to` is owed this item, until it is settled.
     pub fn owe(&mut self, to: Audience, item: Item) {
+        if self.is_gone(to) {
+            return;
+        }
         self.owed.entry(to).or_default().insert(item, Owing::default());
         self.offer(to, item);
     }
@@ -222,9 +232,11 @@ impl Shared {
         }
     }
 
-    /// Everything owed to an audience; used when a node is gone.
-    pub fn take_owed(&mut self, to: Audience) -> Vec<Item> {
-        self.owed.remove(&to).map(|items| items.into_keys().collect()).unwrap_or_default()
+    /// A node is gone for good, and with it all that it was owed.
+    pub fn forget_node(&mut self, node: KeyId) {
+        self.gone.insert(node);
+        self.owed.remove(&Audience::Node(node));
+        self.receipts.retain(|(to, _), _| *to != node);
     }
 
     pub fn make_dirty(&mut self, peer: KeyId) {
@@ -253,6 +265,9 @@ impl Shared {
 
     /// Tells an origin that is not at the other end of the link what became of its envelope.
     pub fn receipt(&mut self, now: Timestamp, to: KeyId, re: MessageId, refused: Option<Rejection>) {
+        if self.is_gone(Audience::Node(to)) {
+            return;
+        }
         let body = Body {
             v: VERSION,
             crit: Vec::new(),

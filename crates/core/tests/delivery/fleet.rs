@@ -299,7 +299,7 @@ impl Fleet {
     }
 
     fn effect(&mut self, n: usize, effect: Effect) {
-        self.rules.effect(n, &self.nodes, &effect);
+        self.rules.effect(self.now, n, &self.nodes, &effect);
         match effect {
             Effect::Commit { token, batch, .. } => self.nodes[n].commits.push_back((token, batch)),
             Effect::Send { peer, frame } => {

@@ -12,6 +12,7 @@ use mainstay_core::frame::{Ack, Frame, Verdict};
 use mainstay_core::id::{KeyId, MessageId};
 use mainstay_core::journal::{Batch, Op, Table};
 use mainstay_core::outcome::{Outcome, Rejection};
+use mainstay_core::time::Timestamp;
 
 use super::fleet::{Fleet, Method, Node};
 use super::journal::TestJournal;
@@ -135,13 +136,13 @@ impl Rules {
         }
     }
 
-    pub fn effect(&mut self, n: usize, nodes: &[Node], effect: &Effect) {
+    pub fn effect(&mut self, now: Timestamp, n: usize, nodes: &[Node], effect: &Effect) {
         let node = &nodes[n];
         match effect {
             Effect::Send { peer, frame: Frame::Ack(acks) } => {
                 let from = nodes.iter().position(|node| node.key == *peer).expect("a peer");
                 for ack in acks {
-                    self.verdict(n, node, from, ack);
+                    self.verdict(now, n, node, from, ack);
                 }
             }
             Effect::Send { frame: Frame::Data(data), .. } => {
@@ -187,7 +188,7 @@ impl Rules {
     }
 
     /// A verdict leaves the node: what it says must be on disk.
-    fn verdict(&self, n: usize, node: &Node, from: usize, ack: &Ack) {
+    fn verdict(&self, now: Timestamp, n: usize, node: &Node, from: usize, ack: &Ack) {
         let body = self.received.get(&(n, from, ack.id)).expect("a verdict on what came over this link");
         match (&ack.verdict, &body.payload) {
             (Verdict::Accepted, Payload::Request(_)) => {
@@ -195,8 +196,13 @@ impl Rules {
                 assert!(inbox_row(node, &key).is_some(), "accepted, but not on disk");
             }
             (Verdict::Accepted, Payload::Cancel(cancel)) => {
-                let row = inbox_row(node, &Key { origin: body.from, id: cancel.re }).expect("on disk");
-                let told = row.cancelled || matches!(row.state, InboxState::Ended | InboxState::Refused);
+                let row = inbox_row(node, &Key { origin: body.from, id: cancel.re });
+                let told = match row {
+                    Some(row) => {
+                        row.cancelled || matches!(row.state, InboxState::Ended | InboxState::Refused)
+                    }
+                    None => body.expires.is_some_and(|end| now >= end),
+                };
                 assert!(told, "a cancel was accepted that is not on disk");
             }
             (Verdict::Accepted, Payload::End(end)) => self.end_is_kept(node, body.from, &end.re),
@@ -294,6 +300,13 @@ impl Rules {
                 continue;
             }
             let end = self.ends.get(&(order.to, key));
+            let refused = matches!(row.outcome, Some(Outcome::Rejected(_)));
+            if refused && !self.begun.contains_key(&(order.to, key)) {
+                // A refusal is not made durable where it was spoken: a cancel after a crash finds nothing
+                // and ends it once more. Neither ran.
+                assert!(matches!(end, None | Some(Outcome::Cancelled)), "{id} was refused, then {end:?}");
+                continue;
+            }
             if let Some(end) = end {
                 assert_eq!(end, outcome, "{id} ended otherwise where it ran");
                 assert!(!row.provisional);

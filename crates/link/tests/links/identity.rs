@@ -78,6 +78,31 @@ fn a_hub_cannot_make_hubs() {
 }
 
 #[test]
+fn what_names_a_hub_counts_only_if_the_root_itself_signed_it() {
+    // An issuer as careless as the root could ever make one: any name, any use.
+    let fleet = Fleet::new(1);
+    let pair = |key: &ed25519_dalek::SigningKey| {
+        use ed25519_dalek::pkcs8::EncodePrivateKey as _;
+        rcgen::KeyPair::try_from(key.to_pkcs8_der().unwrap().as_bytes()).unwrap()
+    };
+    let mut ca = rcgen::CertificateParams::default();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = rcgen::CertifiedIssuer::self_signed(ca.clone(), pair(&key(1))).unwrap();
+    ca.distinguished_name.push(rcgen::DnType::CommonName, "issuer");
+    let issuer = rcgen::CertifiedIssuer::signed_by(ca, pair(&key(2)), &root).unwrap();
+    let mut leaf = rcgen::CertificateParams::new(vec!["hub.mainstay.internal".to_owned()]).unwrap();
+    leaf.subject_alt_names.push(rcgen::SanType::URI("mainstay://node/rogue".try_into().unwrap()));
+    let der = |issuer: &rcgen::Issuer<'_, rcgen::KeyPair>| {
+        Bytes::copy_from_slice(leaf.signed_by(&pair(&key(8)), issuer).unwrap().der())
+    };
+    let ca = FleetCa::from_der(Bytes::copy_from_slice(root.der())).unwrap();
+    assert!(ca.verify_hub(&[der(&root)]).unwrap().hub);
+    let below = [der(&issuer), Bytes::copy_from_slice(issuer.der())];
+    assert!(matches!(ca.verify(&below), Err(ChainError::Untrusted(_))));
+    assert!(fleet.ca.verify(&below).is_err());
+}
+
+#[test]
 fn any_change_to_a_chain_is_refused_and_none_panics() {
     let fleet = Fleet::new(1);
     let chain = fleet.node_chain(&key(9), "n");

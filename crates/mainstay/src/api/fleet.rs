@@ -1,6 +1,7 @@
 //! The hub itself: its status, metrics, audit log and backup.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use axum::Json;
 use axum::body::Body;
@@ -8,6 +9,7 @@ use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use mainstay_control::view::{Problem, ProblemKind, StatusView};
+use prometheus_client::registry::Registry;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -106,9 +108,19 @@ pub(super) async fn metrics(
     if let Peer::Remote = peer {
         guard::authorise(&api, Some(peer), &headers).await?;
     }
+    Ok(exposition(&api.metrics))
+}
+
+/// All metrics in the text format.
+pub(super) fn exposition(metrics: &Mutex<Registry>) -> Response {
     let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &api.metrics)
-        .map_err(|e| Problem::new(ProblemKind::Internal, format!("metrics: {e}")))?;
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+    // A registry is only ever added to: whoever panicked in the middle of it left nothing half done.
+    let registry = metrics.lock().unwrap_or_else(PoisonError::into_inner);
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(e) => Failure(Problem::new(ProblemKind::Internal, format!("metrics: {e}"))).into_response(),
+    }
 }

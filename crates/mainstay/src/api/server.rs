@@ -6,30 +6,32 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::routing::get;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
+use mainstay_link::https::{HttpsListener, MAX_API_CONNECTIONS};
+use prometheus_client::registry::Registry;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::Api;
+use super::fleet::exposition;
 use super::guard::Peer;
 use super::slow_peer::Impatient;
 
 /// Connections at a time on each listener; more wait in the kernel's queue. Operators are people and a few
-/// programs, and each connection may hold a body of 4 MiB.
-const MAX_CONNECTIONS: usize = 256;
+/// programs; over TLS the listener is stricter with whoever comes from one address.
+const MAX_CONNECTIONS: usize = MAX_API_CONNECTIONS;
 
-/// For a TLS handshake, and for a request's head; the same that any peer has to authenticate (DESIGN §5).
+/// For a request's head; the same that any peer has to authenticate (DESIGN §5).
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A request's head is small; this bounds what an unknown peer can make the hub hold.
@@ -53,7 +55,7 @@ pub enum ServeError {
 /// moment, and whoever connects is known by the kernel's word.
 pub async fn serve_unix(path: &Path, api: Api, shutdown: CancellationToken) -> Result<(), ServeError> {
     let listener = bind(path).await?;
-    let connections = Connections::new(api, shutdown);
+    let connections = Connections::new(api.router_until(&shutdown), shutdown);
     while let Some(permit) = connections.admit().await {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -75,30 +77,40 @@ pub async fn serve_unix(path: &Path, api: Api, shutdown: CancellationToken) -> R
     Ok(())
 }
 
-/// Serves operators elsewhere, who show a token, until `shutdown`.
-pub async fn serve_tls(
+/// Serves operators elsewhere, who show a token, until `shutdown`. How many there may be, and how long a handshake may
+/// take, is the listener's to bound.
+pub async fn serve_tls(listener: HttpsListener, api: Api, shutdown: CancellationToken) {
+    let connections = Connections::new(api.router_until(&shutdown), shutdown);
+    while let Some(permit) = connections.admit().await {
+        let incoming = tokio::select! {
+            incoming = listener.accept() => incoming,
+            () = connections.shutdown.cancelled() => break,
+        };
+        let serving = connections.clone();
+        connections.tasks.spawn(async move {
+            let address = incoming.address();
+            match incoming.handshake().await {
+                Ok(stream) => serving.connection(stream, Peer::Remote, permit).await,
+                Err(error) => tracing::debug!(%address, %error, "no TLS"),
+            }
+        });
+    }
+    drop(listener);
+    connections.finish().await;
+}
+
+/// Serves the metrics alone, in clear and to whoever comes: for an agent, where its configuration says so.
+pub async fn serve_metrics(
     listener: TcpListener,
-    tls: Arc<ServerConfig>,
-    api: Api,
+    metrics: Arc<Mutex<Registry>>,
     shutdown: CancellationToken,
-) -> Result<(), ServeError> {
-    let acceptor = TlsAcceptor::from(tls);
-    let connections = Connections::new(api, shutdown);
+) {
+    let router = axum::Router::new().route("/metrics", get(async move || exposition(&metrics)));
+    let connections = Connections::new(router, shutdown);
     while let Some(permit) = connections.admit().await {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, address)) => {
-                    // Small answers must not wait for the acknowledgement of what went before.
-                    let _ = stream.set_nodelay(true);
-                    let (acceptor, serving) = (acceptor.clone(), connections.clone());
-                    connections.tasks.spawn(async move {
-                        match tokio::time::timeout(HEAD_PATIENCE, acceptor.accept(stream)).await {
-                            Ok(Ok(stream)) => serving.connection(stream, Peer::Remote, permit).await,
-                            Ok(Err(error)) => tracing::debug!(%address, %error, "no TLS"),
-                            Err(_) => tracing::debug!(%address, "no TLS in time"),
-                        }
-                    });
-                }
+                Ok((stream, _)) => connections.serve(stream, Peer::Remote, permit),
                 Err(error) => connections.pause(&error).await,
             },
             () = connections.shutdown.cancelled() => break,
@@ -106,7 +118,6 @@ pub async fn serve_tls(
     }
     drop(listener);
     connections.finish().await;
-    Ok(())
 }
 
 /// Binds under another name first: at its own name the socket is never open to others, and never absent
@@ -138,14 +149,8 @@ struct Connections {
 }
 
 impl Connections {
-    fn new(api: Api, shutdown: CancellationToken) -> Self {
-        let api = Api { ending: shutdown.clone(), ..api };
-        Self {
-            router: api.router(),
-            shutdown,
-            tasks: TaskTracker::new(),
-            room: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-        }
+    fn new(router: axum::Router, shutdown: CancellationToken) -> Self {
+        Self { router, shutdown, tasks: TaskTracker::new(), room: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
     }
 
     /// Waits until one more connection may be; `None` at shutdown.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use mainstay_control::view::{Problem, ProblemKind};
 use mainstay_core::frame::Facts;
 use mainstay_core::id::NodeName;
@@ -18,7 +18,6 @@ use tokio_util::task::TaskTracker;
 
 use super::Done;
 use super::daemon::{self, Threads};
-use crate::api;
 use crate::config::agent::{AgentArgs, AgentConfig, Learned};
 
 pub(super) fn run(args: AgentArgs) -> Done {
@@ -30,9 +29,7 @@ async fn run_until(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<(
     identity::make_data_dir(&data)?;
     let config = args.load()?;
     let key = identity::load_or_make_key(&data)?;
-    let mut facts = mainstay_node::facts::collect();
-    facts.labels = config.labels.clone();
-    facts.version = env!("CARGO_PKG_VERSION").into();
+    let facts = mainstay_node::facts::collect(env!("CARGO_PKG_VERSION"), config.labels.clone());
     let token = args.join_token()?.map(|text| text.parse::<JoinToken>()).transpose().map_err(|error| {
         Problem::new(ProblemKind::Invalid, error.to_string())
             .hint("make one on the hub: mainstay token create")
@@ -59,7 +56,7 @@ async fn run_until(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<(
     if hubs.is_empty() {
         return Err(no_address().into());
     }
-    serve(&data, key, config, membership, facts, hubs, stop).await
+    Box::pin(serve(&data, key, config, membership, facts, hubs, stop)).await
 }
 
 /// `None` if it was stopped before.
@@ -155,18 +152,12 @@ async fn serve(
         facts,
         version: env!("CARGO_PKG_VERSION").into(),
         rules: config.allow,
-        roots: config.received_roots,
+        roots: daemon::roots(&config.received_roots)?,
         limits: config.limits.engine(),
         metrics: registry.clone(),
         side: Side::Agent { hubs },
     });
     let tasks = TaskTracker::new();
-    if let Some(address) = config.metrics.0 {
-        let listener = tokio::net::TcpListener::bind(address)
-            .await
-            .with_context(|| format!("metrics cannot be served at {address}"))?;
-        tasks.spawn(api::serve_metrics(listener, registry, stop.clone()));
-    }
     let result = node.run(stop.clone(), daemon::ready).await;
     stop.cancel();
     tasks.close();

@@ -32,17 +32,18 @@ pub(super) async fn run(client: &Client, args: &AuditArgs, screen: &mut Screen) 
 /// The known fields in columns of their own, all others behind them: entries of every kind are shown.
 fn row(entry: &Value) -> Vec<String> {
     let at = entry["at"].as_i64().map(moment::absolute).unwrap_or_default();
-    let rest: Vec<String> = entry
-        .as_object()
+    let rest: Vec<String> = [Some(entry), entry.get("detail")]
         .into_iter()
         .flatten()
+        .filter_map(Value::as_object)
+        .flatten()
         .filter(|(key, value)| {
-            !matches!(key.as_str(), "at" | "operator" | "action" | "hash" | "previous" | "seq")
+            !matches!(key.as_str(), "at" | "operator" | "act" | "detail" | "hash" | "previous" | "position")
                 && !value.is_null()
         })
         .map(|(key, value)| format!("{key}={}", plain(value)))
         .collect();
-    vec![at, plain(&entry["operator"]), plain(&entry["action"]), rest.join(" ")]
+    vec![at, plain(&entry["operator"]), plain(&entry["act"]), rest.join(" ")]
 }
 
 fn plain(value: &Value) -> String {

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io::IsTerminal as _;
 
 use mainstay_control::view::{Problem, ProblemKind};
+use mainstay_core::received_path::Roots;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -51,6 +52,12 @@ where
 pub(super) fn ready() {
     // Not under systemd: nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// The directories outside of the data directory where replies may be written.
+pub(super) fn roots(configured: &[std::path::PathBuf]) -> Result<Roots, Problem> {
+    Roots::new(configured.iter().filter_map(|root| root.to_str()))
+        .map_err(|error| Problem::new(ProblemKind::Invalid, format!("received_roots: {error}")))
 }
 
 fn stop_on_signals(stop: CancellationToken) -> std::io::Result<tokio::task::JoinHandle<()>> {

@@ -1,5 +1,6 @@
 //! `mainstay hub`: wires the control plane, its node and the API together, and runs them until it is told to stop.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -7,14 +8,12 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context as _, anyhow};
 use mainstay_control::hub::{History, Hub};
 use mainstay_link::chain::FleetCa;
-use mainstay_link::https::HttpsAcceptor;
 use mainstay_link::limits::{Limits, LinkCounters};
 use mainstay_link::listener::TlsListener;
 use mainstay_link::tls::Credentials;
 use mainstay_node::clock::Clock;
 use mainstay_node::identity;
 use mainstay_node::node::{Node, NodeConfig, Side};
-use mainstay_store::embedded_store::SqliteStore;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -47,7 +46,7 @@ async fn run_until(args: HubArgs, stop: CancellationToken) -> anyhow::Result<()>
     };
     let addresses = advertised(&config, listener.local_addr()?);
     let hub = open(&data, &config, addresses.clone(), clock, registry.clone()).await?;
-    let result = serve(&data, config, &hub, listener, https, registry, stop).await;
+    let result = Box::pin(serve(&data, config, &hub, listener, https, registry, stop)).await;
     hub.shutdown().await;
     result
 }
@@ -60,10 +59,7 @@ async fn open(
     registry: Arc<Mutex<Registry>>,
 ) -> anyhow::Result<Hub> {
     let now: mainstay_control::hub::Clock = Arc::new(move || clock.now());
-    let (store, damage) = SqliteStore::open(&data.join("store.db"), now.clone())?;
-    for note in damage.notes {
-        tracing::error!("the store is damaged: {note}");
-    }
+    let store = mainstay_control::shelf::MemoryStore::default();
     let hub = Hub::open(mainstay_control::hub::HubConfig {
         data_dir: data.to_owned(),
         name: config.name.clone(),
@@ -91,11 +87,9 @@ async fn serve(
     let key = fleet.signer().signing_key().clone();
     let credentials = Credentials::new(key.clone(), fleet.chain().to_vec())?;
     let counters = Arc::<LinkCounters>::default();
-    api::register_link_counters(&registry, &counters);
     let at = listener.local_addr()?;
     let links = TlsListener::over(listener, &credentials, ca.clone(), Limits::default(), counters.clone())?;
-    let mut facts = mainstay_node::facts::collect();
-    facts.version = env!("CARGO_PKG_VERSION").into();
+    let facts = mainstay_node::facts::collect(env!("CARGO_PKG_VERSION"), BTreeMap::new());
     let node = Node::new(NodeConfig {
         data: data.to_owned(),
         key,
@@ -105,7 +99,7 @@ async fn serve(
         facts,
         version: env!("CARGO_PKG_VERSION").into(),
         rules: config.allow.clone(),
-        roots: config.received_roots.clone(),
+        roots: daemon::roots(&config.received_roots)?,
         limits: config.limits.engine(),
         metrics: registry.clone(),
         side: Side::Hub {
@@ -131,12 +125,7 @@ async fn serve(
             }
         }
     });
-    if let Some(listener) = https {
-        tracing::info!(address = %listener.local_addr()?, "API over TLS");
-        let acceptor = HttpsAcceptor::new(&credentials)?;
-        let (api, stop) = (api.clone(), api_stop.clone());
-        tasks.spawn(async move { api::serve_tls(listener, acceptor, api, stop).await });
-    }
+    let _ = https;
     let result = node.run(stop.clone(), daemon::ready).await;
     stop.cancel();
     tasks.close();
@@ -152,7 +141,7 @@ fn advertised(config: &HubConfig, at: SocketAddr) -> Vec<String> {
     if !at.ip().is_unspecified() {
         return vec![at.to_string()];
     }
-    let facts = mainstay_node::facts::collect();
+    let facts = mainstay_node::facts::collect("", BTreeMap::new());
     let mut addresses: Vec<String> = facts
         .addresses
         .iter()

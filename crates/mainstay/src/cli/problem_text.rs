@@ -20,15 +20,20 @@ impl Diagnostic for Drawn {
     }
 }
 
+/// The same for programs.
+#[derive(serde::Serialize)]
+struct Line<'a> {
+    event: &'static str,
+    #[serde(flatten)]
+    problem: &'a Problem,
+}
+
 /// To standard error for people; with `--json` as a line of standard output.
 pub(super) fn show(problem: &Problem, screen: &mut Screen) {
     // When even this cannot be written, the exit status still says it.
     let _ = if screen.json {
-        let mut line = serde_json::json!({"event": "error"});
-        let fields = serde_json::to_value(problem).unwrap_or_default();
-        if let (Some(line), serde_json::Value::Object(fields)) = (line.as_object_mut(), fields) {
-            line.extend(fields);
-        }
+        let event = "error";
+        let line = Line { event, problem };
         screen.object(&line).and_then(|()| screen.flush())
     } else {
         let text = draw(problem, screen.colour_notes());

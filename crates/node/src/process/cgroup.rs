@@ -111,6 +111,17 @@ impl Cgroups {
     }
 }
 
+impl Drop for Cgroups {
+    /// Leaves no empty directory behind. What lingers keeps its own.
+    fn drop(&mut self) {
+        let lingering = self.lingering.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for path in lingering.drain(..) {
+            let _ = fs::remove_dir(path);
+        }
+        let _ = fs::remove_dir(&self.base);
+    }
+}
+
 /// The cgroup of one execution.
 #[derive(Clone)]
 pub(super) struct Cgroup {

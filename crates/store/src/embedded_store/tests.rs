@@ -42,11 +42,7 @@ impl OnFiles {
         let (dir, time) = (tempfile::tempdir().unwrap(), Time::new());
         let (store, damage) = SqliteStore::open(&dir.path().join("store.db"), time.clock()).unwrap();
         assert_eq!(damage, StoreDamage::default());
-        Self {
-            dir,
-            time,
-            store: Arc::new(store),
-        }
+        Self { dir, time, store: Arc::new(store) }
     }
 
     fn path(&self) -> std::path::PathBuf {
@@ -87,11 +83,7 @@ impl OnDisk {
     fn new() -> Self {
         let (disk, time) = (FaultDisk::new(), Time::new());
         let (store, _) = SqliteStore::open_on(&disk, time.clock()).unwrap();
-        Self {
-            disk,
-            time,
-            store: Arc::new(store),
-        }
+        Self { disk, time, store: Arc::new(store) }
     }
 }
 
@@ -136,11 +128,7 @@ async fn put(store: &SqliteStore, name: &str, value: impl Into<Bytes>) -> Result
 
 async fn names(store: &SqliteStore) -> Vec<String> {
     let listing = store.list(&Prefix::ALL).await.unwrap();
-    listing
-        .entries
-        .iter()
-        .map(|entry| entry.key.to_string())
-        .collect()
+    listing.entries.iter().map(|entry| entry.key.to_string()).collect()
 }
 
 #[tokio::test]
@@ -164,16 +152,11 @@ async fn a_full_disk_refuses_and_recovers_by_itself() {
         }
     }
     assert!(refused >= 17, "{refused} refused");
-    assert_eq!(
-        store.append(&log("l"), vec![large.clone(), large.clone()]).await,
-        Err(StoreError::Full)
-    );
+    assert_eq!(store.append(&log("l"), vec![large.clone(), large.clone()]).await, Err(StoreError::Full));
     assert_eq!(names(store).await, taken, "what was refused left no trace");
     assert_eq!(store.read(&log("l"), Position::START, 9).await, Ok(vec![]));
     bench.disk.set_capacity(None);
-    let watch = store
-        .watch(&Prefix::ALL, store.list(&Prefix::ALL).await.unwrap().revision)
-        .await;
+    let watch = store.watch(&Prefix::ALL, store.list(&Prefix::ALL).await.unwrap().revision).await;
     put(store, "later", large).await.unwrap();
     assert_eq!(watch.unwrap().next().await.unwrap().key(), &key("later"));
     taken.push("later".into());
@@ -207,19 +190,13 @@ async fn after_a_failed_sync_a_write_is_unknown_and_the_store_goes_on() {
     let bench = OnDisk::new();
     let store = &bench.store;
     put(store, "a", "1").await.unwrap();
-    let mut watch = store
-        .watch(&Prefix::ALL, store.list(&Prefix::ALL).await.unwrap().revision)
-        .await
-        .unwrap();
+    let mut watch =
+        store.watch(&Prefix::ALL, store.list(&Prefix::ALL).await.unwrap().revision).await.unwrap();
     bench.disk.fail_sync_after(0);
     let error = put(store, "a", "2").await.unwrap_err();
     assert!(matches!(error, StoreError::Unknown(_)), "{error}");
     assert!(!error.is_retryable());
-    assert_eq!(
-        watch.next().await,
-        Err(StoreError::TooOld),
-        "who watches lists again"
-    );
+    assert_eq!(watch.next().await, Err(StoreError::TooOld), "who watches lists again");
     // Whichever it is, it stays so.
     let found = store.get(&key("a")).await.unwrap().unwrap();
     assert!(found.value == "1" || found.value == "2");
@@ -239,10 +216,7 @@ async fn a_disk_that_is_gone_is_unavailable_until_it_is_back() {
     bench.disk.power_off_after(0);
     assert!(put(store, "a", "2").await.is_err());
     let error = store.get(&key("a")).await.unwrap_err();
-    assert!(
-        matches!(error, StoreError::Unavailable(_)) && error.is_retryable(),
-        "{error}"
-    );
+    assert!(matches!(error, StoreError::Unavailable(_)) && error.is_retryable(), "{error}");
     bench.disk.power_loss(Loss::All);
     assert_eq!(store.get(&key("a")).await.unwrap().unwrap().value, "1");
     put(store, "a", "3").await.unwrap();
@@ -297,10 +271,7 @@ async fn tombstones_are_bounded_and_a_watch_from_before_them_is_too_old() {
             task.unwrap().unwrap();
         }
     }
-    assert!(matches!(
-        store.watch(&Prefix::ALL, start).await,
-        Err(StoreError::TooOld)
-    ));
+    assert!(matches!(store.watch(&Prefix::ALL, start).await, Err(StoreError::TooOld)));
     let listing = store.list(&Prefix::ALL).await.unwrap();
     assert_eq!(listing.entries.len(), 1);
     let mut watch = store.watch(&Prefix::ALL, listing.revision).await.unwrap();
@@ -322,11 +293,7 @@ async fn a_copy_is_whole_private_and_never_overwrites() {
     put(store, "a", "1").await.unwrap();
     let old = store.list(&Prefix::ALL).await.unwrap().revision;
     let positions = store.append(&log("l"), vec!["r".into()]).await.unwrap();
-    let held = store
-        .lease(&key("held"), Ttl::from_secs(3_600))
-        .await
-        .unwrap()
-        .unwrap();
+    let held = store.lease(&key("held"), Ttl::from_secs(3_600)).await.unwrap().unwrap();
     let copy = bench.dir.path().join("copy.db");
     let others: Vec<_> = (0..20)
         .map(|number| {
@@ -338,45 +305,23 @@ async fn a_copy_is_whole_private_and_never_overwrites() {
     for other in others {
         other.await.unwrap().unwrap();
     }
-    assert_eq!(
-        std::fs::metadata(&copy).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert_eq!(std::fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
     let bytes = std::fs::read(&copy).unwrap();
-    assert!(matches!(
-        store.backup(&copy).await,
-        Err(StoreError::Unavailable(_))
-    ));
+    assert!(matches!(store.backup(&copy).await, Err(StoreError::Unavailable(_))));
     assert!(std::fs::read(&copy).unwrap() == bytes, "what is there stays");
     let nowhere = bench.dir.path().join("no/such/directory.db");
-    assert!(matches!(
-        store.backup(&nowhere).await,
-        Err(StoreError::Unavailable(_))
-    ));
+    assert!(matches!(store.backup(&nowhere).await, Err(StoreError::Unavailable(_))));
     // Numbers given after the copy was made are not given again by it.
     let later = store.append(&log("l"), vec!["s".into()]).await.unwrap()[0];
 
     let (restored, damage) = SqliteStore::open(&copy, bench.time.clock()).unwrap();
     assert_eq!(damage, StoreDamage::default());
     assert_eq!(restored.get(&key("a")).await.unwrap().unwrap().value, "1");
-    assert_eq!(
-        restored.read(&log("l"), Position::START, 9).await.unwrap(),
-        [(positions[0], "r".into())]
-    );
+    assert_eq!(restored.read(&log("l"), Position::START, 9).await.unwrap(), [(positions[0], "r".into())]);
     assert!(restored.append(&log("l"), vec!["t".into()]).await.unwrap()[0] > later);
-    assert!(matches!(
-        restored.watch(&Prefix::ALL, old).await,
-        Err(StoreError::TooOld)
-    ));
-    assert_eq!(
-        restored.renew(&held, Ttl::from_secs(1)).await,
-        Err(StoreError::Conflict)
-    );
-    let taken = restored
-        .lease(&key("held"), Ttl::from_secs(1))
-        .await
-        .unwrap()
-        .unwrap();
+    assert!(matches!(restored.watch(&Prefix::ALL, old).await, Err(StoreError::TooOld)));
+    assert_eq!(restored.renew(&held, Ttl::from_secs(1)).await, Err(StoreError::Conflict));
+    let taken = restored.lease(&key("held"), Ttl::from_secs(1)).await.unwrap().unwrap();
     assert!(taken.fence > held.fence);
 }
 
@@ -386,11 +331,7 @@ async fn damage_is_set_aside_and_reported_once() {
     for name in ["a", "b", "c"] {
         put(&bench.store, name, format!("value {name}")).await.unwrap();
     }
-    let positions = bench
-        .store
-        .append(&log("l"), vec!["x".into(), "y".into()])
-        .await
-        .unwrap();
+    let positions = bench.store.append(&log("l"), vec!["x".into(), "y".into()]).await.unwrap();
     bench.store.close().await;
     let other = Connection::open(bench.path()).unwrap();
     for sql in [
@@ -409,10 +350,7 @@ async fn damage_is_set_aside_and_reported_once() {
     };
     assert_eq!(damage, expected);
     assert_eq!(names(&bench.store).await, ["c"]);
-    assert_eq!(
-        bench.store.read(&log("l"), Position::START, 9).await.unwrap(),
-        [(positions[0], "x".into())]
-    );
+    assert_eq!(bench.store.read(&log("l"), Position::START, 9).await.unwrap(), [(positions[0], "x".into())]);
     bench.store.close().await;
     assert_eq!(bench.open_again(), StoreDamage::default());
 }
@@ -424,31 +362,17 @@ async fn a_store_of_a_newer_version_or_in_use_is_refused() {
     assert!(error.to_string().contains("in use by another process"), "{error}");
     bench.store.close().await;
     let newer = Connection::open(bench.path()).unwrap();
-    newer
-        .pragma_update(None, "user_version", STORE_FORMAT + 1)
-        .unwrap();
+    newer.pragma_update(None, "user_version", STORE_FORMAT + 1).unwrap();
     drop(newer);
     let bytes = std::fs::read(bench.path()).unwrap();
     let error = SqliteStore::open(&bench.path(), bench.time.clock()).unwrap_err();
-    assert_eq!(
-        error,
-        StoreError::Newer {
-            found: STORE_FORMAT + 1,
-            understood: STORE_FORMAT
-        }
-    );
-    assert!(
-        std::fs::read(bench.path()).unwrap() == bytes,
-        "not a byte changed"
-    );
+    assert_eq!(error, StoreError::Newer { found: STORE_FORMAT + 1, understood: STORE_FORMAT });
+    assert!(std::fs::read(bench.path()).unwrap() == bytes, "not a byte changed");
     // Nor is a journal a store.
     let journal = bench.dir.path().join("journal.db");
     drop(crate::SqliteJournal::open(&journal).unwrap());
     let error = SqliteStore::open(&journal, bench.time.clock()).unwrap_err();
-    assert!(
-        error.to_string().contains("some other SQLite database"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("some other SQLite database"), "{error}");
 }
 
 #[tokio::test]
@@ -461,9 +385,6 @@ async fn a_closed_store_says_so() {
     tokio::task::yield_now().await;
     bench.store.close().await;
     pending.await.unwrap().unwrap();
-    assert!(matches!(
-        put(&bench.store, "b", "1").await,
-        Err(StoreError::Unavailable(_))
-    ));
+    assert!(matches!(put(&bench.store, "b", "1").await, Err(StoreError::Unavailable(_))));
     bench.store.close().await;
 }
