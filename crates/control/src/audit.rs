@@ -139,11 +139,22 @@ impl Audit {
     /// The last entries, newest first, each with its position and its hash.
     pub async fn last(&self, limit: usize) -> Result<Vec<Value>, AuditError> {
         let end = self.head.lock().await.position;
-        let mut from = end.saturating_sub(limit as u64);
+        // Positions may have gaps, so that as many positions hold fewer entries.
+        let mut back = limit as u64;
+        loop {
+            let values = self.after(end.saturating_sub(back)).await?;
+            if values.len() >= limit || back >= end {
+                return Ok(values.into_iter().rev().take(limit).collect());
+            }
+            back = back.saturating_mul(4);
+        }
+    }
+
+    async fn after(&self, mut from: u64) -> Result<Vec<Value>, AuditError> {
         let mut values = Vec::new();
         loop {
             let page = self.shelf.read(LOG, from, PAGE).await?;
-            let Some((last, _)) = page.last() else { break };
+            let Some((last, _)) = page.last() else { return Ok(values) };
             from = *last;
             for (position, bytes) in page {
                 let mut value: Value =
@@ -155,9 +166,6 @@ impl Audit {
                 values.push(value);
             }
         }
-        values.reverse();
-        values.truncate(limit);
-        Ok(values)
     }
 }
 

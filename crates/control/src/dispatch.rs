@@ -180,10 +180,6 @@ impl Dispatch {
         peer.since = Some(now);
     }
 
-    pub fn is_linked(&self, key: &KeyId) -> bool {
-        self.peers.get(key).is_some_and(|peer| peer.linked)
-    }
-
     /// How long it has been without a link; `None` while it has one. `start` is when this hub started: before that it
     /// cannot have seen anyone.
     pub fn away_for(&self, key: &KeyId, now: Timestamp, start: Timestamp) -> Option<Duration> {

@@ -19,6 +19,7 @@ use mainstay_core::frame::Goodbye;
 use mainstay_core::id::{KeyId, NodeName, RunId};
 use mainstay_core::time::Timestamp;
 use mainstay_node::hub_role::CourierHandle;
+use mainstay_store::{SharedStore, SqliteStore};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -31,7 +32,7 @@ use crate::recorder::{self, Note, Recorder, RunLog as _};
 use crate::registry::{Registry, RegistryError};
 use crate::run::Run;
 use crate::run_record::{Closing, Entry, RunRecord, decode};
-use crate::shelf::{Expect, Shelf, ShelfError, Store};
+use crate::shelf::{Expect, Shelf, ShelfError};
 use crate::token::{TokenError, Tokens};
 use crate::view::*;
 
@@ -47,7 +48,11 @@ pub struct HubConfig {
     /// `host:port` under which nodes find this hub; they go into join tokens.
     pub addresses: Vec<String>,
     pub clock: Clock,
-    pub store: Arc<dyn Store>,
+    pub store: SharedStore,
+    /// The same store where it is embedded, so that a backup can copy it.
+    pub embedded: Option<Arc<SqliteStore>>,
+    /// This node's own journal, for a backup.
+    pub journal: Option<PathBuf>,
     pub metrics: SharedRegistry,
     pub history: upkeep::History,
 }

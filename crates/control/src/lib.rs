@@ -14,7 +14,6 @@ mod registry;
 mod run;
 mod run_reader;
 mod run_record;
-pub mod shelf;
-pub mod store_sketch;
+mod shelf;
 mod token;
 pub mod view;

@@ -253,7 +253,7 @@ impl Recorder {
                 if open.slot(node).stage == Stage::Done || open.slot(node).has_end() {
                     return;
                 }
-                let outcome = outcome_of_refusal(why);
+                let outcome = Outcome::of_refusal(why);
                 // A node looks at the expiry before it looks for duplicates; so after an earlier sending this
                 // does not say that the order never ran.
                 let provisional = outcome == Outcome::Expired && !open.refused_at_first(node);
@@ -483,10 +483,6 @@ fn not_written(open: &mut Run, draft: &Draft, steps: &mut Vec<Step>) {
             _ => {}
         }
     }
-}
-
-fn outcome_of_refusal(why: Rejection) -> Outcome {
-    Outcome::Rejected(why)
 }
 
 fn busy(reason: &str) -> Verdict {

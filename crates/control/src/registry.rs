@@ -220,7 +220,7 @@ impl Registry {
         let (mut record, revision) = {
             let index = self.index.read().expect("no holder panics");
             let member = index.members.get(&key).ok_or(RegistryError::Unknown)?;
-            (member.record.clone(), member.revision.clone())
+            (member.record.clone(), member.revision)
         };
         change(&mut record);
         let name = record.name.clone();

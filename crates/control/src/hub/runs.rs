@@ -115,7 +115,6 @@ impl Hub {
         sealed.map(Some).map_err(|e| Problem::new(ProblemKind::Internal, e.to_string()))
     }
 
-    #[expect(clippy::type_complexity, reason = "a record and its frozen targets")]
     fn record(
         &self,
         by: &Operator,

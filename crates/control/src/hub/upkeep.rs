@@ -2,6 +2,7 @@
 //!
 //! A reconciler: it looks and acts; what wakes it says only "look again". Everything it does can be done twice.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ pub(super) const PAGE: usize = 1024;
 pub(super) const MAX_LIST: usize = 10_000;
 
 /// Reported errors that are kept; a node that reports in a loop pushes out older ones, and fills no disk.
-const MAX_ERRORS: u64 = 20_000;
+const MAX_ERRORS: usize = 20_000;
 const MAX_REPORT: usize = 8 * 1024;
 const ERRORS: &str = "errors";
 
@@ -54,10 +55,10 @@ impl Default for History {
     }
 }
 
+/// Where the reports that are kept stand in their log.
 #[derive(Default)]
-pub(super) struct ErrorLog {
-    last: u64,
-    since_trim: u64,
+pub(crate) struct ErrorLog {
+    positions: VecDeque<u64>,
 }
 
 impl Hub {
@@ -65,7 +66,11 @@ impl Hub {
     pub async fn errors(&self, _by: &Operator, limit: usize) -> Result<Vec<serde_json::Value>, Problem> {
         let inner = &self.inner;
         let limit = limit.min(MAX_LIST);
-        let mut from = inner.errors.lock().await.last.saturating_sub(limit as u64);
+        let mut from = {
+            let errors = inner.errors.lock().await;
+            let first = errors.positions.len().saturating_sub(limit);
+            errors.positions.get(first).map_or(0, |position| position - 1)
+        };
         let mut values = Vec::new();
         loop {
             let page = inner.shelf.read(ERRORS, from, PAGE).await?;
@@ -164,10 +169,12 @@ impl Inner {
 
     pub(super) async fn open_errors(&self) -> Result<(), ShelfError> {
         let mut errors = self.errors.lock().await;
+        let mut from = 0;
         loop {
-            let page = self.shelf.read(ERRORS, errors.last, PAGE).await?;
+            let page = self.shelf.read(ERRORS, from, PAGE).await?;
             let Some((last, _)) = page.last() else { return Ok(()) };
-            errors.last = *last;
+            from = *last;
+            errors.positions.extend(page.iter().map(|(position, _)| *position));
         }
     }
 
@@ -185,12 +192,11 @@ impl Inner {
         let line = json!({"at": self.now().as_millis(), "node": node, "text": text});
         let bytes = Bytes::from(serde_json::to_vec(&line).expect("a line is JSON"));
         let mut errors = self.errors.lock().await;
-        let positions = self.shelf.append(ERRORS, vec![bytes]).await?;
-        errors.last = positions.last().copied().unwrap_or(errors.last);
-        errors.since_trim += 1;
-        if errors.since_trim >= MAX_ERRORS / 10 {
-            errors.since_trim = 0;
-            self.shelf.trim(ERRORS, Some(errors.last.saturating_sub(MAX_ERRORS))).await?;
+        errors.positions.extend(self.shelf.append(ERRORS, vec![bytes]).await?);
+        if errors.positions.len() > MAX_ERRORS + MAX_ERRORS / 10 {
+            let old = errors.positions.len() - MAX_ERRORS;
+            self.shelf.trim(ERRORS, Some(errors.positions[old - 1])).await?;
+            errors.positions.drain(..old);
         }
         Ok(())
     }

@@ -50,7 +50,8 @@ async fn a_first_start_that_was_cut_short_anywhere_is_finished_by_the_next() {
         for file in &FILES[..killed_after] {
             std::fs::copy(whole.dir.path().join(file), dir.path().join(file)).unwrap();
         }
-        let hub = open(dir.path(), &clock).await;
+        let store = store(dir.path(), &clock);
+        let hub = open(dir.path(), &clock, &store).await;
         assert_eq!(hub.status().await.unwrap().epoch, 2, "killed after {killed_after} files");
         let root = hub.fleet().trust().read().unwrap().root();
         if killed_after > 0 {
@@ -70,10 +71,10 @@ async fn a_key_that_others_can_read_or_of_another_fleet_is_refused() {
     let root = f.dir.path().join("root.key");
     drop(f.hub);
     std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o644)).unwrap();
-    assert!(try_open(f.dir.path(), &f.clock).await.unwrap_err().contains("0600"));
+    assert!(try_open(f.dir.path(), &f.clock, &f.store).await.unwrap_err().contains("0600"));
     std::fs::copy(other.dir.path().join("root.key"), &root).unwrap();
     std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o600)).unwrap();
-    assert!(try_open(f.dir.path(), &f.clock).await.unwrap_err().contains("another fleet"));
+    assert!(try_open(f.dir.path(), &f.clock, &f.store).await.unwrap_err().contains("another fleet"));
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use mainstay_core::join_token::JoinToken;
 use mainstay_core::outcome::{Exit, Outcome};
 use mainstay_core::time::Timestamp;
 use mainstay_node::hub_role::*;
+use mainstay_store::SqliteStore;
 
 pub const START: i64 = 1_800_000_000_000;
 
@@ -71,6 +72,7 @@ pub struct Fixture {
     pub dir: tempfile::TempDir,
     pub clock: TestClock,
     pub courier: Arc<FakeCourier>,
+    pub store: Arc<SqliteStore>,
     pub hub: Hub,
 }
 
@@ -78,29 +80,36 @@ pub fn admin() -> Operator {
     Operator { name: "uid:0 (root)".into(), methods: vec!["*".into()], targets: "*".into(), admin: true }
 }
 
-pub async fn open(dir: &Path, clock: &TestClock) -> Hub {
-    try_open(dir, clock).await.unwrap()
+pub async fn open(dir: &Path, clock: &TestClock, store: &Arc<SqliteStore>) -> Hub {
+    try_open(dir, clock, store).await.unwrap()
 }
 
 impl Fixture {
     pub async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = TestClock::new();
-        let hub = open(dir.path(), &clock).await;
+        Self::in_dir(dir, clock).await
+    }
+
+    pub async fn in_dir(dir: tempfile::TempDir, clock: TestClock) -> Self {
+        let store = store(dir.path(), &clock);
+        let hub = open(dir.path(), &clock, &store).await;
         let courier = Arc::new(FakeCourier::default());
         hub.attach(courier.clone());
-        Self { dir, clock, courier, hub }
+        Self { dir, clock, courier, store, hub }
     }
 
     /// As after a kill: nothing is flushed, all handles are dropped, the same store is opened.
-    pub async fn restart(mut self) -> Self {
-        let Self { dir, clock, hub, .. } = self;
+    pub async fn restart(self) -> Self {
+        let (dir, clock) = self.stop().await;
+        Self::in_dir(dir, clock).await
+    }
+
+    pub async fn stop(self) -> (tempfile::TempDir, TestClock) {
+        let Self { dir, clock, hub, store, .. } = self;
         drop(hub);
-        let hub = open(dir.path(), &clock).await;
-        let courier = Arc::new(FakeCourier::default());
-        hub.attach(courier.clone());
-        self = Self { dir, clock, courier, hub };
-        self
+        store.close().await;
+        (dir, clock)
     }
 
     pub async fn join_token(&self, uses: u32) -> JoinToken {
@@ -325,21 +334,23 @@ impl FakeNode {
     }
 }
 
-/// One store for each directory, which outlives the hub.
-pub fn store(dir: &Path) -> Arc<dyn mainstay_control::store_sketch::Store> {
-    use mainstay_control::store_sketch::MemoryStore;
-    static STORES: Mutex<BTreeMap<std::path::PathBuf, Arc<MemoryStore>>> = Mutex::new(BTreeMap::new());
-    STORES.lock().unwrap().entry(dir.to_owned()).or_default().clone()
+pub fn store(dir: &Path, clock: &TestClock) -> Arc<SqliteStore> {
+    let time = clock.clone();
+    let (store, damage) = SqliteStore::open(&dir.join("store.db"), Arc::new(move || time.now())).unwrap();
+    assert!(damage.records.is_empty(), "{damage:?}");
+    Arc::new(store)
 }
 
-pub async fn try_open(dir: &Path, clock: &TestClock) -> Result<Hub, String> {
+pub async fn try_open(dir: &Path, clock: &TestClock, store: &Arc<SqliteStore>) -> Result<Hub, String> {
     let time = clock.clone();
     Hub::open(HubConfig {
         data_dir: dir.to_owned(),
         name: "central".parse().unwrap(),
         addresses: vec!["127.0.0.1:4410".into()],
         clock: Arc::new(move || time.now()),
-        store: store(dir),
+        store: store.clone(),
+        embedded: Some(store.clone()),
+        journal: None,
         metrics: Arc::default(),
         history: History::default(),
     })

@@ -9,6 +9,8 @@ use mainstay_core::frame::Verdict;
 use mainstay_core::id::RunId;
 use mainstay_core::outcome::{Outcome, Rejection};
 use mainstay_node::hub_role::HubRole as _;
+use mainstay_store::Store as _;
+use mainstay_store::store::{LogName, Position};
 
 use crate::fakes::*;
 
@@ -149,8 +151,8 @@ async fn a_run_that_was_not_accepted_whole_never_was() {
     f.nodes(2).await;
     let run = f.run(spec("*")).await;
     // As if killed between the record and the targets.
-    let store = store(f.dir.path());
-    store.trim(&format!("run.{run}"), u64::MAX).await.unwrap();
+    let log = LogName::new(format!("run.{run}")).unwrap();
+    f.store.trim(&log, Position::END).await.unwrap();
     let f = f.restart().await;
     assert!(f.hub.runs(10).await.unwrap().is_empty());
     assert_eq!(f.hub.run(run).await.unwrap_err().kind, ProblemKind::NotFound);
