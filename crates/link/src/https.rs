@@ -40,13 +40,22 @@ impl HttpsListener {
         credentials: &Credentials,
         counters: Arc<LinkCounters>,
     ) -> Result<Self, ListenError> {
+        let tcp = TcpListener::bind(address).await.map_err(ListenError::Bind)?;
+        Ok(Self::over(tcp, credentials, counters)?)
+    }
+
+    /// Accepts on a socket that listens already.
+    pub fn over(
+        tcp: TcpListener,
+        credentials: &Credentials,
+        counters: Arc<LinkCounters>,
+    ) -> Result<Self, TlsError> {
         let limits = Limits {
             strangers: MAX_API_CONNECTIONS,
             strangers_per_source: MAX_API_CONNECTIONS_PER_SOURCE,
             ..Limits::default()
         };
         let config = tls::https_server(credentials)?;
-        let tcp = TcpListener::bind(address).await.map_err(ListenError::Bind)?;
         let entrance = Entrance::over(tcp, config, limits, counters);
         Ok(Self(Arc::new(entrance)))
     }

@@ -9,10 +9,7 @@ const ALLOWED: [(&str, &[&str]); 8] = [
     ("mainstay-link", &["mainstay-core"]),
     ("mainstay-node", &["mainstay-core", "mainstay-store", "mainstay-link"]),
     ("mainstay-control", &["mainstay-core", "mainstay-store", "mainstay-link", "mainstay-node"]),
-    (
-        "mainstay",
-        &["mainstay-core", "mainstay-store", "mainstay-link", "mainstay-node", "mainstay-control"],
-    ),
+    ("mainstay", &["mainstay-core", "mainstay-store", "mainstay-link", "mainstay-node", "mainstay-control"]),
     ("mainstay-sim", &["mainstay-core", "mainstay-store"]),
     (
         "xtask",
@@ -47,7 +44,10 @@ fn crates_use_only_what_is_below_them() {
             continue;
         };
         // Tests may look further: they prove things about the whole.
-        let used = package.dependencies.iter().filter(|used| used.kind != cargo_metadata::DependencyKind::Development);
+        let used = package
+            .dependencies
+            .iter()
+            .filter(|used| used.kind != cargo_metadata::DependencyKind::Development);
         for used in used {
             if members.contains(used.name.as_str()) && !may.contains(&used.name.as_str()) {
                 wrong.push(format!("{} uses {}", package.name, used.name));

@@ -20,6 +20,11 @@ impl Clock {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).now(machine())
     }
 
+    /// A floor that was found on disk.
+    pub fn raise(&self, floor: Timestamp) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).raise(floor);
+    }
+
     /// A hub's authenticated time.
     pub fn learn(&self, hub: Timestamp) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).learn(machine(), hub);

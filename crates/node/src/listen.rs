@@ -60,7 +60,7 @@ async fn meet(shared: &Arc<Shared>, incoming: Incoming) -> Result<(), SessionEnd
 
 async fn enrol_node(
     shared: &Arc<Shared>,
-    mut link: Link,
+    link: Link,
     enrol: mainstay_core::frame::Enrol,
 ) -> Result<(), SessionEnd> {
     let Some(role) = shared.hub.clone() else { return Err(SessionEnd::Stopped) };
@@ -75,7 +75,6 @@ async fn enrol_node(
             info!(node = %name, key = %link.peer.key.short(), "may not join: {reason}")
         }
     }
-    link.sender.send(&Frame::Enrolment(Box::new(answer))).await?;
-    link.sender.close().await?;
+    link.end_with(&Frame::Enrolment(Box::new(answer))).await;
     Ok(())
 }

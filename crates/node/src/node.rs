@@ -78,6 +78,7 @@ pub struct NodeConfig {
     /// Directories outside the data directory where replies may be written.
     pub roots: Roots,
     pub limits: Limits,
+    pub clock: Clock,
     pub metrics: Arc<Mutex<Registry>>,
     pub side: Side,
 }
@@ -356,7 +357,8 @@ impl Node {
         let (mut journal, damage) = SqliteJournal::open(&config.data.join("journal.db"))?;
         report(&damage);
         let meta = read_meta(&mut journal)?;
-        let clock = Clock::new(meta.floor);
+        let clock = config.clock.clone();
+        clock.raise(meta.floor);
         let signer = Signer::new(config.key.clone());
         let is_hub = matches!(config.side, Side::Hub { .. });
         let (engine, first) =
@@ -546,12 +548,13 @@ fn report(damage: &Damage) {
     }
 }
 
-struct Meta {
-    id: JournalId,
-    floor: Timestamp,
+#[derive(Clone, Copy, Debug)]
+pub struct JournalMeta {
+    pub id: JournalId,
+    pub floor: Timestamp,
 }
 
-fn read_meta(journal: &mut SqliteJournal) -> Result<Meta, NodeError> {
+fn read_meta(journal: &mut SqliteJournal) -> Result<JournalMeta, NodeError> {
     let (mut id, mut floor) = (None, Timestamp::default());
     journal.read(Table::Meta, &mut |key, value| {
         if key == META_JOURNAL_ID {
@@ -579,13 +582,14 @@ fn read_meta(journal: &mut SqliteJournal) -> Result<Meta, NodeError> {
             id
         }
     };
-    Ok(Meta { id, floor })
+    Ok(JournalMeta { id, floor })
 }
 
-/// The journal's id, for a node that is about to join: made if the journal is new.
-pub fn journal_id(data: &std::path::Path) -> Result<JournalId, NodeError> {
+/// What a journal says of itself before a node runs on it: its id (made if it is new) and the time below
+/// which fleet time cannot be.
+pub fn read_journal(data: &std::path::Path) -> Result<JournalMeta, NodeError> {
     let (mut journal, _) = SqliteJournal::open(&data.join("journal.db"))?;
-    Ok(read_meta(&mut journal)?.id)
+    read_meta(&mut journal)
 }
 
 fn read_trust(journal: &mut SqliteJournal) -> Result<TrustLog, NodeError> {

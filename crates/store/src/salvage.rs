@@ -70,10 +70,7 @@ fn copy(from: &Path, to: &Path, format: &Format) -> Result<Vec<String>, FileErro
         let (forth, last, why) = copy_rows(&broken, &whole, &table, "rowid", i64::MIN)?;
         if let Some(why) = why {
             let (back, _, _) = copy_rows(&broken, &whole, &table, "rowid DESC", last)?;
-            notes.push(format!(
-                "of table {table} only {} rows could be read: {why}",
-                forth + back
-            ));
+            notes.push(format!("of table {table} only {} rows could be read: {why}", forth + back));
         }
     }
     whole.execute_batch("COMMIT")?;
@@ -85,9 +82,7 @@ fn tables(conn: &Connection) -> Result<Vec<String>, FileError> {
     let mut select = conn.prepare(
         "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
     )?;
-    let names = select
-        .query_map([], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
+    let names = select.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     Ok(names)
 }
 
@@ -129,9 +124,7 @@ fn copy_rows(
             Ok(None) => return Ok((count, last, None)),
             Err(error) => return given_up(count, last, error),
         };
-        let values = (1..columns)
-            .map(|at| row.get(at))
-            .collect::<rusqlite::Result<Vec<Value>>>();
+        let values = (1..columns).map(|at| row.get(at)).collect::<rusqlite::Result<Vec<Value>>>();
         match (row.get(0), values) {
             (Ok(number), Ok(values)) => {
                 count += insert.execute(params_from_iter(values))? as u64;

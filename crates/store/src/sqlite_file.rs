@@ -133,11 +133,7 @@ impl SqliteFile {
         };
         let mut file = Self::open_locked(path, format, conditions, lock)?;
         let sound = quick_check(file.conn()).and_then(|notes| {
-            if notes.is_empty() {
-                check(file.conn())
-            } else {
-                Err(FileError::Corrupt(notes.join("; ")))
-            }
+            if notes.is_empty() { check(file.conn()) } else { Err(FileError::Corrupt(notes.join("; "))) }
         });
         let why = match sound {
             Ok(found) => return Ok((file, found, Vec::new())),

@@ -124,10 +124,7 @@ impl SqliteJournal {
         disk: &crate::fault_vfs::FaultDisk,
         skip_sync: bool,
     ) -> Result<(Self, Damage), JournalError> {
-        let conditions = Conditions {
-            simulated: Some(disk.files()),
-            skip_sync,
-        };
+        let conditions = Conditions { simulated: Some(disk.files()), skip_sync };
         let opened =
             SqliteFile::open(Path::new("journal.db"), &FORMAT, &conditions, check).map_err(to_error)?;
         Self::start(opened, Box::new(disk.reserve()))
@@ -138,15 +135,8 @@ impl SqliteJournal {
         reserve: Box<dyn Reserve>,
     ) -> Result<(Self, Damage), JournalError> {
         damage.notes = notes;
-        let mut journal = Self {
-            file,
-            reserve,
-            reserved: 0,
-            base_pages: 0,
-            pages: 0,
-            pressed: false,
-            failed: None,
-        };
+        let mut journal =
+            Self { file, reserve, reserved: 0, base_pages: 0, pages: 0, pressed: false, failed: None };
         journal.write_back_or_stay().map_err(to_error)?;
         Ok((journal, damage))
     }
@@ -162,10 +152,7 @@ impl SqliteJournal {
     fn wanted(&self, unwritten: u64) -> u64 {
         let growth = self.pages.saturating_sub(self.base_pages) * PAGE;
         let bytes = self.reserved.saturating_add(unwritten);
-        let bytes = (bytes / 4)
-            .saturating_mul(9)
-            .saturating_add(growth)
-            .saturating_add(RESERVE_SLACK);
+        let bytes = (bytes / 4).saturating_mul(9).saturating_add(growth).saturating_add(RESERVE_SLACK);
         bytes.div_ceil(RESERVE_STEP).saturating_mul(RESERVE_STEP)
     }
 
@@ -294,13 +281,7 @@ impl SqliteJournal {
         batches: &[Batch],
         results: &mut [Result<(), JournalError>],
     ) -> Result<(), FileError> {
-        let admitted = || {
-            batches
-                .iter()
-                .zip(results.iter())
-                .filter(|(_, r)| r.is_ok())
-                .map(|(b, _)| b)
-        };
+        let admitted = || batches.iter().zip(results.iter()).filter(|(_, r)| r.is_ok()).map(|(b, _)| b);
         if admitted().next().is_none() {
             return Ok(());
         }
@@ -385,18 +366,8 @@ impl Journal for SqliteJournal {
             return results;
         }
         // What follows is about the next commit: these batches are durable whatever comes of it.
-        let after = if self.file.checkpoint_is_due() {
-            self.write_back()
-        } else {
-            Ok(())
-        };
-        match after.and_then(|()| {
-            if self.pressed {
-                Ok(())
-            } else {
-                self.adjust_reserve(0)
-            }
-        }) {
+        let after = if self.file.checkpoint_is_due() { self.write_back() } else { Ok(()) };
+        match after.and_then(|()| if self.pressed { Ok(()) } else { self.adjust_reserve(0) }) {
             Ok(()) => {}
             Err(FileError::Full) => self.pressed = true,
             Err(error) => {
@@ -442,8 +413,7 @@ fn apply<'a>(conn: &Connection, batches: impl Iterator<Item = &'a Batch>) -> Res
             Op::Put { table, key, value } => {
                 let (key, value) = (key.as_ref(), value.as_ref());
                 let sum = checksum(*table, key, value);
-                conn.prepare_cached(sql(*table).put)?
-                    .execute(params![key, sum, value])?;
+                conn.prepare_cached(sql(*table).put)?.execute(params![key, sum, value])?;
             }
             Op::Delete { table, key } => {
                 conn.prepare_cached(sql(*table).delete)?.execute([key.as_ref()])?;
@@ -460,11 +430,7 @@ fn visit(conn: &Connection, table: Table, mut each: impl FnMut(&[u8], &[u8], u32
     while let Some(row) = rows.next()? {
         // A record of another type than was written is as damaged as one of other bytes.
         let bytes = |at| row.get_ref(at).map(|value| value.as_blob().unwrap_or_default());
-        let sum = row
-            .get_ref(1)?
-            .as_i64()
-            .ok()
-            .and_then(|sum| u32::try_from(sum).ok());
+        let sum = row.get_ref(1)?.as_i64().ok().and_then(|sum| u32::try_from(sum).ok());
         let (key, value) = (bytes(0)?, bytes(2)?);
         each(key, value, sum.unwrap_or_else(|| !checksum(table, key, value)));
     }

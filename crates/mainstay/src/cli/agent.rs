@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use mainstay_control::view::{Problem, ProblemKind};
 use mainstay_core::frame::Facts;
 use mainstay_core::id::NodeName;
 use mainstay_core::join_token::JoinToken;
+use mainstay_core::time::Timestamp;
 use mainstay_link::chain::{Fingerprint, Trust};
+use mainstay_node::clock::Clock;
 use mainstay_node::identity::{self, Membership};
 use mainstay_node::join::{self, Applicant, JoinError};
 use mainstay_node::node::{self, Node, NodeConfig, Side};
@@ -18,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Done;
 use super::daemon::{self, Threads};
+use crate::api;
 use crate::config::agent::{AgentArgs, AgentConfig, Learned};
 
 pub(super) fn run(args: AgentArgs) -> Done {
@@ -110,7 +113,7 @@ fn applicant<'a>(
         name,
         facts: facts.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
-        journal: node::journal_id(data)?,
+        journal: node::read_journal(data)?.id,
         hubs: hubs.to_vec(),
         trust: Trust::Fingerprint(fingerprint),
         secret: token.map(|token| token.secret.expose().to_owned()),
@@ -154,10 +157,17 @@ async fn serve(
         rules: config.allow,
         roots: daemon::roots(&config.received_roots)?,
         limits: config.limits.engine(),
+        clock: Clock::new(Timestamp::default()),
         metrics: registry.clone(),
         side: Side::Agent { hubs },
     });
     let tasks = TaskTracker::new();
+    if let Some(address) = config.metrics.0 {
+        let listener = tokio::net::TcpListener::bind(address)
+            .await
+            .with_context(|| format!("metrics cannot be served at {address}"))?;
+        tasks.spawn(api::serve_metrics(listener, registry, stop.clone()));
+    }
     let result = node.run(stop.clone(), daemon::ready).await;
     stop.cancel();
     tasks.close();

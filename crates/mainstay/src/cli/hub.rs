@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context as _, anyhow};
 use mainstay_control::hub::{History, Hub};
 use mainstay_link::chain::FleetCa;
+use mainstay_link::https::HttpsListener;
 use mainstay_link::limits::{Limits, LinkCounters};
 use mainstay_link::listener::TlsListener;
 use mainstay_link::tls::Credentials;
 use mainstay_node::clock::Clock;
 use mainstay_node::identity;
-use mainstay_node::node::{Node, NodeConfig, Side};
+use mainstay_node::node::{self, Node, NodeConfig, Side};
+use mainstay_store::embedded_store::{SqliteStore, StoreDamage};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -33,8 +35,8 @@ async fn run_until(args: HubArgs, stop: CancellationToken) -> anyhow::Result<()>
     identity::make_data_dir(&data)?;
     let config = args.load()?;
     let registry = Arc::new(Mutex::new(Registry::default()));
-    // A hub's own clock is fleet time; its floor is kept by its node's journal and learned when that opens.
-    let clock = Clock::new(mainstay_core::time::Timestamp::default());
+    // A hub's own clock is fleet time; its floor is kept in its node's journal.
+    let clock = Clock::new(node::read_journal(&data)?.floor);
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen for agents at {}", config.listen))?;
@@ -45,9 +47,11 @@ async fn run_until(args: HubArgs, stop: CancellationToken) -> anyhow::Result<()>
         None => None,
     };
     let addresses = advertised(&config, listener.local_addr()?);
-    let hub = open(&data, &config, addresses.clone(), clock, registry.clone()).await?;
-    let result = Box::pin(serve(&data, config, &hub, listener, https, registry, stop)).await;
+    let (hub, store) = open(&data, &config, addresses, clock.clone(), registry.clone()).await?;
+    let doors = Doors { links: listener, https };
+    let result = Box::pin(serve(&data, config, &hub, doors, clock, registry, stop)).await;
     hub.shutdown().await;
+    store.close().await;
     result
 }
 
@@ -57,28 +61,38 @@ async fn open(
     addresses: Vec<String>,
     clock: Clock,
     registry: Arc<Mutex<Registry>>,
-) -> anyhow::Result<Hub> {
+) -> anyhow::Result<(Hub, Arc<SqliteStore>)> {
     let now: mainstay_control::hub::Clock = Arc::new(move || clock.now());
-    let store = mainstay_control::shelf::MemoryStore::default();
+    let (store, damage) = SqliteStore::open(&data.join("store.db"), now.clone())?;
+    report(&damage);
+    let store = Arc::new(store);
     let hub = Hub::open(mainstay_control::hub::HubConfig {
         data_dir: data.to_owned(),
         name: config.name.clone(),
         addresses,
         clock: now,
-        store: Arc::new(store),
+        store: store.clone(),
+        embedded: Some(store.clone()),
+        journal: Some(data.join("journal.db")),
         metrics: registry,
         history: History { age: config.history_age.0, bytes: config.history_bytes },
     })
     .await?;
-    Ok(hub)
+    Ok((hub, store))
+}
+
+/// Where a hub listens. Bound before anything else, so that a wrong address costs nothing.
+struct Doors {
+    links: TcpListener,
+    https: Option<TcpListener>,
 }
 
 async fn serve(
     data: &Path,
     config: HubConfig,
     hub: &Hub,
-    listener: TcpListener,
-    https: Option<TcpListener>,
+    doors: Doors,
+    clock: Clock,
     registry: Arc<Mutex<Registry>>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -87,8 +101,10 @@ async fn serve(
     let key = fleet.signer().signing_key().clone();
     let credentials = Credentials::new(key.clone(), fleet.chain().to_vec())?;
     let counters = Arc::<LinkCounters>::default();
-    let at = listener.local_addr()?;
-    let links = TlsListener::over(listener, &credentials, ca.clone(), Limits::default(), counters.clone())?;
+    api::register_link_counters(&registry, &counters);
+    let at = doors.links.local_addr()?;
+    let links =
+        TlsListener::over(doors.links, &credentials, ca.clone(), Limits::default(), counters.clone())?;
     let facts = mainstay_node::facts::collect(env!("CARGO_PKG_VERSION"), BTreeMap::new());
     let node = Node::new(NodeConfig {
         data: data.to_owned(),
@@ -101,12 +117,13 @@ async fn serve(
         rules: config.allow.clone(),
         roots: daemon::roots(&config.received_roots)?,
         limits: config.limits.engine(),
+        clock,
         metrics: registry.clone(),
         side: Side::Hub {
             role: Arc::new(hub.clone()),
             trust: fleet.trust(),
             listener: Arc::new(links),
-            counters,
+            counters: counters.clone(),
         },
     });
     hub.attach(Arc::new(node.handle()));
@@ -125,12 +142,22 @@ async fn serve(
             }
         }
     });
-    let _ = https;
+    if let Some(listener) = doors.https {
+        tracing::info!(address = %listener.local_addr()?, "API over TLS");
+        let listener = HttpsListener::over(listener, &credentials, counters)?;
+        tasks.spawn(api::serve_tls(listener, api.clone(), api_stop.clone()));
+    }
     let result = node.run(stop.clone(), daemon::ready).await;
     stop.cancel();
     tasks.close();
     tasks.wait().await;
     result.map_err(|error| anyhow!(error))
+}
+
+fn report(damage: &StoreDamage) {
+    if *damage != StoreDamage::default() {
+        tracing::error!("the store is damaged; what cannot be read was set aside: {damage:?}");
+    }
 }
 
 /// What join tokens name: as configured, else the address we listen at, or this machine's own addresses.

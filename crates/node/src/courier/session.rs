@@ -24,7 +24,7 @@ use tracing::debug;
 
 use super::judge::PeerInfo;
 use super::{Input, LINK_QUEUE, LinkUp};
-use crate::hub_role::Admission;
+use crate::hub_role::{Admission, HubRole};
 use crate::node::Shared;
 use crate::trust_store::TrustStoreError;
 
@@ -112,87 +112,100 @@ pub fn hello(shared: &Shared) -> Hello {
 }
 
 /// The hub's side of a link whose first frame was a hello.
-pub async fn accept(shared: &Arc<Shared>, link: Link, first: Hello) -> Result<(), SessionEnd> {
+pub async fn accept(shared: &Arc<Shared>, mut link: Link, first: Hello) -> Result<(), SessionEnd> {
     let Some(role) = shared.hub.clone() else { return Err(SessionEnd::Stopped) };
-    let Link { peer, mut sender, mut receiver } = link;
     if common_protocol(first.protocols).is_none() {
         let protocols = (mainstay_core::frame::OLDEST_PROTOCOL, mainstay_core::frame::PROTOCOL);
-        return refuse(sender, Goodbye::Protocol { protocols }).await;
+        return refuse(link, Goodbye::Protocol { protocols }).await;
     }
-    let name = match role.admit(peer.key, &first).await {
+    let name = match role.admit(link.peer.key, &first).await {
         Admission::Admit { name } => name,
-        Admission::Refuse(why) => return refuse(sender, why).await,
+        Admission::Refuse(why) => return refuse(link, why).await,
     };
-    sender.send(&Frame::Hello(Box::new(hello(shared)))).await?;
-    let (length, head) = shared.trust.position();
+    // A member from here on: it may take its time, and send a long trust log.
+    link.receiver.admit();
+    link.sender.send(&Frame::Hello(Box::new(hello(shared)))).await?;
+    let (length, _) = shared.trust.position();
     if first.trust_length > length {
         // This hub was restored from an older copy: the node knows of revocations that it does not.
-        let entries = match timeout(HELLO_WITHIN, receiver.recv()).await {
-            Ok(Ok(Some(Frame::Trust(entries)))) => entries,
+        if !learn_from_node(role.as_ref(), &mut link, length, first.trust_length).await? {
+            return refuse(link, Goodbye::TrustForked).await;
+        }
+    } else if !shared.trust.has_prefix(first.trust_length, &first.trust_head) {
+        return refuse(link, Goodbye::TrustForked).await;
+    }
+    for frame in trust_frames(&shared.trust.after(first.trust_length.min(length))) {
+        link.sender.feed(&frame).await?;
+    }
+    if let Some(facts) = first.facts {
+        role.facts(link.peer.key, *facts);
+    }
+    let address = link.peer.address.map_or_else(String::new, |address| address.to_string());
+    let info = PeerInfo { key: link.peer.key, name, hub: false };
+    live(shared, info, address, first.mark, link).await
+}
+
+/// Takes what a node knows beyond this hub's trust log. `false` if it does not continue it.
+async fn learn_from_node(
+    role: &dyn HubRole,
+    link: &mut Link,
+    mut have: u64,
+    wanted: u64,
+) -> Result<bool, SessionEnd> {
+    while have < wanted {
+        let entries = match timeout(HELLO_WITHIN, link.receiver.recv()).await {
+            Ok(Ok(Some(Frame::Trust(entries)))) if !entries.is_empty() => entries,
             Ok(Ok(_)) | Err(_) => return Err(SessionEnd::Violation("no trust entries, though it has more")),
             Ok(Err(error)) => return Err(error.into()),
         };
+        have += entries.len() as u64;
         if role.learn_trust(entries).await.is_err() {
-            return refuse(sender, Goodbye::TrustForked).await;
+            return Ok(false);
         }
-    } else if !shared.trust.has_prefix(first.trust_length, &first.trust_head) {
-        return refuse(sender, Goodbye::TrustForked).await;
     }
-    for frame in trust_frames(&shared.trust.after(first.trust_length.min(length))) {
-        sender.feed(&frame).await?;
-    }
-    let _ = head;
-    if let Some(facts) = first.facts {
-        role.facts(peer.key, *facts);
-    }
-    receiver.admit();
-    let address = peer.address.map_or_else(String::new, |address| address.to_string());
-    let info = PeerInfo { key: peer.key, name, hub: false };
-    live(shared, info, address, first.mark, peer.chain, sender, receiver).await
+    Ok(true)
 }
 
 /// The dialling side.
-pub async fn dial(shared: &Arc<Shared>, link: Link, address: String) -> Result<(), SessionEnd> {
-    let Link { peer, mut sender, mut receiver } = link;
-    sender.send(&Frame::Hello(Box::new(hello(shared)))).await?;
-    let first = match timeout(HELLO_WITHIN, receiver.recv()).await {
+pub async fn dial(shared: &Arc<Shared>, mut link: Link, address: String) -> Result<(), SessionEnd> {
+    link.sender.send(&Frame::Hello(Box::new(hello(shared)))).await?;
+    let first = match timeout(HELLO_WITHIN, link.receiver.recv()).await {
         Ok(Ok(Some(Frame::Hello(hello)))) => *hello,
         Ok(Ok(Some(Frame::Goodbye(why)))) => return Err(SessionEnd::Goodbye(why)),
         Ok(Ok(None)) => return Err(SessionEnd::Closed),
         Ok(Ok(Some(_))) | Err(_) => return Err(SessionEnd::NoHello),
         Ok(Err(error)) => return Err(error.into()),
     };
+    link.receiver.admit();
     let (length, _) = shared.trust.position();
     if first.trust_length < length {
         if !shared.trust.has_prefix(first.trust_length, &first.trust_head) {
-            return refuse(sender, Goodbye::TrustForked).await;
+            return refuse(link, Goodbye::TrustForked).await;
         }
-        sender.send(&Frame::Trust(shared.trust.after(first.trust_length))).await?;
+        for frame in trust_frames(&shared.trust.after(first.trust_length)) {
+            link.sender.send(&frame).await?;
+        }
     }
     // What the hub has more comes before anything else, and must be on disk here before any order.
     while shared.trust.position().0 < first.trust_length {
-        match timeout(HELLO_WITHIN, receiver.recv()).await {
+        match timeout(HELLO_WITHIN, link.receiver.recv()).await {
             Ok(Ok(Some(Frame::Trust(entries)))) => shared.trust.learn(entries).await?,
+            Ok(Ok(Some(Frame::Goodbye(why)))) => return Err(SessionEnd::Goodbye(why)),
             Ok(Ok(_)) | Err(_) => return Err(SessionEnd::Violation("trust entries are missing")),
             Ok(Err(error)) => return Err(error.into()),
         }
     }
     shared.clock.learn(first.now);
-    if !shared.trust.is_hub(&peer.key, shared.clock.now()) {
-        return refuse(sender, Goodbye::Violation { what: "this key holds no hub's grant".into() }).await;
+    if !shared.trust.is_hub(&link.peer.key, shared.clock.now()) {
+        return refuse(link, Goodbye::Violation { what: "this key holds no hub's grant".into() }).await;
     }
     shared.proven();
-    receiver.admit();
-    let info = PeerInfo { key: peer.key, name: first.name, hub: true };
-    live(shared, info, address, first.mark, peer.chain, sender, receiver).await
+    let info = PeerInfo { key: link.peer.key, name: first.name, hub: true };
+    live(shared, info, address, first.mark, link).await
 }
 
-async fn refuse(mut sender: LinkSender, why: Goodbye) -> Result<(), SessionEnd> {
-    let words = async {
-        sender.send(&Frame::Goodbye(why.clone())).await?;
-        sender.close().await
-    };
-    let _ = timeout(FAREWELL_WITHIN, words).await;
+async fn refuse(link: Link, why: Goodbye) -> Result<(), SessionEnd> {
+    link.farewell(why.clone()).await;
     Err(SessionEnd::Refused(why))
 }
 
@@ -207,10 +220,10 @@ async fn live(
     peer: PeerInfo,
     address: String,
     mark: u64,
-    chain: Vec<Bytes>,
-    sender: LinkSender,
-    receiver: LinkReceiver,
+    link: Link,
 ) -> Result<(), SessionEnd> {
+    let Link { peer: end, sender, receiver } = link;
+    let chain = end.chain;
     let (frames, waiting) = mpsc::channel(LINK_QUEUE);
     let id = SESSIONS.fetch_add(1, Ordering::Relaxed);
     let cancel = shared.stop.child_token();

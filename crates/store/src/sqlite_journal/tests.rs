@@ -260,33 +260,13 @@ fn of_a_file_with_broken_pages_all_that_can_be_read_is_saved() {
     std::fs::write(bench.path(), &bytes).unwrap();
 
     let (mut journal, damage) = bench.open_it().unwrap();
-    assert!(
-        damage.notes.iter().any(|note| note.contains("records_3")),
-        "{damage:?}"
-    );
+    assert!(damage.notes.iter().any(|note| note.contains("records_3")), "{damage:?}");
     let kept = bench.dir.path().join("journal.db.damaged-1");
-    assert!(
-        damage
-            .notes
-            .iter()
-            .any(|note| note.contains(kept.to_str().unwrap())),
-        "{damage:?}"
-    );
-    assert!(
-        std::fs::read(&kept).unwrap() == bytes,
-        "the damaged file is kept as it was"
-    );
+    assert!(damage.notes.iter().any(|note| note.contains(kept.to_str().unwrap())), "{damage:?}");
+    assert!(std::fs::read(&kept).unwrap() == bytes, "the damaged file is kept as it was");
     let saved = contents(&mut journal);
-    assert!(
-        saved.len() < all.len() && saved.len() > all.len() - 100,
-        "{} of {}",
-        saved.len(),
-        all.len()
-    );
-    assert!(
-        saved.iter().all(|(id, value)| all.get(id) == Some(value)),
-        "what is saved is as it was"
-    );
+    assert!(saved.len() < all.len() && saved.len() > all.len() - 100, "{} of {}", saved.len(), all.len());
+    assert!(saved.iter().all(|(id, value)| all.get(id) == Some(value)), "what is saved is as it was");
     assert!(saved.contains_key(&(Table::Outbox, Bytes::from("whole"))));
     one(&mut journal, new(0, ops(0))).unwrap();
     drop(journal);
@@ -297,9 +277,7 @@ fn of_a_file_with_broken_pages_all_that_can_be_read_is_saved() {
 fn random_damage_is_reported_or_harmless() {
     let bench = OnFiles::new();
     let (mut journal, _) = bench.open_it().unwrap();
-    let ops = (0_u32..200)
-        .map(|key| put(Table::Inbox, key.to_be_bytes(), vec![key as u8; 600]))
-        .collect();
+    let ops = (0_u32..200).map(|key| put(Table::Inbox, key.to_be_bytes(), vec![key as u8; 600])).collect();
     one(&mut journal, new(0, ops)).unwrap();
     let all = contents(&mut journal);
     drop(journal);
@@ -318,10 +296,7 @@ fn random_damage_is_reported_or_harmless() {
             saved.iter().all(|(id, value)| all.get(id) == Some(value)),
             "page {page}: nothing false is read"
         );
-        assert!(
-            saved.len() == all.len() || damage != Damage::default(),
-            "page {page}: a loss is reported"
-        );
+        assert!(saved.len() == all.len() || damage != Damage::default(), "page {page}: a loss is reported");
         drop(journal);
         for name in bench.names() {
             std::fs::remove_file(bench.dir.path().join(name)).unwrap();
