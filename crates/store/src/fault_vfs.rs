@@ -156,10 +156,11 @@ impl FaultDisk {
     }
 
     pub(crate) fn files(&self) -> SimulatedFiles {
-        let disk = self.clone();
+        let (of_log, of_reserve) = (self.clone(), self.clone());
         SimulatedFiles {
             vfs: self.vfs.clone(),
-            rewrite_log: Arc::new(move |log| disk.rewrite(&log.to_string_lossy())),
+            rewrite_log: Arc::new(move |log| of_log.rewrite(&log.to_string_lossy())),
+            reserve: Arc::new(move || Box::new(of_reserve.reserve())),
         }
     }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
-use crate::reserve::says_full;
+use crate::reserve::{Reserve, says_full};
 use crate::salvage;
 
 /// Pages in the log after which it is written back into the database: 8 MiB of log. Fewer would spend
@@ -99,6 +99,7 @@ pub(crate) struct SimulatedFiles {
     pub(crate) vfs: String,
     /// As [`rewrite_log`].
     pub(crate) rewrite_log: RewriteLog,
+    pub(crate) reserve: Arc<dyn Fn() -> Box<dyn Reserve> + Send + Sync>,
 }
 
 pub(crate) struct SqliteFile {
