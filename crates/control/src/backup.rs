@@ -36,6 +36,8 @@ const END: &[u8] = b"end ";
 
 /// In the data directory of a hub that was restored, until it has met a node.
 const MARK: &str = "restored";
+/// The same, until it has ended the runs that were open.
+const MARK_RUNS: &str = "restored-runs";
 
 pub const STORE: &str = "store.db";
 pub const JOURNAL: &str = "journal.db";
@@ -75,15 +77,35 @@ pub(crate) struct Part {
     pub(crate) path: PathBuf,
 }
 
+/// Where copies of databases are made before they go into the backup. Removed when dropped; one that a kill left is
+/// removed by the next.
+pub(crate) struct WorkDir(PathBuf);
+
+impl WorkDir {
+    pub(crate) fn make(dir: &Path) -> Result<Self, BackupError> {
+        let path = dir.join("backup.unfinished");
+        fs::remove_dir_all(&path).ok();
+        fs::DirBuilder::new().mode(0o700).create(&path).map_err(failed(&path))?;
+        Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for WorkDir {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
+
 /// The files of a hub's data directory that are its identity and its configuration.
 pub(crate) fn identity_parts(dir: &Path) -> Vec<Part> {
     FILES
         .into_iter()
         .chain([CONFIG])
-        .map(|name| Part {
-            name,
-            path: dir.join(name),
-        })
+        .map(|name| Part { name, path: dir.join(name) })
         .filter(|part| part.path.exists())
         .collect()
 }
@@ -95,9 +117,7 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
 
 /// Writes the parts into a new file. It appears under its name whole and synced, or not at all.
 pub(crate) fn write(destination: &Path, parts: &[Part]) -> Result<(), BackupError> {
-    let exists = || BackupError::Exists {
-        path: destination.to_owned(),
-    };
+    let exists = || BackupError::Exists { path: destination.to_owned() };
     if destination.symlink_metadata().is_ok() {
         return Err(exists());
     }
@@ -119,16 +139,9 @@ pub(crate) fn write(destination: &Path, parts: &[Part]) -> Result<(), BackupErro
 fn write_parts(path: &Path, parts: &[Part]) -> Result<(), BackupError> {
     // A leftover of a backup that was killed.
     fs::remove_file(path).ok();
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed(path))?;
-    let mut out = Hashing {
-        inner: BufWriter::new(file),
-        hasher: blake3::Hasher::new(),
-    };
+    let file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed(path))?;
+    let mut out = Hashing { inner: BufWriter::new(file), hasher: blake3::Hasher::new() };
     out.write_all(MAGIC).map_err(failed(path))?;
     for part in parts {
         write_part(&mut out, part).map_err(failed(&part.path))?;
@@ -147,18 +160,12 @@ fn write_part(out: &mut Hashing<BufWriter<File>>, part: &Part) -> io::Result<()>
     use std::os::unix::fs::PermissionsExt as _;
     let file = File::open(&part.path)?;
     let about = file.metadata()?;
-    let head = Head {
-        name: part.name.to_owned(),
-        size: about.len(),
-        mode: about.permissions().mode() & 0o777,
-    };
+    let head =
+        Head { name: part.name.to_owned(), size: about.len(), mode: about.permissions().mode() & 0o777 };
     let head = crate::run_record::encode(&head);
     out.write_all(&u32::try_from(head.len()).unwrap_or(MAX_HEAD).to_be_bytes())?;
     out.write_all(&head)?;
-    let mut content = Hashing {
-        inner: &mut *out,
-        hasher: blake3::Hasher::new(),
-    };
+    let mut content = Hashing { inner: &mut *out, hasher: blake3::Hasher::new() };
     let copied = io::copy(&mut file.take(about.len()), &mut content)?;
     if copied != about.len() {
         return Err(io::Error::other("it changed while it was copied"));
@@ -173,27 +180,18 @@ pub fn restore(file: &Path, dir: &Path) -> Result<(), BackupError> {
     if let Ok(mut entries) = fs::read_dir(dir)
         && entries.next().is_some()
     {
-        return Err(BackupError::NotEmpty {
-            path: dir.to_owned(),
-        });
+        return Err(BackupError::NotEmpty { path: dir.to_owned() });
     }
     let mut unfinished = dir.as_os_str().to_owned();
     unfinished.push(".unfinished");
     let unfinished = PathBuf::from(unfinished);
     fs::remove_dir_all(&unfinished).ok();
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&unfinished)
-        .map_err(failed(&unfinished))?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&unfinished).map_err(failed(&unfinished))?;
     let restored = read_parts(file, &unfinished).and_then(|()| {
-        let mark = unfinished.join(MARK);
-        File::create(&mark)
-            .and_then(|mark| mark.sync_all())
-            .map_err(failed(&mark))?;
-        File::open(&unfinished)
-            .and_then(|dir| dir.sync_all())
-            .map_err(failed(&unfinished))?;
+        for mark in [MARK, MARK_RUNS].map(|mark| unfinished.join(mark)) {
+            File::create(&mark).and_then(|mark| mark.sync_all()).map_err(failed(&mark))?;
+        }
+        File::open(&unfinished).and_then(|dir| dir.sync_all()).map_err(failed(&unfinished))?;
         // Over an empty directory a rename is as atomic as over none.
         fs::rename(&unfinished, dir).map_err(failed(dir))?;
         sync_dir_of(dir)
@@ -205,20 +203,12 @@ pub fn restore(file: &Path, dir: &Path) -> Result<(), BackupError> {
 }
 
 fn read_parts(path: &Path, dir: &Path) -> Result<(), BackupError> {
-    let damaged = |what: &str| BackupError::Damaged {
-        path: path.to_owned(),
-        what: what.to_owned(),
-    };
+    let damaged = |what: &str| BackupError::Damaged { path: path.to_owned(), what: what.to_owned() };
     let file = File::open(path).map_err(failed(path))?;
-    let mut input = Hashing {
-        inner: BufReader::new(file),
-        hasher: blake3::Hasher::new(),
-    };
+    let mut input = Hashing { inner: BufReader::new(file), hasher: blake3::Hasher::new() };
     let mut magic = [0; MAGIC.len()];
     if input.read_exact(&mut magic).is_err() || magic != MAGIC {
-        return Err(BackupError::NotABackup {
-            path: path.to_owned(),
-        });
+        return Err(BackupError::NotABackup { path: path.to_owned() });
     }
     let allowed: BTreeSet<&str> = FILES.into_iter().chain([CONFIG, STORE, JOURNAL]).collect();
     let mut seen = BTreeSet::new();
@@ -241,7 +231,8 @@ fn read_parts(path: &Path, dir: &Path) -> Result<(), BackupError> {
         }
         let mut head = vec![0; length as usize];
         input.read_exact(&mut head).map_err(cut)?;
-        let head: Head = rmp_serde::from_slice(&head).map_err(|_| damaged("the head of a part cannot be read"))?;
+        let head: Head =
+            rmp_serde::from_slice(&head).map_err(|_| damaged("the head of a part cannot be read"))?;
         // The names are ours: nothing in the file chooses a path.
         if !allowed.contains(head.name.as_str()) || !seen.insert(head.name.clone()) {
             return Err(damaged("it holds a part that no backup has"));
@@ -249,16 +240,9 @@ fn read_parts(path: &Path, dir: &Path) -> Result<(), BackupError> {
         let to = dir.join(&head.name);
         let private = head.name.ends_with(".key") || head.name.ends_with(".db");
         let mode = if private { 0o600 } else { head.mode & 0o644 };
-        let mut out = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&to)
-            .map_err(failed(&to))?;
-        let mut content = Hashing {
-            inner: &mut input,
-            hasher: blake3::Hasher::new(),
-        };
+        let mut out =
+            OpenOptions::new().write(true).create_new(true).mode(mode).open(&to).map_err(failed(&to))?;
+        let mut content = Hashing { inner: &mut input, hasher: blake3::Hasher::new() };
         let copied = io::copy(&mut (&mut content).take(head.size), &mut out).map_err(failed(&to))?;
         let hash = content.hasher.finalize();
         out.sync_all().map_err(failed(&to))?;
@@ -281,8 +265,21 @@ pub(crate) fn is_unsettled(dir: &Path) -> bool {
 }
 
 pub(crate) fn settle(dir: &Path) {
-    if let Err(e) = fs::remove_file(dir.join(MARK)) {
-        tracing::warn!("the mark of a restored hub could not be removed: {e}");
+    unmark(dir, MARK);
+}
+
+/// Whether the runs of a restored hub are still to be ended.
+pub(crate) fn has_old_runs(dir: &Path) -> bool {
+    dir.join(MARK_RUNS).exists()
+}
+
+pub(crate) fn ended_old_runs(dir: &Path) {
+    unmark(dir, MARK_RUNS);
+}
+
+fn unmark(dir: &Path, mark: &str) {
+    if let Err(e) = fs::remove_file(dir.join(mark)) {
+        tracing::warn!("the mark {mark} of a restored hub could not be removed: {e}");
     }
 }
 

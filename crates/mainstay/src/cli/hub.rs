@@ -14,6 +14,7 @@ use mainstay_link::tls::Credentials;
 use mainstay_node::clock::Clock;
 use mainstay_node::identity;
 use mainstay_node::node::{Node, NodeConfig, Side};
+use mainstay_store::SqliteStore;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -59,13 +60,27 @@ async fn open(
     registry: Arc<Mutex<Registry>>,
 ) -> anyhow::Result<Hub> {
     let now: mainstay_control::hub::Clock = Arc::new(move || clock.now());
-    let store = mainstay_control::shelf::MemoryStore::default();
+    let path = data.join("store.db");
+    let lease_clock = now.clone();
+    let (store, damage) = SqliteStore::open(&path, Arc::new(move || lease_clock()))
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    let store = Arc::new(store);
+    for key in &damage.keys {
+        tracing::error!(key, "the store is damaged: a value was set aside");
+    }
+    for (log, position) in &damage.records {
+        tracing::error!(log, position, "the store is damaged: a record was set aside");
+    }
+    for note in &damage.notes {
+        tracing::error!("the store is damaged: {note}");
+    }
     let hub = Hub::open(mainstay_control::hub::HubConfig {
         data_dir: data.to_owned(),
         name: config.name.clone(),
         addresses,
         clock: now,
-        store: Arc::new(store),
+        store: store.clone(),
+        embedded: Some(store),
         metrics: registry,
         history: History { age: config.history_age.0, bytes: config.history_bytes },
     })
