@@ -107,6 +107,7 @@ fn ca_params(root: KeyId) -> CertificateParams {
 
 fn issuer_params(hub: KeyId) -> CertificateParams {
     let mut params = params(hub, "mainstay issuer");
+    params.use_authority_key_identifier_extension = true;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     // Verifiers apply an issuer's extended usage to what is below it: no server can be.
@@ -120,6 +121,8 @@ fn issuer_params(hub: KeyId) -> CertificateParams {
 
 fn leaf_params(key: KeyId, name: Option<&NodeName>) -> Result<CertificateParams, IssueError> {
     let mut params = params(key, "mainstay node");
+    // Strict verifiers, such as Python's, demand it of all but roots.
+    params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     if let Some(name) = name {

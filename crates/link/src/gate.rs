@@ -60,7 +60,7 @@ impl Gate {
         }
     }
 
-    /// Lets a newcomer in, or not: too many from its address. The receiver fires when it must make room.
+    /// Lets a newcomer in, or not: too many from its address, or no room after all. The receiver fires when it must make room.
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<(Place, oneshot::Receiver<()>)> {
         let source = source_of(address);
         let mut state = self.lock();
@@ -69,7 +69,10 @@ impl Gate {
             return None;
         }
         if state.inside.len() >= self.most {
-            let (oldest, leave) = state.silent.pop_first()?;
+            let Some((oldest, leave)) = state.silent.pop_first() else {
+                count(&self.counters.too_many);
+                return None;
+            };
             count(&self.counters.crowded_out);
             // It may have gone already by itself.
             let _ = leave.send(());

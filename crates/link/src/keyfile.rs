@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
-use ed25519_dalek::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _};
+use ed25519_dalek::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, KeypairBytes, SecretDocument};
 use pem::Pem;
 use zeroize::Zeroizing;
 
@@ -23,8 +23,14 @@ pub enum KeyFileError {
 
 /// The key as PEM text.
 pub fn key_to_pem(key: &SigningKey) -> Zeroizing<String> {
-    let der = key.to_pkcs8_der().expect("an Ed25519 key is encodable");
-    Zeroizing::new(pem::encode(&Pem::new(KEY_TAG, der.as_bytes())))
+    Zeroizing::new(pem::encode(&Pem::new(KEY_TAG, key_to_der(key).as_bytes())))
+}
+
+/// The key in PKCS#8, without its public half: OpenSSL cannot read the newer form that has it (RFC 5958).
+pub(crate) fn key_to_der(key: &SigningKey) -> SecretDocument {
+    KeypairBytes { secret_key: key.to_bytes(), public_key: None }
+        .to_pkcs8_der()
+        .expect("an Ed25519 key is encodable")
 }
 
 pub fn key_from_pem(text: &str) -> Result<SigningKey, KeyFileError> {
@@ -74,6 +80,18 @@ mod tests {
         assert_eq!(key_from_pem(&text).unwrap().to_bytes(), key.to_bytes());
         let chain = vec![Bytes::from_static(b"leaf"), Bytes::from_static(b"issuer")];
         assert_eq!(chain_from_pem(&chain_to_pem(&chain)).unwrap(), chain);
+    }
+
+    #[test]
+    fn keys_are_written_as_openssl_reads_them() {
+        // RFC 8410 §7: version 0, Ed25519, and the seed in two octet strings.
+        let der = key_to_der(&SigningKey::from_bytes(&[7; 32]));
+        let beginning = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+        assert_eq!(der.as_bytes(), [&beginning[..], &[7; 32]].concat());
+        // The newer form, as other tools may have written it, is read too.
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let newer = pem::encode(&Pem::new(KEY_TAG, key.to_pkcs8_der().unwrap().as_bytes()));
+        assert_eq!(key_from_pem(&newer).unwrap().to_bytes(), key.to_bytes());
     }
 
     #[test]

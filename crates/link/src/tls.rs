@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
-use ed25519_dalek::pkcs8::EncodePrivateKey as _;
 use mainstay_core::id::KeyId;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -25,6 +24,7 @@ use rustls::{
 
 use crate::certificate::{self, HUB_SERVER_NAME, IssueError};
 use crate::chain::{ChainError, Trust, algorithms, key_in};
+use crate::keyfile::key_to_der;
 
 /// What both ends of a link must offer, so that a link is never mistaken for something else on that port.
 pub(crate) const ALPN_LINK: &[u8] = b"mainstay/1";
@@ -77,7 +77,7 @@ impl Credentials {
 
     fn for_rustls(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let chain = self.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
-        let key = self.key.to_pkcs8_der().expect("an Ed25519 key is encodable");
+        let key = key_to_der(&self.key);
         (chain, PrivatePkcs8KeyDer::from(key.as_bytes().to_vec()).into())
     }
 }

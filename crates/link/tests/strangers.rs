@@ -2,6 +2,8 @@
 //!
 //! In a process of its own, because it measures the process.
 
+#![cfg(target_os = "linux")]
+
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -56,10 +56,17 @@ mod status_of {
 )]
 struct Cli {
     /// The hub to command: https://HOST[:PORT] or unix:PATH [default: the one logged in to, or this machine's]
-    #[arg(long, global = true, env = "MAINSTAY_HUB", value_name = "URL", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "MAINSTAY_HUB",
+        value_name = "URL",
+        hide_env_values = true,
+        help_heading = "For every command"
+    )]
     hub: Option<String>,
     /// One JSON object a line, for programs
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "For every command")]
     json: bool,
     #[command(subcommand)]
     command: Command,

@@ -77,6 +77,18 @@ impl Client {
         headers: &[(&str, String)],
         body: Bytes,
     ) -> Result<Reply, Problem> {
+        self.open_within(ANSWER_PATIENCE, method, path, headers, body).await
+    }
+
+    /// The same, for what takes the hub longer than usual.
+    pub async fn open_within(
+        &self,
+        patience: Duration,
+        method: Method,
+        path: &str,
+        headers: &[(&str, String)],
+        body: Bytes,
+    ) -> Result<Reply, Problem> {
         if body.len() > MAX_BODY {
             let limit = MAX_BODY >> 20;
             return Err(Problem::new(
@@ -104,7 +116,7 @@ impl Client {
         let request = request
             .body(Full::new(body))
             .map_err(|e| Problem::new(ProblemKind::Invalid, format!("this cannot be asked of a hub: {e}")))?;
-        let response = tokio::time::timeout(ANSWER_PATIENCE, sender.send_request(request))
+        let response = tokio::time::timeout(patience, sender.send_request(request))
             .await
             .map_err(|_| self.broken("it took too long to answer"))?
             .map_err(|e| self.broken(&e.to_string()))?;
@@ -154,9 +166,15 @@ impl Client {
 
     fn unreachable(&self, why: &str) -> Problem {
         let message = format!("no hub can be reached at {}: {why}", self.endpoint);
-        Problem::new(ProblemKind::Unreachable, message)
-            .hint("start one on this machine with `mainstay dev`, or as a service with `mainstay hub`")
-            .hint("name one elsewhere with --hub or MAINSTAY_HUB, after `mainstay login`")
+        let problem = Problem::new(ProblemKind::Unreachable, message);
+        match &self.endpoint {
+            Endpoint::Unix(_) => problem
+                .hint("start one on this machine with `mainstay dev`, or as a service with `mainstay hub`")
+                .hint("name one elsewhere with --hub or MAINSTAY_HUB, after `mainstay login`"),
+            Endpoint::Https(_) => problem
+                .hint("the hub serves its API there only when told to: `mainstay hub --http IP:PORT`")
+                .hint("`mainstay login` again if the fleet's CA is another now"),
+        }
     }
 
     /// The request went out, so what was asked may have been done.

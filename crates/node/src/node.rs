@@ -23,6 +23,7 @@ use mainstay_core::envelope::Signer;
 use mainstay_core::frame::{Facts, Frame, Goodbye};
 use mainstay_core::id::{JournalId, KeyId, MessageId, NodeName};
 use mainstay_core::journal::{Batch, Class, Damage, Journal as _, JournalError, Op, Table};
+use mainstay_core::message::MessageErrors;
 use mainstay_core::received_path::Roots;
 use mainstay_core::time::Timestamp;
 use mainstay_core::trust::{TrustError, TrustLog};
@@ -51,7 +52,7 @@ use crate::metrics::NodeMetrics;
 use crate::process::Processes;
 use crate::received::Received;
 use crate::trust_store::TrustStore;
-use crate::{dial, listen};
+use crate::{dial, listen, reply};
 
 /// Between lives: a disk that fails is not hammered.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -314,6 +315,7 @@ pub struct Node {
     config: NodeConfig,
     handle: NodeHandle,
     processes: Arc<Processes>,
+    replies: reply::Replies,
     metrics: NodeMetrics,
 }
 
@@ -322,7 +324,8 @@ impl Node {
         let me = KeyId::from_bytes(config.key.verifying_key().to_bytes());
         let processes = Processes::open(&config.data, me);
         let metrics = NodeMetrics::new(&config.metrics);
-        Self { config, handle: NodeHandle::default(), processes, metrics }
+        let replies = reply::Replies::new(Received::new(&config.data, config.roots.clone()));
+        Self { config, handle: NodeHandle::default(), processes, replies, metrics }
     }
 
     pub fn handle(&self) -> NodeHandle {
@@ -415,7 +418,6 @@ impl Node {
             mark: mark.clone(),
             proof: AtomicBool::new(false),
         });
-        let received = Received::new(&config.data, config.roots.clone());
         let runner = Runner::new(methods, self.processes.clone(), signer, inputs.clone(), tasks.clone());
         let parts = Parts {
             me: shared.me,
@@ -428,7 +430,7 @@ impl Node {
             judge,
             hub: role,
             runner: runner.clone(),
-            replies: Replies::new(received, inputs.clone(), tasks.clone(), life_stop.clone()),
+            replies: Replies::new(self.replies.clone(), inputs.clone(), tasks.clone(), life_stop.clone()),
             metrics: self.metrics.clone(),
             tasks: tasks.clone(),
             stop: life_stop.clone(),
@@ -494,18 +496,29 @@ impl intake::Submit for MessageSocket {
             Ok(accepted) => {
                 accepted.into_iter().map(|Accepted { id, to }| Line::Accepted { id, to }).collect()
             }
-            Err(submit::SubmitError::Text(errors)) => errors
-                .iter()
-                .map(|error| Line::Refused {
-                    error: error.message.clone(),
-                    field: error.field.clone(),
-                    line: Some(error.line as u64),
-                    column: Some(error.column as u64),
-                })
-                .collect(),
+            Err(submit::SubmitError::Text(errors)) => problem_lines(&errors),
             Err(error) => vec![Line::refused(error.to_string())],
         }
     }
+}
+
+fn problem_lines(errors: &MessageErrors) -> Vec<Line> {
+    let mut lines: Vec<Line> = errors
+        .iter()
+        .map(|error| Line::Refused {
+            error: match &error.hint {
+                Some(hint) => format!("{}; {hint}", error.message),
+                None => error.message.clone(),
+            },
+            field: error.field.clone(),
+            line: Some(error.line as u64),
+            column: Some(error.column as u64),
+        })
+        .collect();
+    if errors.unlisted() > 0 {
+        lines.push(Line::refused(format!("and {} more", errors.unlisted())));
+    }
+    lines
 }
 
 /// Writes the floor of fleet time now and then.

@@ -1,7 +1,7 @@
 //! The Store on SQLite, inside the hub's own process: a thread that owns the database and takes all calls
 //! that wait into one transaction and one sync.
 //!
-//! What the calls do to the tables is in [`crate::store_tables`]. When the disk fails, what was under way is
+//! What the calls do to the tables is in `store_tables`. When the disk fails, what was under way is
 //! answered with [`StoreError::Unknown`], all watches end, and the next call opens the database anew: to
 //! those who use it, a failure looks like one of a remote store.
 

@@ -11,6 +11,7 @@ pub mod journal_conformance;
 pub mod key;
 pub mod model_journal;
 mod reserve;
+mod salvage;
 mod sqlite_file;
 pub mod sqlite_journal;
 pub mod store;

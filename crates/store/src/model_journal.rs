@@ -1,7 +1,7 @@
 //! A journal in memory with crash semantics of its own, for simulated fleets and tests.
 //!
 //! No threads and no files: the same calls give the same answers. A [`ModelDisk`] outlives the journals that
-//! are opened on it, as a real disk does. It is held to the real journal by [`crate::journal_conformance`].
+//! are opened on it, as a real disk does. It is held to the real journal by `journal_conformance`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -19,6 +19,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use crate::reserve::says_full;
+use crate::salvage;
 
 /// Pages in the log after which it is written back into the database: 8 MiB of log. Fewer would spend
 /// throughput on checkpoints, more would make each of them (a pause of all commits) longer.
@@ -110,11 +111,18 @@ pub(crate) struct SqliteFile {
     healthy: bool,
     path: PathBuf,
     /// Held as long as the database is open. Dropped last.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 impl SqliteFile {
-    pub(crate) fn open(path: &Path, format: &Format, conditions: &Conditions) -> Result<Self, FileError> {
+    /// Opens the database, or creates it, and reads it with `check`. If its structure is broken, what can be
+    /// read is saved into a new file and read again. Returns what `check` found, and what to tell people.
+    pub(crate) fn open<D>(
+        path: &Path,
+        format: &Format,
+        conditions: &Conditions,
+        check: impl Fn(&Connection) -> Result<D, FileError>,
+    ) -> Result<(Self, D, Vec<String>), FileError> {
         let lock = match conditions.simulated {
             None => {
                 let lock = lock(path, format)?;
@@ -123,6 +131,36 @@ impl SqliteFile {
             }
             Some(_) => None,
         };
+        let mut file = Self::open_locked(path, format, conditions, lock)?;
+        let sound = quick_check(file.conn()).and_then(|notes| {
+            if notes.is_empty() {
+                check(file.conn())
+            } else {
+                Err(FileError::Corrupt(notes.join("; ")))
+            }
+        });
+        let why = match sound {
+            Ok(found) => return Ok((file, found, Vec::new())),
+            Err(FileError::Corrupt(why)) if conditions.simulated.is_none() => why,
+            Err(error) => return Err(error),
+        };
+        // Writing the log back copies whole pages and does not look at their structure.
+        file.checkpoint()?;
+        let lock = file.lock.take();
+        drop(file);
+        let mut notes = vec![why];
+        notes.append(&mut salvage::rebuild(path, format)?);
+        let file = Self::open_locked(path, format, conditions, lock)?;
+        let found = check(file.conn())?;
+        Ok((file, found, notes))
+    }
+
+    fn open_locked(
+        path: &Path,
+        format: &Format,
+        conditions: &Conditions,
+        lock: Option<File>,
+    ) -> Result<Self, FileError> {
         let mut log = path.as_os_str().to_owned();
         log.push("-wal");
         let rewritten = match &conditions.simulated {
@@ -153,7 +191,7 @@ impl SqliteFile {
             // Until it is known to be ours, closing must not touch it.
             healthy: false,
             path: path.to_owned(),
-            _lock: lock,
+            lock,
         };
         file.prepare(format, conditions)?;
         file.healthy = true;
@@ -290,6 +328,20 @@ impl Drop for SqliteFile {
             tracing::warn!(path = %self.path.display(), %error, "closing the database failed");
         }
     }
+}
+
+/// What SQLite finds broken in the structure of the file.
+fn quick_check(conn: &Connection) -> Result<Vec<String>, FileError> {
+    let mut check = conn.prepare("PRAGMA quick_check(20)")?;
+    let mut rows = check.query([])?;
+    let mut notes = Vec::new();
+    while let Some(row) = rows.next()? {
+        let note: String = row.get(0)?;
+        if note != "ok" {
+            notes.push(note);
+        }
+    }
+    Ok(notes)
 }
 
 /// Rolls back whatever transaction is open. SQLite may have done it by itself.

@@ -108,11 +108,11 @@ impl SqliteJournal {
     /// [`JournalError::Newer`] if a newer version wrote it; the file is not touched then.
     /// [`JournalError::Failed`] if another process has it open, if it is no journal, or if it cannot be read.
     pub fn open(path: &Path) -> Result<(Self, Damage), JournalError> {
-        let file = SqliteFile::open(path, &FORMAT, &Conditions::default()).map_err(to_error)?;
+        let opened = SqliteFile::open(path, &FORMAT, &Conditions::default(), check).map_err(to_error)?;
         let reserve_path = reserve_path(path);
         let reserve = FileReserve::open(&reserve_path)
             .map_err(|error| to_error(FileError::from_io(&reserve_path, &error)))?;
-        Self::start(file, Box::new(reserve))
+        Self::start(opened, Box::new(reserve))
     }
 
     /// Opens it on a simulated disk; `skip_sync` plants the fault that tests must catch.
@@ -124,15 +124,29 @@ impl SqliteJournal {
         disk: &crate::fault_vfs::FaultDisk,
         skip_sync: bool,
     ) -> Result<(Self, Damage), JournalError> {
-        let conditions = Conditions { simulated: Some(disk.files()), skip_sync };
-        let file = SqliteFile::open(Path::new("journal.db"), &FORMAT, &conditions).map_err(to_error)?;
-        Self::start(file, Box::new(disk.reserve()))
+        let conditions = Conditions {
+            simulated: Some(disk.files()),
+            skip_sync,
+        };
+        let opened =
+            SqliteFile::open(Path::new("journal.db"), &FORMAT, &conditions, check).map_err(to_error)?;
+        Self::start(opened, Box::new(disk.reserve()))
     }
 
-    fn start(file: SqliteFile, reserve: Box<dyn Reserve>) -> Result<(Self, Damage), JournalError> {
-        let mut journal =
-            Self { file, reserve, reserved: 0, base_pages: 0, pages: 0, pressed: false, failed: None };
-        let damage = journal.check().map_err(to_error)?;
+    fn start(
+        (file, mut damage, notes): (SqliteFile, Damage, Vec<String>),
+        reserve: Box<dyn Reserve>,
+    ) -> Result<(Self, Damage), JournalError> {
+        damage.notes = notes;
+        let mut journal = Self {
+            file,
+            reserve,
+            reserved: 0,
+            base_pages: 0,
+            pages: 0,
+            pressed: false,
+            failed: None,
+        };
         journal.write_back_or_stay().map_err(to_error)?;
         Ok((journal, damage))
     }
@@ -142,44 +156,16 @@ impl SqliteJournal {
         self.reserved
     }
 
-    /// Reads everything once: what does not fit its checksum is set aside.
-    fn check(&mut self) -> Result<Damage, FileError> {
-        let mut damage = Damage::default();
-        let conn = self.file.conn();
-        let mut quick_check = conn.prepare("PRAGMA quick_check(20)")?;
-        let mut rows = quick_check.query([])?;
-        while let Some(row) = rows.next()? {
-            let note: String = row.get(0)?;
-            if note != "ok" {
-                damage.notes.push(note);
-            }
-        }
-        for table in Table::ALL {
-            visit(conn, table, |key, value, sum| {
-                if sum != checksum(table, key, value) {
-                    damage.records.push((table, Bytes::copy_from_slice(key)));
-                }
-            })?;
-        }
-        if damage.records.is_empty() {
-            return Ok(damage);
-        }
-        conn.execute_batch("BEGIN IMMEDIATE")?;
-        let aside = set_aside(conn, &damage.records).and_then(|()| Ok(conn.execute_batch("COMMIT")?));
-        if let Err(error) = aside {
-            rollback(conn)?;
-            return Err(error);
-        }
-        Ok(damage)
-    }
-
     /// What the reserve has to hold: room for what is reserved, and for the growth of the database by what
     /// is in the log. The engine writes whole pages: records of a bit more than half a page take one each,
     /// and the index its part. Hence nine quarters of the bytes.
     fn wanted(&self, unwritten: u64) -> u64 {
         let growth = self.pages.saturating_sub(self.base_pages) * PAGE;
         let bytes = self.reserved.saturating_add(unwritten);
-        let bytes = (bytes / 4).saturating_mul(9).saturating_add(growth).saturating_add(RESERVE_SLACK);
+        let bytes = (bytes / 4)
+            .saturating_mul(9)
+            .saturating_add(growth)
+            .saturating_add(RESERVE_SLACK);
         bytes.div_ceil(RESERVE_STEP).saturating_mul(RESERVE_STEP)
     }
 
@@ -308,7 +294,13 @@ impl SqliteJournal {
         batches: &[Batch],
         results: &mut [Result<(), JournalError>],
     ) -> Result<(), FileError> {
-        let admitted = || batches.iter().zip(results.iter()).filter(|(_, r)| r.is_ok()).map(|(b, _)| b);
+        let admitted = || {
+            batches
+                .iter()
+                .zip(results.iter())
+                .filter(|(_, r)| r.is_ok())
+                .map(|(b, _)| b)
+        };
         if admitted().next().is_none() {
             return Ok(());
         }
@@ -393,8 +385,18 @@ impl Journal for SqliteJournal {
             return results;
         }
         // What follows is about the next commit: these batches are durable whatever comes of it.
-        let after = if self.file.checkpoint_is_due() { self.write_back() } else { Ok(()) };
-        match after.and_then(|()| if self.pressed { Ok(()) } else { self.adjust_reserve(0) }) {
+        let after = if self.file.checkpoint_is_due() {
+            self.write_back()
+        } else {
+            Ok(())
+        };
+        match after.and_then(|()| {
+            if self.pressed {
+                Ok(())
+            } else {
+                self.adjust_reserve(0)
+            }
+        }) {
             Ok(()) => {}
             Err(FileError::Full) => self.pressed = true,
             Err(error) => {
@@ -440,7 +442,8 @@ fn apply<'a>(conn: &Connection, batches: impl Iterator<Item = &'a Batch>) -> Res
             Op::Put { table, key, value } => {
                 let (key, value) = (key.as_ref(), value.as_ref());
                 let sum = checksum(*table, key, value);
-                conn.prepare_cached(sql(*table).put)?.execute(params![key, sum, value])?;
+                conn.prepare_cached(sql(*table).put)?
+                    .execute(params![key, sum, value])?;
             }
             Op::Delete { table, key } => {
                 conn.prepare_cached(sql(*table).delete)?.execute([key.as_ref()])?;
@@ -457,11 +460,37 @@ fn visit(conn: &Connection, table: Table, mut each: impl FnMut(&[u8], &[u8], u32
     while let Some(row) = rows.next()? {
         // A record of another type than was written is as damaged as one of other bytes.
         let bytes = |at| row.get_ref(at).map(|value| value.as_blob().unwrap_or_default());
-        let sum = row.get_ref(1)?.as_i64().ok().and_then(|sum| u32::try_from(sum).ok());
+        let sum = row
+            .get_ref(1)?
+            .as_i64()
+            .ok()
+            .and_then(|sum| u32::try_from(sum).ok());
         let (key, value) = (bytes(0)?, bytes(2)?);
         each(key, value, sum.unwrap_or_else(|| !checksum(table, key, value)));
     }
     Ok(())
+}
+
+/// Reads everything once: what does not fit its checksum is set aside.
+fn check(conn: &Connection) -> Result<Damage, FileError> {
+    let mut damage = Damage::default();
+    for table in Table::ALL {
+        visit(conn, table, |key, value, sum| {
+            if sum != checksum(table, key, value) {
+                damage.records.push((table, Bytes::copy_from_slice(key)));
+            }
+        })?;
+    }
+    if damage.records.is_empty() {
+        return Ok(damage);
+    }
+    conn.execute_batch("BEGIN IMMEDIATE")?;
+    let aside = set_aside(conn, &damage.records).and_then(|()| Ok(conn.execute_batch("COMMIT")?));
+    if let Err(error) = aside {
+        rollback(conn)?;
+        return Err(error);
+    }
+    Ok(damage)
 }
 
 fn set_aside(conn: &Connection, records: &[(Table, Bytes)]) -> Result<(), FileError> {

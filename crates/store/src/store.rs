@@ -2,7 +2,7 @@
 //!
 //! It is the least that both an embedded database and NATS JetStream (its KV buckets and streams) can serve,
 //! so that algorithms above it are written once. There are no transactions over several keys and no queries.
-//! All kinds are held to the contract below by [`crate::store_conformance`].
+//! All kinds are held to the contract below by `store_conformance`.
 //!
 //! # Contract
 //!

@@ -115,8 +115,8 @@ impl Tables {
         clock: Clock,
         conditions: &Conditions,
     ) -> Result<(Self, StoreDamage), FileError> {
-        let mut file = SqliteFile::open(path, &FORMAT, conditions)?;
-        let damage = check(file.conn())?;
+        let (mut file, mut damage, notes) = SqliteFile::open(path, &FORMAT, conditions, check)?;
+        damage.notes = notes;
         match file.checkpoint() {
             Ok(()) | Err(FileError::Full) => {}
             Err(error) => return Err(error),
@@ -566,14 +566,6 @@ fn check(conn: &Connection) -> Result<StoreDamage, FileError> {
     let mut rows_of_entries = Vec::new();
     let mut rows_of_records = Vec::new();
     {
-        let mut quick_check = conn.prepare("PRAGMA quick_check(20)")?;
-        let mut notes = quick_check.query([])?;
-        while let Some(row) = notes.next()? {
-            let note: String = row.get(0)?;
-            if note != "ok" {
-                damage.notes.push(note);
-            }
-        }
         let mut select = conn.prepare("SELECT key, revision, deleted, sum, value, rowid FROM entries")?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {

@@ -37,6 +37,9 @@ struct Entry {
     /// again from here: what happens meanwhile to the reply is put off.
     end_token: Option<u64>,
     put_off: Vec<ReplyStep>,
+    /// The end came through a relay before all of its output did: its sender is owed a receipt for it
+    /// (by the id of its envelope) once the rest is here, and not sooner, since a receipt releases the output as well.
+    receipt_due: Option<(KeyId, MessageId)>,
 }
 
 #[derive(Debug)]
@@ -47,12 +50,40 @@ enum ReplyStep {
 
 impl Entry {
     fn new(row: OutboxRow, sent: bool) -> Self {
-        Self { row, sent, pieces: BTreeMap::new(), replying: false, end_token: None, put_off: Vec::new() }
+        Self {
+            row,
+            sent,
+            pieces: BTreeMap::new(),
+            replying: false,
+            end_token: None,
+            put_off: Vec::new(),
+            receipt_due: None,
+        }
+    }
+
+    /// Whether nothing that its receiver holds is missing here.
+    fn is_whole(&self) -> bool {
+        let row = &self.row;
+        let Some(last) = row.last_seq.filter(|_| row.reply.is_some() && !row.closed) else {
+            return true;
+        };
+        let here = self.pieces.range(..=last).filter(|(seq, _)| **seq > row.written).count();
+        here as u64 >= last.saturating_sub(row.written)
+    }
+
+    /// Whether this piece is still to be stored.
+    fn wants(&self, seq: u64) -> bool {
+        let row = &self.row;
+        let within = row.last_seq.is_none_or(|last| seq <= last);
+        row.reply.is_some() && !row.closed && within && seq > row.written && !self.pieces.contains_key(&seq)
     }
 }
 
 /// An origin whose disk is full lets answers wait at their senders for this long before they try again.
 const BUSY_RETRY_MS: u64 = 5_000;
+
+/// An end that overtook its output waits at its sender for this long: the output is under way.
+const OVERTOOK_RETRY_MS: u64 = 1_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -126,12 +157,12 @@ impl Outbox {
 
     pub fn load_piece(&mut self, id: MessageId, piece: Piece) -> Option<Op> {
         match self.entries.get_mut(&id) {
-            Some(entry) if piece.seq > entry.row.written => {
+            Some(entry) if entry.wants(piece.seq) => {
                 entry.pieces.insert(piece.seq, piece);
                 None
             }
             // Written, or of a message that is gone: the row outlived its use.
-            _ => Some(record::delete(Table::Replies, record::reply_key(&id, piece.seq))),
+            _ => Some(delete_piece(&id, piece.seq)),
         }
     }
 
@@ -217,8 +248,16 @@ impl Outbox {
                     return;
                 }
                 acknowledge(shared, now, waiting);
-                if let Some(entry) = self.entries.get_mut(&id) {
-                    entry.pieces.insert(piece.seq, piece);
+                match self.entries.get_mut(&id) {
+                    Some(entry) if entry.wants(piece.seq) => {
+                        entry.pieces.insert(piece.seq, piece);
+                        if let Some((sender, end)) = entry.receipt_due.filter(|_| entry.is_whole()) {
+                            entry.receipt_due = None;
+                            shared.receipt(now, sender, end, None);
+                        }
+                    }
+                    // It was closed or forgotten while this was being written.
+                    _ => shared.commit_lazily(vec![delete_piece(&id, piece.seq)]),
                 }
                 self.advance_reply(shared, id);
             }
@@ -435,8 +474,8 @@ impl Outbox {
             }
             return;
         }
-        if entry.row.outcome.is_some() && !entry.row.provisional {
-            acknowledge(shared, now, vec![waiting]);
+        if entry.row.closed || (entry.row.outcome.is_some() && !entry.row.provisional) {
+            self.acknowledge_end(shared, now, end.re, vec![waiting]);
             return;
         }
         let id = end.re;
@@ -480,7 +519,12 @@ impl Outbox {
             }
             let told = self.note_end(shared, now, id, row);
             shared.out.extend(told);
-            acknowledge(shared, now, waiting);
+            self.acknowledge_end(shared, now, id, waiting);
+            let mut ops = Vec::new();
+            self.forget_history(shared, &mut ops);
+            if !ops.is_empty() {
+                shared.commit_lazily(ops);
+            }
         }
         let put_off = self.entries.get_mut(&id).map(|entry| std::mem::take(&mut entry.put_off));
         for step in put_off.unwrap_or_default() {
@@ -490,6 +534,27 @@ impl Outbox {
             }
         }
         self.advance_reply(shared, id);
+    }
+
+    /// Says that the end is here, as far as that is safe: it stands for all output before it, so while some of
+    /// that is missing only a relay may let go of its copy, not the receiver.
+    fn acknowledge_end(&mut self, shared: &mut Shared, now: Timestamp, id: MessageId, waiting: Vec<Waiting>) {
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.is_whole()) else {
+            acknowledge(shared, now, waiting);
+            return;
+        };
+        for (peer, end, sender) in waiting {
+            match sender {
+                Some(sender) => {
+                    entry.receipt_due = Some((sender, end));
+                    shared.ack(peer, end, Verdict::Accepted);
+                }
+                None => {
+                    let reason = "output that belongs before it has not come yet".into();
+                    shared.ack(peer, end, Verdict::Busy { reason, retry_ms: OVERTOOK_RETRY_MS });
+                }
+            }
+        }
     }
 
     /// A piece of output arrived.
@@ -506,10 +571,7 @@ impl Outbox {
             acknowledge(shared, now, vec![waiting]);
             return;
         };
-        if entry.row.reply.is_none()
-            || piece.seq <= entry.row.written
-            || entry.pieces.contains_key(&piece.seq)
-        {
+        if !entry.wants(piece.seq) {
             acknowledge(shared, now, vec![waiting]);
             return;
         }
@@ -526,7 +588,8 @@ impl Outbox {
         );
         let seq = piece.seq;
         let then = Then::Outbox(OutboxThen::Piece { id: re, piece, waiting: vec![waiting] });
-        let token = shared.commit(Class::Owed { release: 0 }, vec![op], then);
+        // No room was kept for it here: on a full disk it waits at its sender, who kept some.
+        let token = shared.commit(Class::New { reserve: 0 }, vec![op], then);
         self.piece_tokens.insert((re, seq), token);
     }
 
@@ -542,7 +605,7 @@ impl Outbox {
         let Some(entry) = self.entries.get(&id) else {
             return;
         };
-        if entry.row.outcome.is_some() && !entry.row.provisional {
+        if entry.row.closed || (entry.row.outcome.is_some() && !entry.row.provisional) {
             return;
         }
         let mut row = entry.row.clone();
@@ -551,6 +614,9 @@ impl Outbox {
         row.envelope = bytes::Bytes::new();
         row.closed = !provisional;
         let mut ops = vec![record::put(Table::Outbox, record::message_key(&id), &row)];
+        if row.closed {
+            ops.extend(entry.pieces.keys().map(|seq| delete_piece(&id, *seq)));
+        }
         let Some(told) = self.note_end(shared, now, id, row).map(Box::new) else {
             return;
         };
@@ -573,6 +639,7 @@ impl Outbox {
         }
         if row.closed && !entry.row.closed {
             self.closed.push_back(id);
+            entry.pieces.clear();
         }
         entry.row = row;
         let to = Audience::Node(entry.row.to);
@@ -607,7 +674,7 @@ impl Outbox {
             return;
         }
         let mut upto = entry.row.written;
-        while entry.pieces.contains_key(&(upto + 1)) {
+        while entry.row.last_seq.is_none_or(|last| upto < last) && entry.pieces.contains_key(&(upto + 1)) {
             upto += 1;
         }
         let complete = entry.row.last_seq == Some(upto);
@@ -644,30 +711,36 @@ impl Outbox {
             entry.put_off.push(ReplyStep::Written { upto });
             return;
         }
-        let mut ops: Vec<Op> = (entry.row.written + 1..=upto)
-            .map(|seq| record::delete(Table::Replies, record::reply_key(&id, seq)))
-            .collect();
+        if entry.row.closed {
+            return;
+        }
         entry.row.written = entry.row.written.max(upto);
         entry.row.writing = None;
-        entry.pieces = entry.pieces.split_off(&(upto + 1));
-        if entry.row.last_seq == Some(entry.row.written) && !entry.row.closed {
+        let mut done = std::mem::take(&mut entry.pieces);
+        if entry.row.last_seq == Some(entry.row.written) {
             entry.row.closed = true;
             self.closed.push_back(id);
+        } else {
+            entry.pieces = done.split_off(&(upto + 1));
         }
+        let mut ops: Vec<Op> = done.keys().map(|seq| delete_piece(&id, *seq)).collect();
         ops.push(record::put(Table::Outbox, record::message_key(&id), &entry.row));
         self.forget_history(shared, &mut ops);
         let then = Then::Outbox(OutboxThen::Written { id });
         shared.commit(Class::Owed { release: 0 }, ops, then);
     }
 
-    /// Closes ends that were provisional for so long that nothing can supersede them any more.
+    /// Closes what ended so long ago that nothing more can come of it: provisional ends that no receiver's end
+    /// supersedes any more, and replies to a receiver that said of more output than it ever sent.
     pub fn sweep(&mut self, shared: &mut Shared, now: Timestamp) {
         let over = crate::envelope::MAX_LIFETIME + super::CLOCK_SLACK;
         let mut ops = Vec::new();
         for (id, entry) in &mut self.entries {
-            if entry.row.provisional && !entry.row.closed && now.since(entry.row.expires) > over {
+            let ended = entry.row.outcome.is_some() && entry.end_token.is_none() && !entry.replying;
+            if ended && !entry.row.closed && now.since(entry.row.expires) > over {
                 entry.row.closed = true;
                 self.closed.push_back(*id);
+                ops.extend(std::mem::take(&mut entry.pieces).keys().map(|seq| delete_piece(id, *seq)));
                 ops.push(record::put(Table::Outbox, record::message_key(id), &entry.row));
             }
         }
@@ -690,6 +763,10 @@ impl Outbox {
     }
 }
 
+fn delete_piece(id: &MessageId, seq: u64) -> Op {
+    record::delete(Table::Replies, record::reply_key(id, seq))
+}
+
 fn acknowledge(shared: &mut Shared, now: Timestamp, waiting: Vec<Waiting>) {
     for (peer, id, sender) in waiting {
         shared.ack(peer, id, Verdict::Accepted);
@@ -707,10 +784,7 @@ fn busy(shared: &mut Shared, waiting: Vec<Waiting>, reason: &str) {
 
 /// The pieces of an end that have not come before, for a message whose output someone wants.
 fn new_pieces(entry: &Entry, end: &End) -> Vec<Piece> {
-    let wanted = |piece: &&Piece| {
-        entry.row.reply.is_some() && piece.seq > entry.row.written && !entry.pieces.contains_key(&piece.seq)
-    };
-    end.tail.iter().filter(wanted).cloned().collect()
+    end.tail.iter().filter(|piece| piece.seq <= end.last_seq && entry.wants(piece.seq)).cloned().collect()
 }
 
 fn job(id: MessageId, entry: &Entry, upto: u64) -> Option<ReplyJob> {

@@ -173,7 +173,7 @@ fn play(hubs: usize, agents: usize, acts: Vec<Act>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { ..ProptestConfig::default() })]
 
     #[test]
     fn one_hub_and_three_agents(acts in prop::collection::vec(act(4), 1..160)) {

@@ -1,6 +1,6 @@
 //! The hub itself: its status, metrics, audit log and backup.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use axum::Json;
@@ -57,14 +57,11 @@ pub(super) async fn audit(
 #[utoipa::path(post, path = "/v1/backup", operation_id = "backup",
     responses((status = 200, content_type = "application/octet-stream"), (status = "default", body = Problem)))]
 pub(super) async fn backup(State(api): State<Api>, Caller(by): Caller) -> Result<Response, Failure> {
-    let file = api.scratch.join(format!("{SCRATCH}{}", random_name()?));
-    let made = api.hub.backup(&by, &file).await;
+    let scratch = Scratch(api.scratch.join(format!("{SCRATCH}{}", random_name()?)));
+    api.hub.backup(&by, &scratch.0).await?;
+    let file = std::fs::File::open(&scratch.0).map_err(|e| unreadable(&e))?;
     // Once it is open it needs no name: whatever happens now, nothing is left behind.
-    let opened = std::fs::File::open(&file);
-    let removed = std::fs::remove_file(&file);
-    made?;
-    let file = opened.map_err(|e| unreadable(&e))?;
-    removed.map_err(|e| unreadable(&e))?;
+    drop(scratch);
     let length = file.metadata().map_err(|e| unreadable(&e))?.len();
     let pieces = futures_util::stream::try_unfold(tokio::fs::File::from_std(file), async |mut file| {
         let mut piece = bytes::BytesMut::with_capacity(PIECE);
@@ -77,6 +74,19 @@ pub(super) async fn backup(State(api): State<Api>, Caller(by): Caller) -> Result
         (header::CONTENT_LENGTH, length.to_string()),
     ];
     Ok((head, Body::from_stream(pieces)).into_response())
+}
+
+/// A file that is gone when this is: also when the caller hangs up in the middle.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, file = %self.0.display(), "a backup's copy is left behind");
+        }
+    }
 }
 
 fn random_name() -> Result<String, Problem> {

@@ -1,7 +1,7 @@
 //! What comes in: JSON bodies, query parameters and run ids, each refused with a [`Problem`] that says why.
 
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use mainstay_control::view::{Operator, Problem, ProblemKind};
 use mainstay_core::id::RunId;
@@ -35,6 +35,20 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
         serde_json::from_slice(&body)
             .map(Self)
             .map_err(|e| Failure::invalid(format!("the request's body: {e}")))
+    }
+}
+
+/// The one variable segment of a call's path.
+pub(crate) struct Segment(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        Path::<String>::from_request_parts(parts, state)
+            .await
+            .map(|Path(segment)| Self(segment))
+            .map_err(|e| Failure::invalid(format!("the path: {}", e.body_text())))
     }
 }
 

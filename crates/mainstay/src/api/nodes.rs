@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use mainstay_control::view::{NodeView, Problem};
 use mainstay_core::id::NodeName;
@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::failure::Failure;
-use super::input::{Caller, Input, Params};
+use super::input::{Caller, Input, Params, Segment};
 
 type Answer<T> = Result<Json<T>, Failure>;
 
@@ -62,7 +62,7 @@ pub(super) async fn list(State(api): State<Api>, Params(which): Params<Which>) -
 /// One node, by name, by key or by the first characters of its key.
 #[utoipa::path(get, path = "/v1/nodes/{node}", operation_id = "show_node", params(("node" = String, Path)),
     responses((status = 200, body = NodeView), (status = "default", body = Problem)))]
-pub(super) async fn show(State(api): State<Api>, Path(node): Path<String>) -> Answer<NodeView> {
+pub(super) async fn show(State(api): State<Api>, Segment(node): Segment) -> Answer<NodeView> {
     Ok(Json(api.hub.node(&node).await?))
 }
 
@@ -71,7 +71,7 @@ pub(super) async fn show(State(api): State<Api>, Path(node): Path<String>) -> An
     request_body = AcceptNode, responses((status = 200, body = NodeView), (status = "default", body = Problem)))]
 pub(super) async fn accept(
     State(api): State<Api>,
-    Path(node): Path<String>,
+    Segment(node): Segment,
     Caller(by): Caller,
     Input(input): Input<AcceptNode>,
 ) -> Answer<NodeView> {
@@ -83,7 +83,7 @@ pub(super) async fn accept(
     request_body = LabelNode, responses((status = 200, body = NodeView), (status = "default", body = Problem)))]
 pub(super) async fn label(
     State(api): State<Api>,
-    Path(node): Path<String>,
+    Segment(node): Segment,
     Caller(by): Caller,
     Input(input): Input<LabelNode>,
 ) -> Answer<NodeView> {
@@ -95,7 +95,7 @@ pub(super) async fn label(
     request_body = RevokeNode, responses((status = 200, body = NodeView), (status = "default", body = Problem)))]
 pub(super) async fn revoke(
     State(api): State<Api>,
-    Path(node): Path<String>,
+    Segment(node): Segment,
     Caller(by): Caller,
     Input(input): Input<RevokeNode>,
 ) -> Answer<NodeView> {
@@ -107,7 +107,7 @@ pub(super) async fn revoke(
     responses((status = 204), (status = "default", body = Problem)))]
 pub(super) async fn remove(
     State(api): State<Api>,
-    Path(node): Path<String>,
+    Segment(node): Segment,
     Caller(by): Caller,
 ) -> Result<StatusCode, Failure> {
     api.hub.remove_node(&by, &node).await?;

@@ -1,7 +1,7 @@
 //! `/v1/runs`: one operator request over a set of nodes, its events and its history.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use mainstay_control::view::{Problem, RunEvent, RunNodeView, RunSpec, RunView};
@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::Api;
 use super::events;
 use super::failure::Failure;
-use super::input::{Caller, Input, Params, run_id};
+use super::input::{Caller, Input, Params, Segment, run_id};
 
 type Answer<T> = Result<Json<T>, Failure>;
 
@@ -112,7 +112,7 @@ pub(super) async fn list(State(api): State<Api>, Params(listed): Params<Listed>)
     responses((status = 200, body = RunDetail), (status = "default", body = Problem)))]
 pub(super) async fn show(
     State(api): State<Api>,
-    Path(run): Path<String>,
+    Segment(run): Segment,
     Params(shown): Params<Shown>,
 ) -> Answer<RunDetail> {
     let (run, mut nodes) = api.hub.run(run_id(&run)?).await?;
@@ -127,7 +127,7 @@ pub(super) async fn show(
     responses((status = 200, body = RunEvent, content_type = "text/event-stream"), (status = "default", body = Problem)))]
 pub(super) async fn events(
     State(api): State<Api>,
-    Path(run): Path<String>,
+    Segment(run): Segment,
     Params(from): Params<From>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
@@ -148,7 +148,7 @@ pub(super) async fn events(
     responses((status = 200, body = RunView), (status = "default", body = Problem)))]
 pub(super) async fn cancel(
     State(api): State<Api>,
-    Path(run): Path<String>,
+    Segment(run): Segment,
     Caller(by): Caller,
 ) -> Answer<RunView> {
     Ok(Json(api.hub.cancel_run(&by, run_id(&run)?).await?))
@@ -159,7 +159,7 @@ pub(super) async fn cancel(
     request_body = RetryRun, responses((status = 201, body = RunView), (status = "default", body = Problem)))]
 pub(super) async fn retry(
     State(api): State<Api>,
-    Path(run): Path<String>,
+    Segment(run): Segment,
     Caller(by): Caller,
     Input(input): Input<RetryRun>,
 ) -> Result<(StatusCode, Json<RunView>), Failure> {

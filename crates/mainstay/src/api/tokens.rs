@@ -1,13 +1,13 @@
 //! `/v1/tokens`: join tokens for nodes, access tokens for operators.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use mainstay_control::view::{NewToken, Problem, TokenSpec, TokenView};
 
 use super::Api;
 use super::failure::Failure;
-use super::input::{Caller, Input};
+use super::input::{Caller, Input, Segment};
 
 /// All tokens that are not used up; never their text.
 #[utoipa::path(get, path = "/v1/tokens", operation_id = "list_tokens",
@@ -35,7 +35,7 @@ pub(super) async fn create(
     responses((status = 204), (status = "default", body = Problem)))]
 pub(super) async fn revoke(
     State(api): State<Api>,
-    Path(token): Path<String>,
+    Segment(token): Segment,
     Caller(by): Caller,
 ) -> Result<StatusCode, Failure> {
     api.hub.revoke_token(&by, &token).await?;

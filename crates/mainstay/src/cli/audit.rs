@@ -7,7 +7,9 @@ use super::screen::Screen;
 use super::{Done, moment, status_of, table};
 use crate::client::Client;
 
-/// Shows the audit log, the newest entries first. Each entry carries the hash of the one before it.
+/// Shows who did what, the newest first
+///
+/// Each entry of the audit log carries the hash of the one before it.
 #[derive(Args)]
 #[command(after_help = "Example:\n  mainstay audit --limit 10 --json")]
 pub(super) struct AuditArgs {

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use http_body_util::BodyExt;
@@ -14,9 +15,12 @@ use super::screen::Screen;
 use super::{Done, Stop, status_of, table};
 use crate::client::{Client, Reply};
 
-/// Writes a consistent copy of the hub's whole state to a new file, while the hub goes on.
+/// The hub copies all its state before it sends the first byte of it: gigabytes, on a slow disk.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// Writes the hub's whole state to a file, while the hub goes on
 ///
-/// The file holds the fleet's keys: whoever has it can be the hub. It is readable by its owner alone.
+/// The copy is consistent. The file holds the fleet's keys: whoever has it can be the hub. It is readable by its owner alone.
 #[derive(Args)]
 #[command(after_help = "Example:\n  mainstay backup /backup/hub-$(date +%F)")]
 pub(super) struct BackupArgs {
@@ -35,7 +39,7 @@ pub(super) async fn run(client: &Client, args: &BackupArgs, screen: &mut Screen)
     part.push(".part");
     let part = PathBuf::from(part);
     let mut file = create(&part)?;
-    let reply = client.open(Method::POST, "/v1/backup", &[], bytes::Bytes::new()).await;
+    let reply = client.open_within(PATIENCE, Method::POST, "/v1/backup", &[], bytes::Bytes::new()).await;
     let received = match reply {
         Ok(reply) => receive(reply, &mut file).await,
         Err(problem) => Err(problem),

@@ -6,10 +6,11 @@ use clap_complete::Shell;
 use super::screen::Screen;
 use super::{Cli, Done, status_of};
 
-/// Prints a completion script for a shell.
+/// Prints a completion script for a shell
 #[derive(Args)]
 #[command(after_help = "Example:\n  mainstay completions bash > /etc/bash_completion.d/mainstay")]
 pub(super) struct CompletionsArgs {
+    /// For which shell
     shell: Shell,
 }
 

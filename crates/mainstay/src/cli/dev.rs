@@ -20,9 +20,9 @@ use super::{Done, Stop, status_of};
 use crate::client::{Client, Endpoint};
 use crate::dev_pointer::DevPointer;
 
-/// Starts a hub and some agents on this machine, real processes over real TLS, until Ctrl-C.
+/// Starts a hub and some agents on this machine, to try things
 ///
-/// Commands in another terminal find this hub without flags.
+/// They are real processes over real TLS, and end with Ctrl-C. Commands in another terminal find this hub without flags.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:
   mainstay dev                 then, elsewhere: mainstay nodes list

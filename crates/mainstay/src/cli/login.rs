@@ -9,7 +9,7 @@ use crate::client::Client;
 use crate::client::endpoint::{Endpoint, HttpsHub, authority};
 use crate::client::login::{Login, Logins};
 
-/// Logs in to a hub elsewhere; commands go there from now on.
+/// Logs in to a hub elsewhere; commands go there from now on
 ///
 /// The token comes from `mainstay token create --operator NAME` on the hub, which also shows the fingerprint. It is
 /// read from standard input unless a file is named.

@@ -14,7 +14,9 @@ use crate::api::{AcceptNode, LabelNode, RevokeNode};
 use crate::client::{Client, segment};
 use crate::config::agent::label as read_label;
 
-/// Shows and changes the nodes of the fleet. A NODE is named, or given by the first characters of its key.
+/// Shows and changes the nodes of the fleet
+///
+/// A NODE is named, or given by the first characters of its key.
 #[derive(Subcommand)]
 pub(super) enum NodesCommand {
     /// Lists nodes, with their state and labels
@@ -24,15 +26,19 @@ pub(super) enum NodesCommand {
         #[arg(value_name = "TARGET")]
         target: Option<String>,
         /// The same
-        #[arg(short, long = "target", value_name = "TARGET", conflicts_with = "target")]
+        #[arg(short = 't', long = "target", value_name = "TARGET", conflicts_with = "target")]
         flag: Option<String>,
     },
     /// Shows all that is known of a node
     #[command(after_help = "Example:\n  mainstay nodes show ship1")]
-    Show { node: String },
+    Show {
+        /// Which one, by name or by the first characters of its key
+        node: String,
+    },
     /// Lets a node in that waits, or that came back with an older journal
     #[command(after_help = "Example:\n  mainstay nodes accept 3kq7 --name ship4")]
     Accept {
+        /// Which one, by name or by the first characters of its key
         node: String,
         /// Under this name rather than the one that it asks for
         #[arg(long)]
@@ -41,6 +47,7 @@ pub(super) enum NodesCommand {
     /// Sets labels, and removes those written KEY-
     #[command(after_help = "Example:\n  mainstay nodes label ship1 role=web env-")]
     Label {
+        /// Which one, by name or by the first characters of its key
         node: String,
         /// KEY=VALUE to set, KEY- to remove
         #[arg(required = true, value_name = "K=V|K-", value_parser = change)]
@@ -49,6 +56,7 @@ pub(super) enum NodesCommand {
     /// Throws a node out for good: its key never comes back, its link is cut
     #[command(after_help = "Example:\n  mainstay nodes revoke ship1 --reason stolen --yes")]
     Revoke {
+        /// Which one, by name or by the first characters of its key
         node: String,
         /// Why, for the audit log
         #[arg(long, default_value = "")]
@@ -60,6 +68,7 @@ pub(super) enum NodesCommand {
     /// Revokes a node, ends what it still owes, and frees its name
     #[command(after_help = "Example:\n  mainstay nodes remove ship1 --yes")]
     Remove {
+        /// Which one, by name or by the first characters of its key
         node: String,
         /// Do not ask
         #[arg(long)]

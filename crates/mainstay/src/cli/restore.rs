@@ -9,14 +9,16 @@ use super::Done;
 use super::screen::Screen;
 use crate::config::data_dir;
 
-/// Puts a backup in place as the state of a hub on this machine, which must not have one yet.
+/// Makes a hub on this machine from a backup
+///
+/// The data directory must not have a hub yet. Start the hub afterwards with `mainstay hub`.
 #[derive(Args)]
 #[command(after_help = "Example:\n  mainstay restore /backup/hub-2026-11-20 --data /var/lib/mainstay")]
 pub(super) struct RestoreArgs {
     /// The backup
     file: PathBuf,
     /// The data directory to fill [default: /var/lib/mainstay for root, else ~/.local/share/mainstay]
-    #[arg(long, value_name = "DIR", env = "MAINSTAY_DATA")]
+    #[arg(long, value_name = "DIR", env = "MAINSTAY_DATA", hide_env_values = true)]
     data: Option<PathBuf>,
 }
 

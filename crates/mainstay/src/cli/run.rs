@@ -15,9 +15,9 @@ use super::{Done, nodes, read_input, read_text, status_of};
 use crate::client::Client;
 use crate::client::run_stream::RunStream;
 
-/// Runs a command on nodes, also on those that are away now: they get it when they return.
+/// Runs a command on nodes, also on those that are away now
 ///
-/// Each node runs it at most once. The exit status is 0 if it went well everywhere, 1 if it failed somewhere, 3 if
+/// These get it when they return. Each node runs it at most once. The exit status is 0 if it went well everywhere, 1 if it failed somewhere, 3 if
 /// nothing failed but nodes that are away still have it before them, 2 if no node is meant.
 #[derive(Args)]
 #[command(

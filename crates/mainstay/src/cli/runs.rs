@@ -14,7 +14,9 @@ use crate::api::{PruneRuns, Pruned, RetryRun, RunDetail};
 use crate::client::Client;
 use crate::client::run_stream::RunStream;
 
-/// Shows runs and acts on them. An ID may be given by its beginning or its end, or as `latest`.
+/// Shows runs and acts on them
+///
+/// An ID may be given by its beginning or its end, or as `latest`.
 #[derive(Subcommand)]
 pub(super) enum RunsCommand {
     /// Lists runs, the newest first

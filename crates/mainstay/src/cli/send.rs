@@ -8,9 +8,9 @@ use super::{Done, read_text, status_of};
 use crate::api::SentMessages;
 use crate::client::Client;
 
-/// Sends the messages of a file, in JSON or YAML: all of them, or none and an error that says where.
+/// Sends the messages of a file
 ///
-/// Prints the id of each, in the order of the file.
+/// They are in JSON or YAML. All of them are sent, or none and an error says where the mistake is. Prints the id of each, in the order of the file.
 #[derive(Args)]
 #[command(after_help = "Example:
   echo '{toNode: ship1, method: cmd, methodArgs: [uptime], replyMethod: console}' | mainstay send -")]

@@ -7,7 +7,7 @@ use super::screen::Screen;
 use super::{Done, status_of, table};
 use crate::client::Client;
 
-/// Shows the hub: who it is, how many nodes it has, what it still owes.
+/// Shows who the hub is, how many nodes it has and what it still owes
 #[derive(Args)]
 #[command(after_help = "Example:\n  mainstay status --hub https://hub.example.org")]
 pub(super) struct StatusArgs {}

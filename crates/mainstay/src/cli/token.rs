@@ -13,7 +13,7 @@ use super::{Done, moment, status_of, table};
 use crate::client::{Client, segment};
 use crate::config::agent::label;
 
-/// Makes and ends tokens: for nodes to join with, for operators elsewhere to command with.
+/// Makes and ends tokens, for nodes to join and for operators elsewhere
 #[derive(Subcommand)]
 pub(super) enum TokenCommand {
     /// Makes a token and prints it, this once
@@ -27,7 +27,10 @@ pub(super) enum TokenCommand {
     List,
     /// Ends a token; what joined with it stays
     #[command(after_help = "Example:\n  mainstay token revoke 4f1c2b")]
-    Revoke { id: String },
+    Revoke {
+        /// Which one, as `token list` names it
+        id: String,
+    },
 }
 
 #[derive(Args)]

@@ -74,7 +74,7 @@ impl<'a> RunStream<'a> {
             if self.open.is_none() {
                 self.reopen().await?;
             }
-            match self.from_connection().await? {
+            match self.received().await? {
                 Some(event) => return Ok(event),
                 None => self.open = None,
             }
@@ -82,7 +82,7 @@ impl<'a> RunStream<'a> {
     }
 
     /// `None` when the connection is no longer of use.
-    async fn from_connection(&mut self) -> Result<Option<(RunEvent, String)>, Problem> {
+    async fn received(&mut self) -> Result<Option<(RunEvent, String)>, Problem> {
         let Some((reply, parser)) = &mut self.open else {
             return Ok(None);
         };

@@ -24,6 +24,7 @@ pub struct AgentConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_fingerprint: Option<String>,
     pub metrics: ListenAt,
+    #[serde(deserialize_with = "layers::list")]
     pub received_roots: Vec<PathBuf>,
     pub allow: Rules,
     pub labels: BTreeMap<String, String>,
@@ -50,9 +51,9 @@ impl Layered for AgentConfig {
     }
 }
 
-/// Starts an agent: it links to a hub and does what it is told.
+/// Starts an agent
 ///
-/// The first start needs a join token from `mainstay token create`, or the hub's address and CA fingerprint
+/// It links to a hub and does what it is told. The first start needs a join token from `mainstay token create`, or the hub's address and CA fingerprint
 /// and then `mainstay nodes accept` on the hub.
 #[derive(Args, Clone, Default)]
 #[command(after_help = "Examples:
@@ -60,7 +61,7 @@ impl Layered for AgentConfig {
   mainstay agent --link hub.example.org:7420 --ca-fingerprint FINGERPRINT --name ship1")]
 pub struct AgentArgs {
     /// Where everything is kept [default: /var/lib/mainstay for root, else ~/.local/share/mainstay]
-    #[arg(long, value_name = "DIR", env = "MAINSTAY_DATA")]
+    #[arg(long, value_name = "DIR", env = "MAINSTAY_DATA", hide_env_values = true)]
     pub data: Option<PathBuf>,
     /// A join token, or @FILE that holds one; used once and not saved
     #[arg(long, value_name = "TOKEN", env = "MAINSTAY_JOIN", hide_env_values = true)]

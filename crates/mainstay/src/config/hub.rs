@@ -27,6 +27,7 @@ pub struct HubConfig {
     pub store: String,
     pub history_age: Span,
     pub history_bytes: u64,
+    #[serde(deserialize_with = "layers::list")]
     pub received_roots: Vec<PathBuf>,
     pub allow: Rules,
     pub limits: Limits,
@@ -81,15 +82,15 @@ impl Layered for HubConfig {
     }
 }
 
-/// Starts a hub: it accepts links from agents, keeps what the fleet owes, and serves operators.
+/// Starts a hub
 ///
-/// The first start makes the fleet: its root key, the certificate authority and this hub's identity.
+/// It accepts links from agents, keeps what the fleet owes, and serves operators. The first start makes the fleet: its root key, the certificate authority and this hub's identity.
 #[derive(Args, Clone, Debug, Default)]
 #[command(after_help = "Example:
   mainstay hub --advertise hub.example.org:7420 --http 0.0.0.0:7421")]
 pub struct HubArgs {
     /// Where everything is kept [default: /var/lib/mainstay for root, else ~/.local/share/mainstay]
-    #[arg(long, value_name = "DIR", env = "MAINSTAY_DATA")]
+    #[arg(long, value_name = "DIR", env = "MAINSTAY_DATA", hide_env_values = true)]
     pub data: Option<PathBuf>,
     #[command(flatten)]
     pub flags: HubFlags,

@@ -73,6 +73,7 @@ fn within(place: &str, problem: Problem) -> Problem {
 
 /// The variables that name a key of this configuration. Other `MAINSTAY_*` variables are none of its.
 fn variables<T: Layered>(environment: impl Iterator<Item = (String, String)>) -> Dict {
+    let defaults = Figment::from(Serialized::defaults(T::default()));
     let mut values = Figment::new();
     for (name, text) in environment {
         let Some(key) = name.strip_prefix(PREFIX) else {
@@ -80,7 +81,9 @@ fn variables<T: Layered>(environment: impl Iterator<Item = (String, String)>) ->
         };
         let key = key.to_ascii_lowercase().replace("__", ".");
         if T::KEYS.contains(&key.split('.').next().unwrap_or_default()) {
-            let value: Value = text.parse().expect("what is nothing else is a string");
+            // What is text by its type stays text, even if it looks like a number: a node may be named 1234.
+            let is_text = matches!(defaults.find_value(&key), Ok(Value::String(..)) | Err(_));
+            let value = if is_text { Value::from(text) } else { text.parse().expect("at worst a string") };
             values = values.merge((key, value));
         }
     }
@@ -104,7 +107,11 @@ pub fn remember(data: &Path, learned: &impl Serialize) -> Result<(), Problem> {
 }
 
 /// A list as TOML has it, or as a variable can: `a,b`.
-pub(super) fn list<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
+pub(super) fn list<'de, D, T>(input: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: From<String>,
+{
     #[derive(serde::Deserialize)]
     #[serde(untagged, expecting = "a list of strings")]
     enum OneOrMany {
@@ -112,10 +119,10 @@ pub(super) fn list<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<Str
         Many(Vec<String>),
     }
     Ok(match serde::Deserialize::deserialize(input)? {
-        OneOrMany::Many(list) => list,
+        OneOrMany::Many(list) => list.into_iter().map(T::from).collect(),
         OneOrMany::One(text) => {
             let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-            parts.map(str::to_owned).collect()
+            parts.map(|part| T::from(part.to_owned())).collect()
         }
     })
 }
@@ -182,6 +189,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = load(dir.path(), &HubFlags::default(), &[("MAINSTAY_ADVERTISE", "a:1, b:2")]).unwrap();
         assert_eq!(config.advertise, ["a:1", "b:2"]);
+        let pairs =
+            [("MAINSTAY_RECEIVED_ROOTS", "/a"), ("MAINSTAY_NAME", "1234"), ("MAINSTAY_HISTORY_BYTES", "5")];
+        let config = load(dir.path(), &HubFlags::default(), &pairs).unwrap();
+        assert_eq!(config.received_roots, [std::path::PathBuf::from("/a")]);
+        assert_eq!((config.name.as_str(), config.history_bytes), ("1234", 5));
+        let dir = tempfile::tempdir().unwrap();
+        let agent: AgentConfig =
+            load_with(dir.path(), &AgentFlags::default(), environment(&[("MAINSTAY_NAME", "007")])).unwrap();
+        assert_eq!(agent.name, Some("007".parse().unwrap()));
     }
 
     #[test]

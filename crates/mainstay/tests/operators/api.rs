@@ -53,6 +53,7 @@ async fn errors_are_problems_with_the_status_of_their_kind() {
         ("GET", "/v1/nodes/ship99", String::new(), 404, "not_found"),
         ("GET", "/v1/nodes?target=(", String::new(), 400, "invalid"),
         ("GET", "/v1/nodes?unknown=1", String::new(), 400, "invalid"),
+        ("GET", "/v1/nodes/%ff", String::new(), 400, "invalid"),
         ("GET", "/v1/runs?limit=-1", String::new(), 400, "invalid"),
         ("GET", "/v1/runs/xyz", String::new(), 400, "invalid"),
         ("GET", "/v1/runs/0190a8a0-0000-7000-8000-00000000ffff", String::new(), 404, "not_found"),

@@ -21,7 +21,7 @@ pub(crate) fn program(home: &Path) -> Command {
     command
 }
 
-async fn finish(mut command: Command, input: &[u8]) -> String {
+pub(crate) async fn finish(mut command: Command, input: &[u8]) -> String {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
@@ -304,4 +304,26 @@ async fn output_that_nobody_reads_is_no_panic() {
     let output = timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_eq!(output.status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dev_in_another_terminal_is_found_while_it_lives() {
+    use std::os::unix::fs::DirBuilderExt;
+    let hub = Served::start().await;
+    let directory = hub.dir.path().join("mainstay");
+    std::fs::DirBuilder::new().mode(0o700).create(&directory).unwrap();
+    let pointer = serde_json::json!({"socket": hub.socket(), "pid": 1});
+    std::fs::write(directory.join("dev"), pointer.to_string()).unwrap();
+    let without_flags = async || {
+        let mut command = program(hub.dir.path());
+        command.arg("status");
+        finish(command, b"").await
+    };
+    assert!(without_flags().await.starts_with("hub       central at unix:"));
+    hub.shutdown.cancel();
+    hub.tasks.close();
+    hub.tasks.wait().await;
+    let gone = without_flags().await;
+    assert!(gone.contains("no hub can be reached at unix:/var/lib/mainstay/api.sock"), "{gone}");
+    assert!(gone.ends_with("exit status: 4"), "{gone}");
 }

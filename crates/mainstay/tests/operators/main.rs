@@ -4,3 +4,5 @@ mod api;
 mod command_line;
 mod fake_hub;
 mod help;
+mod remote;
+mod slow;

@@ -16,7 +16,6 @@ use tracing::warn;
 
 use super::{Input, Inputs};
 use crate::dial::chance;
-use crate::received::Received;
 use crate::reply::{self, Instructions, ReplyError, Written};
 
 /// Between attempts, unless the message says otherwise.
@@ -41,8 +40,10 @@ pub fn is_whole(spec: &ReplySpec) -> bool {
 }
 
 impl Replies {
-    pub fn new(received: Received, inputs: Inputs, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { replies: reply::Replies::new(received), inputs, tasks, stop }
+    /// `replies` outlives one life of the node: a write of the last life that is still stuck holds its file.
+    pub fn new(replies: reply::Replies, inputs: Inputs, tasks: TaskTracker, stop: CancellationToken) -> Self {
+        replies.forget_all();
+        Self { replies, inputs, tasks, stop }
     }
 
     /// Finds out where the next bytes go; the mark goes to the journal before they are written.
@@ -52,7 +53,12 @@ impl Replies {
         self.tasks.spawn(async move {
             let (id, upto) = (job.id, job.upto);
             let event = loop {
-                match replies.plan(job.clone()).await {
+                // Another answer may hold the file, and be stuck itself.
+                let planned = tokio::select! {
+                    () = attempts.stop.cancelled() => return,
+                    planned = replies.plan(job.clone()) => planned,
+                };
+                match planned {
                     Ok(mark) => break Event::ReplyPlanned { id, upto, mark },
                     Err(error) => {
                         if !attempts.again(&job, &error).await {

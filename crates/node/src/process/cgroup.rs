@@ -68,13 +68,18 @@ impl Cgroups {
     /// Makes the cgroup of an execution. One of the same name holds what a crash left: it is emptied first.
     pub(super) fn make(&self, name: &str) -> io::Result<Cgroup> {
         let cgroup = Cgroup { path: self.base.join(name) };
-        match fs::create_dir(&cgroup.path) {
+        let mut made = fs::create_dir(&cgroup.path);
+        if made.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            // Someone tidied up: an empty directory can be removed by whoever may make one.
+            make_directory(&self.base)?;
+            made = fs::create_dir(&cgroup.path);
+        }
+        match made {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 cgroup.kill_until_gone();
                 Ok(cgroup)
             }
-            Err(error) => Err(error),
-            Ok(()) => Ok(cgroup),
+            made => made.map(|()| cgroup),
         }
     }
 
@@ -261,6 +266,19 @@ mod tests {
         assert_eq!(locate(namespaced, "0::/../outside\n"), None);
         assert_eq!(locate("", "0::/\n"), None);
         assert_eq!(locate(unified, "3:cpu:/x\n"), None);
+    }
+
+    #[test]
+    fn a_home_that_was_tidied_away_is_made_again() {
+        // An ordinary directory will do for this: a tree is made and removed alike.
+        let own = tempfile::tempdir().unwrap();
+        let cgroups = Cgroups { base: own.path().join("mainstay-x"), lingering: Mutex::default() };
+        let cgroup = cgroups.make("message").unwrap();
+        assert!(cgroup.path.is_dir());
+        cgroups.release(cgroup);
+        let base = cgroups.base().to_owned();
+        drop(cgroups);
+        assert!(!base.exists(), "an empty home was left behind");
     }
 
     #[test]

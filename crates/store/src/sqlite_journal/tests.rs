@@ -238,6 +238,97 @@ fn damaged_records_are_set_aside_and_reported_once() {
     assert_eq!(bench.open_it().unwrap().1, Damage::default());
 }
 
+#[test]
+fn of_a_file_with_broken_pages_all_that_can_be_read_is_saved() {
+    let bench = OnFiles::new();
+    let (mut journal, _) = bench.open_it().unwrap();
+    let ops = |from: u32| {
+        (from..from + 500)
+            .map(|key| put(Table::Inbox, key.to_be_bytes(), key.to_string().repeat(40)))
+            .collect()
+    };
+    for from in [0, 500, 1_000, 1_500] {
+        one(&mut journal, new(0, ops(from))).unwrap();
+    }
+    one(&mut journal, new(0, vec![put(Table::Outbox, "whole", "1")])).unwrap();
+    let all = contents(&mut journal);
+    drop(journal);
+    let mut bytes = std::fs::read(bench.path()).unwrap();
+    // Two pages in the middle, whatever they hold.
+    let middle = bytes.len() / 2 / 4_096 * 4_096;
+    bytes[middle..middle + 2 * 4_096].fill(0xa5);
+    std::fs::write(bench.path(), &bytes).unwrap();
+
+    let (mut journal, damage) = bench.open_it().unwrap();
+    assert!(
+        damage.notes.iter().any(|note| note.contains("records_3")),
+        "{damage:?}"
+    );
+    let kept = bench.dir.path().join("journal.db.damaged-1");
+    assert!(
+        damage
+            .notes
+            .iter()
+            .any(|note| note.contains(kept.to_str().unwrap())),
+        "{damage:?}"
+    );
+    assert!(
+        std::fs::read(&kept).unwrap() == bytes,
+        "the damaged file is kept as it was"
+    );
+    let saved = contents(&mut journal);
+    assert!(
+        saved.len() < all.len() && saved.len() > all.len() - 100,
+        "{} of {}",
+        saved.len(),
+        all.len()
+    );
+    assert!(
+        saved.iter().all(|(id, value)| all.get(id) == Some(value)),
+        "what is saved is as it was"
+    );
+    assert!(saved.contains_key(&(Table::Outbox, Bytes::from("whole"))));
+    one(&mut journal, new(0, ops(0))).unwrap();
+    drop(journal);
+    assert_eq!(bench.open_it().unwrap().1, Damage::default());
+}
+
+#[test]
+fn random_damage_is_reported_or_harmless() {
+    let bench = OnFiles::new();
+    let (mut journal, _) = bench.open_it().unwrap();
+    let ops = (0_u32..200)
+        .map(|key| put(Table::Inbox, key.to_be_bytes(), vec![key as u8; 600]))
+        .collect();
+    one(&mut journal, new(0, ops)).unwrap();
+    let all = contents(&mut journal);
+    drop(journal);
+    let good = std::fs::read(bench.path()).unwrap();
+    // Every page in turn, at places that wander over it; the first has the header, which is judged first.
+    for page in 0..good.len() / 4_096 {
+        let mut bytes = good.clone();
+        let at = page * 4_096 + (page * 613) % 4_000;
+        bytes[at..at + 16].iter_mut().for_each(|byte| *byte ^= 0xff);
+        std::fs::write(bench.path(), &bytes).unwrap();
+        let Ok((mut journal, damage)) = bench.open_it() else {
+            continue;
+        };
+        let saved = contents(&mut journal);
+        assert!(
+            saved.iter().all(|(id, value)| all.get(id) == Some(value)),
+            "page {page}: nothing false is read"
+        );
+        assert!(
+            saved.len() == all.len() || damage != Damage::default(),
+            "page {page}: a loss is reported"
+        );
+        drop(journal);
+        for name in bench.names() {
+            std::fs::remove_file(bench.dir.path().join(name)).unwrap();
+        }
+    }
+}
+
 // ---- power and syncs ----
 
 /// Batches as a node writes them: several tables, replacing and deleting.
