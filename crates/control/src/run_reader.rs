@@ -31,7 +31,6 @@ struct Heard {
     /// Pieces up to this one were shown.
     shown: u64,
     end: Option<Box<EndNote>>,
-    end_at: u64,
 }
 
 pub struct RunReader {
@@ -109,7 +108,10 @@ impl RunReader {
 
     async fn take(&mut self, position: u64, bytes: usize, entry: Entry) -> Result<(), ShelfError> {
         let node = match &entry {
-            Entry::Output { node, .. } | Entry::End { node, .. } | Entry::Decided { node, .. } => Some(*node),
+            Entry::Output { node, .. }
+            | Entry::End { node, .. }
+            | Entry::Decided { node, .. }
+            | Entry::Cut { node } => Some(*node),
             _ => None,
         };
         let node = node.filter(|node| self.run.nodes().contains(node));
@@ -124,7 +126,6 @@ impl RunReader {
                 let mut end = end.clone();
                 end.tail.clear();
                 heard.end = Some(Box::new(end));
-                heard.end_at = position;
             }
             _ => {}
         }
@@ -147,7 +148,7 @@ impl RunReader {
             return Ok(());
         }
         let result = match entry {
-            Entry::Decided { outcome, at, provisional, .. } => self.decided(node, &outcome, at, provisional),
+            Entry::Decided { outcome, provisional, .. } => self.decided(node, &outcome, provisional),
             _ => self.result(node).await?,
         };
         if ended {
@@ -225,7 +226,7 @@ impl RunReader {
         }
     }
 
-    fn decided(&self, node: u32, outcome: &Outcome, _at: Timestamp, provisional: bool) -> ResultView {
+    fn decided(&self, node: u32, outcome: &Outcome, provisional: bool) -> ResultView {
         let mut view = self.blank(node);
         view.set_outcome(outcome);
         view.provisional = provisional;

@@ -383,6 +383,12 @@ impl Hub {
         Ok(inner.prune(Timestamp::from_millis(before_ms), u64::MAX).await?)
     }
 
+    /// Forgets ended runs that were created before `before`, and then the oldest until at most `bytes` are kept. Done daily by
+    /// itself, with the bounds of the configuration.
+    pub async fn prune_to(&self, before: Timestamp, bytes: u64) -> Result<u64, Problem> {
+        Ok(self.inner.prune(before, bytes).await?)
+    }
+
     /// Sends the messages of a message file (seed 004's format), with this hub as their origin: all or none.
     pub async fn send(&self, by: &Operator, text: &str) -> Result<Vec<MessageId>, Problem> {
         // A message file may call anything on anyone, so it is not for those who may only do some of it.
