@@ -58,6 +58,7 @@ struct State {
     dead: bool,
     syncs: u64,
     steps: u64,
+    reserve_moves: u64,
 }
 
 #[derive(Default)]
@@ -142,6 +143,11 @@ impl FaultDisk {
 
     pub fn steps(&self) -> u64 {
         self.state().steps
+    }
+
+    /// How often the reserve grew or was cut.
+    pub fn reserve_moves(&self) -> u64 {
+        self.state().reserve_moves
     }
 
     /// The bytes of a file as they are now.
@@ -350,6 +356,7 @@ impl Reserve for DiskReserve {
             return Err(io::ErrorKind::StorageFull.into());
         }
         state.reserved = bytes;
+        state.reserve_moves += 1;
         Ok(())
     }
 }
