@@ -597,7 +597,9 @@ fn read_meta(journal: &mut SqliteJournal) -> Result<JournalMeta, NodeError> {
 /// What a journal says of itself before a node runs on it: its id (made if it is new) and the time below
 /// which fleet time cannot be.
 pub fn read_journal(data: &std::path::Path) -> Result<JournalMeta, NodeError> {
-    let (mut journal, _) = SqliteJournal::open(&data.join("journal.db"))?;
+    let (mut journal, damage) = SqliteJournal::open(&data.join("journal.db"))?;
+    // Opening sets damaged records aside: whoever opens it later is not told of them again.
+    report(&damage);
     read_meta(&mut journal)
 }
 
