@@ -25,6 +25,10 @@ use crate::salvage;
 /// throughput on checkpoints, more would make each of them (a pause of all commits) longer.
 pub(crate) const CHECKPOINT_PAGES: i32 = 2_000;
 
+/// Bytes that the log's file keeps when it starts anew: twice what it has between checkpoints, so that only
+/// what a single huge transaction took goes back.
+const LOG_KEPT: &str = "16777216";
+
 /// Nobody else may hold the database, so waiting is only for a predecessor that is just ending.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -256,6 +260,7 @@ impl SqliteFile {
         }
         pragma(conn, "journal_mode", "WAL", "wal").map_err(told)?;
         pragma(conn, "wal_autocheckpoint", "0", "0").map_err(told)?;
+        pragma(conn, "journal_size_limit", LOG_KEPT, LOG_KEPT).map_err(told)?;
 
         let log_pages = Arc::clone(&self.log_pages);
         self.conn

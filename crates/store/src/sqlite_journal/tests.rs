@@ -247,6 +247,18 @@ fn an_empty_file_becomes_a_journal() {
     bench.open_it().unwrap();
 }
 
+#[test]
+fn the_log_gives_back_what_one_huge_commit_took() {
+    let bench = OnFiles::new();
+    let (mut journal, _) = bench.open_it().unwrap();
+    let log = || std::fs::metadata(bench.dir.path().join("journal.db-wal")).unwrap().len();
+    let huge = (0_u32..4).map(|key| put(Table::Answers, key.to_be_bytes(), vec![1; 15 << 20])).collect();
+    one(&mut journal, new(0, huge)).unwrap();
+    assert!(log() > 50 << 20);
+    one(&mut journal, new(0, vec![put(Table::Meta, "k", "v")])).unwrap();
+    assert!(log() <= 16 << 20, "{} bytes", log());
+}
+
 // ---- damage ----
 
 #[test]
