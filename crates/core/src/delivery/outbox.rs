@@ -33,6 +33,8 @@ struct Entry {
     pieces: BTreeMap<u64, Piece>,
     /// A reply is being planned or written.
     replying: bool,
+    /// What is being written tells the end as well: it may have come after the writing was planned.
+    telling: bool,
     /// The receiver's end is being written. Until it is, or was refused, the row must not be written
     /// again from here: what happens meanwhile to the reply is put off.
     end_token: Option<u64>,
@@ -55,6 +57,7 @@ impl Entry {
             sent,
             pieces: BTreeMap::new(),
             replying: false,
+            telling: false,
             end_token: None,
             put_off: Vec::new(),
             receipt_due: None,
@@ -176,6 +179,7 @@ impl Outbox {
             if let Some((upto, mark)) = entry.row.writing.clone() {
                 entry.replying = true;
                 if let Some(job) = job(id, entry, upto) {
+                    entry.telling = job.outcome.is_some();
                     shared.out.push(Effect::WriteReply { job: Box::new(job), mark });
                 }
             } else {
@@ -697,6 +701,7 @@ impl Outbox {
         }
         entry.row.writing = Some((upto, mark.clone()));
         if let Some(job) = job(id, entry, upto) {
+            entry.telling = job.outcome.is_some();
             let op = record::put(Table::Outbox, record::message_key(&id), &entry.row);
             let then = Then::Outbox(OutboxThen::Marked { job: Box::new(job), mark });
             shared.commit(Class::Owed { release: 0 }, vec![op], then);
@@ -717,7 +722,7 @@ impl Outbox {
         entry.row.written = entry.row.written.max(upto);
         entry.row.writing = None;
         let mut done = std::mem::take(&mut entry.pieces);
-        if entry.row.last_seq == Some(entry.row.written) {
+        if entry.row.last_seq == Some(entry.row.written) && entry.telling {
             entry.row.closed = true;
             self.closed.push_back(id);
         } else {
