@@ -91,6 +91,7 @@ const OVERTOOK_RETRY_MS: u64 = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     entries: BTreeMap<MessageId, Entry>,
+    /// Messages without an end, those included whose acceptance is being written.
     open: usize,
     open_bytes: usize,
     /// Closed messages, oldest first: history, bounded.
@@ -193,7 +194,9 @@ impl Outbox {
     }
 
     pub fn submit(&mut self, shared: &mut Shared, now: Timestamp, ticket: u64, drafts: Vec<Draft>) {
-        let bytes: usize = drafts.iter().map(|d| d.request.data.len() + 1024).sum();
+        // Estimated, since sealing costs a signature each: too much for what is refused.
+        let size = |d: &Draft| d.request.data.len() + d.request.args.iter().map(String::len).sum::<usize>();
+        let bytes: usize = drafts.iter().map(|d| size(d) + 1024).sum();
         if self.open + drafts.len() > shared.limits.outbox_messages
             || self.open_bytes + bytes > shared.limits.outbox_bytes
         {
@@ -208,6 +211,8 @@ impl Outbox {
             ops.push(record::put(Table::Outbox, record::message_key(&draft.id), &row));
             rows.push((draft.id, row));
         }
+        self.open += rows.len();
+        self.open_bytes += rows.iter().map(|(_, row)| row.envelope.len()).sum::<usize>();
         // No room is kept here for the answers: on a full disk they wait at their senders, who kept it.
         let then = Then::Outbox(OutboxThen::Submitted { ticket, rows });
         shared.commit(Class::New { reserve: 0 }, ops, then);
@@ -232,6 +237,9 @@ impl Outbox {
                     for (id, row) in rows {
                         self.accept(shared, now, id, row);
                     }
+                } else {
+                    self.open -= rows.len();
+                    self.open_bytes -= rows.iter().map(|(_, row)| row.envelope.len()).sum::<usize>();
                 }
             }
             OutboxThen::Withdrawn { ticket, id } => {
@@ -277,8 +285,6 @@ impl Outbox {
     }
 
     fn accept(&mut self, shared: &mut Shared, now: Timestamp, id: MessageId, row: OutboxRow) {
-        self.open += 1;
-        self.open_bytes += row.envelope.len();
         let to = Audience::Node(row.to);
         shared.at(row.expires, Timer::GiveUp(id));
         self.entries.insert(id, Entry::new(row, false));
