@@ -348,18 +348,23 @@ impl Outbox {
                 shared.settle(to, Item::Message(id));
                 self.end(shared, now, id, Outcome::Sent, false);
             }
-            Verdict::Accepted if by_audience => self.accepted(shared, id),
+            Verdict::Accepted if by_audience => self.accepted(shared, now, id),
             Verdict::Accepted | Verdict::Held => shared.park_held(now, to, Item::Message(id)),
             Verdict::Refused(why) => self.refused(shared, now, id, why, by_audience),
         }
     }
 
     /// The receiver has it on its disk.
-    pub fn accepted(&mut self, shared: &mut Shared, id: MessageId) {
+    pub fn accepted(&mut self, shared: &mut Shared, now: Timestamp, id: MessageId) {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
         shared.settle(Audience::Node(entry.row.to), Item::Message(id));
+        if !entry.row.command {
+            // No end will follow.
+            self.end(shared, now, id, Outcome::Sent, false);
+            return;
+        }
         if entry.row.outcome.is_none() && !entry.row.accepted && entry.end_token.is_none() {
             entry.row.accepted = true;
             let op = record::put(Table::Outbox, record::message_key(&id), &entry.row);
