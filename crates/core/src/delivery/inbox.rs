@@ -285,12 +285,14 @@ impl Inbox {
             return;
         };
         match entry.row.state {
-            InboxState::Ended | InboxState::Refused => shared.ack(peer, body.id, Verdict::Accepted),
-            // Its acceptance may still be refused for want of space: then there is nothing to take back.
-            _ if entry.accepting.is_some() => {
-                let reason = "its message is being accepted".into();
+            // Its acceptance may still be refused for want of space: then there is nothing to take back. The
+            // same for another copy of this cancel whose tombstone is being written, and for an end that
+            // a crash may still undo.
+            _ if entry.accepting.is_some() || entry.ending => {
+                let reason = "its message is being accepted or ended".into();
                 shared.ack(peer, body.id, Verdict::Busy { reason, retry_ms: 100 });
             }
+            InboxState::Ended | InboxState::Refused => shared.ack(peer, body.id, Verdict::Accepted),
             _ => {
                 entry.row.cancelled = true;
                 let op = record::put(Table::Inbox, record::inbox_key(&key), &entry.row);
