@@ -255,7 +255,7 @@ impl Engine {
                 }
                 if self.outbox.audience(&receipt.re) == Some(Audience::Node(from)) {
                     match receipt.refused {
-                        None => self.outbox.accepted(shared, receipt.re),
+                        None => self.outbox.accepted(shared, now, receipt.re),
                         Some(why) => self.outbox.refused(shared, now, receipt.re, why, true),
                     }
                 }
