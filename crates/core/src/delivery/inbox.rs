@@ -86,7 +86,8 @@ pub(super) enum InboxThen {
     Accepted {
         key: Key,
         id: MessageId,
-        peers: Vec<KeyId>,
+        /// Who brought it, and whether that is a relay, so that its origin must be told by a receipt.
+        peers: Vec<(KeyId, bool)>,
         started: bool,
         mark: u64,
     },
@@ -203,13 +204,13 @@ impl Inbox {
                     // Whoever brought it again is told together with the first.
                     let then = entry.accepting.and_then(|token| shared.waiting_mut(token));
                     if let Some(Then::Inbox(InboxThen::Accepted { peers, .. })) = then {
-                        peers.push(peer);
+                        peers.push((peer, relayed));
                     } else {
                         let reason = "its cancel came first and is being written".into();
                         shared.ack(peer, id, Verdict::Busy { reason, retry_ms: 100 });
                     }
                 }
-                _ => self.acknowledge(shared, now, key, peer, sender),
+                _ => self.acknowledge(shared, now, key, peer, relayed, sender),
             }
             return;
         }
@@ -264,7 +265,7 @@ impl Inbox {
             },
         ];
         self.entries.insert(key, Entry::new(row, Some(Box::new(request)), 1));
-        let then = InboxThen::Accepted { key, id, peers: vec![peer], started, mark: self.mark };
+        let then = InboxThen::Accepted { key, id, peers: vec![(peer, relayed)], started, mark: self.mark };
         let token = shared.commit(Class::New { reserve: reserved }, ops, Then::Inbox(then));
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.accepting = Some(token);
@@ -285,12 +286,14 @@ impl Inbox {
             return;
         };
         match entry.row.state {
-            InboxState::Ended | InboxState::Refused => shared.ack(peer, body.id, Verdict::Accepted),
-            // Its acceptance may still be refused for want of space: then there is nothing to take back.
-            _ if entry.accepting.is_some() => {
-                let reason = "its message is being accepted".into();
+            // Its acceptance may still be refused for want of space: then there is nothing to take back. The
+            // same for another copy of this cancel whose tombstone is being written, and for an end that
+            // a crash may still undo.
+            _ if entry.accepting.is_some() || entry.ending => {
+                let reason = "its message is being accepted or ended".into();
                 shared.ack(peer, body.id, Verdict::Busy { reason, retry_ms: 100 });
             }
+            InboxState::Ended | InboxState::Refused => shared.ack(peer, body.id, Verdict::Accepted),
             _ => {
                 entry.row.cancelled = true;
                 let op = record::put(Table::Inbox, record::inbox_key(&key), &entry.row);
@@ -392,7 +395,7 @@ impl Inbox {
                     if started {
                         self.running -= 1;
                     }
-                    for peer in peers {
+                    for (peer, _) in peers {
                         let verdict = Verdict::Busy { reason: reason.clone(), retry_ms: BUSY_RETRY_MS };
                         shared.ack(peer, id, verdict);
                     }
@@ -435,14 +438,21 @@ impl Inbox {
         }
     }
 
-    fn accepted(&mut self, shared: &mut Shared, now: Timestamp, key: Key, peers: &[KeyId], started: bool) {
+    fn accepted(
+        &mut self,
+        shared: &mut Shared,
+        now: Timestamp,
+        key: Key,
+        peers: &[(KeyId, bool)],
+        started: bool,
+    ) {
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
         entry.accepting = None;
         let (sender, expires, cancelled) = (entry.row.sender, entry.row.expires, entry.row.cancelled);
-        for peer in peers {
-            self.acknowledge(shared, now, key, *peer, sender);
+        for (peer, relayed) in peers {
+            self.acknowledge(shared, now, key, *peer, *relayed, sender);
         }
         if started {
             self.begin(shared, now, key);
@@ -457,13 +467,21 @@ impl Inbox {
     }
 
     /// Says that the message is on this disk: to the peer, and by a receipt to an origin behind a relay.
-    fn acknowledge(&mut self, shared: &mut Shared, now: Timestamp, key: Key, peer: KeyId, sender: KeyId) {
+    fn acknowledge(
+        &mut self,
+        shared: &mut Shared,
+        now: Timestamp,
+        key: Key,
+        peer: KeyId,
+        relayed: bool,
+        sender: KeyId,
+    ) {
         shared.ack(peer, key.id, Verdict::Accepted);
         let Some(entry) = self.entries.get(&key) else {
             return;
         };
         let command = entry.request.as_ref().is_none_or(|request| request.command);
-        if entry.row.relayed && command {
+        if relayed && command {
             shared.receipt(now, sender, key.id, None);
         }
         self.answers.offer_again(shared, key);

@@ -99,6 +99,8 @@ struct Daemon {
     what: String,
     child: Child,
     log: PathBuf,
+    /// What to type to start it anew.
+    again: String,
 }
 
 impl Fleet {
@@ -229,6 +231,21 @@ impl Fleet {
         Ok(())
     }
 
+    /// An agent that ends is what one may want to try; without the hub there is nothing left.
+    fn note_ends(&mut self, screen: &mut Screen) -> Result<(), Stop> {
+        let mut ended = Vec::new();
+        for (index, agent) in self.agents.iter_mut().enumerate() {
+            if let Some(status) = agent.child.try_wait()? {
+                ended.push((index, status));
+            }
+        }
+        for (index, status) in ended.into_iter().rev() {
+            let agent = self.agents.remove(index);
+            screen.note(&format!("{} ended: {status}; again: {}", agent.what, agent.again))?;
+        }
+        self.check()
+    }
+
     async fn serve(&mut self, args: &DevArgs, screen: &mut Screen) -> Done {
         if args.once {
             return self.tour(screen).await;
@@ -250,7 +267,7 @@ impl Fleet {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                () = tokio::time::sleep(Duration::from_secs(1)) => self.check()?,
+                () = tokio::time::sleep(Duration::from_secs(1)) => self.note_ends(screen)?,
             }
         }
         screen.note("stopping …")?;
@@ -305,7 +322,10 @@ impl Daemon {
         // Ctrl-C is for us: we stop the others in their order.
         command.process_group(0);
         let child = command.spawn()?;
-        Ok(Self { what, child, log })
+        let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).collect();
+        let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+        let again = shell_words(&words.iter().map(AsRef::as_ref).collect::<Vec<_>>());
+        Ok(Self { what, child, log, again })
     }
 
     fn terminate(&self) {
