@@ -37,7 +37,7 @@ pub struct NodeView {
     pub note: Option<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeState {
     /// It asked to join and waits for `nodes accept`.
@@ -47,6 +47,18 @@ pub enum NodeState {
     Quarantined,
     Revoked,
     Removed,
+}
+
+impl NodeState {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Active => "active",
+            Self::Quarantined => "quarantined",
+            Self::Revoked => "revoked",
+            Self::Removed => "removed",
+        }
+    }
 }
 
 /// What an operator asks of a set of targets.

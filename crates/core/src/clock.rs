@@ -33,6 +33,12 @@ impl FleetClock {
         self.floor
     }
 
+    /// Takes a floor that was found on disk.
+    pub fn raise(&mut self, floor: Timestamp) {
+        self.floor = self.floor.max(floor);
+        self.persisted = self.persisted.max(floor);
+    }
+
     /// Takes the hub's time from an authenticated hello. A node that is a hub never calls this.
     pub fn learn(&mut self, machine: Timestamp, hub: Timestamp) {
         self.offset = hub.as_millis().saturating_sub(machine.as_millis());

@@ -274,7 +274,7 @@ impl Envelope {
 
     pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
         let envelope: Self =
-            rmp_serde::from_slice(bytes).map_err(|e| EnvelopeError::Malformed(e.to_string()))?;
+            crate::encoding::decode(bytes).map_err(|e| EnvelopeError::Malformed(e.to_string()))?;
         if envelope.signatures.is_empty() || envelope.signatures.len() > MAX_SIGNATURES {
             return Err(EnvelopeError::Signature);
         }
@@ -298,14 +298,14 @@ impl Envelope {
         }
         let malformed = |e: rmp_serde::decode::Error| EnvelopeError::Malformed(e.to_string());
         // The head first: what cannot be understood need not be decodable.
-        let head: Head = rmp_serde::from_slice(&self.body).map_err(malformed)?;
+        let head: Head = crate::encoding::decode(&self.body).map_err(malformed)?;
         if head.v == 0 || head.v > VERSION {
             return Err(EnvelopeError::Version(head.v));
         }
         if let Some(unknown) = head.crit.iter().find(|name| !UNDERSTOOD.contains(&name.as_str())) {
             return Err(EnvelopeError::Critical(unknown.clone()));
         }
-        rmp_serde::from_slice(&self.body).map_err(malformed)
+        crate::encoding::decode(&self.body).map_err(malformed)
     }
 
     /// Checks that the body's `from` signed exactly these bytes, and decodes them.

@@ -44,6 +44,8 @@ pub enum Frame {
     Resolved(Vec<(NodeName, KeyId)>),
     /// What changed about the sender since its hello.
     Facts(Box<Facts>),
+    /// How many messages the sender's journal has accepted by now, as in its hello.
+    Mark(u64),
 }
 
 /// Who the sender is and where it stands. The key comes from the link's own authentication, never from here.
@@ -74,9 +76,9 @@ pub struct Hello {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Facts {
-    /// `linux`, `macos` …
+    /// The distribution: `debian`, `ubuntu`, `rocky` …; where there are none, the system: `macos` …
     pub os: String,
-    /// The distribution and its relatives: `debian`, `rhel`, `alpine` …
+    /// What the distribution descends from: `debian`, `rhel`, `alpine` …
     pub family: String,
     pub os_version: String,
     pub kernel: String,
@@ -184,7 +186,7 @@ impl Frame {
         if bytes.len() > MAX_FRAME {
             return Err(FrameError::TooLarge(bytes.len()));
         }
-        rmp_serde::from_slice(bytes).map_err(|e| FrameError::Malformed(e.to_string()))
+        crate::encoding::decode(bytes).map_err(|e| FrameError::Malformed(e.to_string()))
     }
 }
 

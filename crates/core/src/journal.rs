@@ -111,4 +111,10 @@ pub trait Journal: Send {
 
     /// All records of a table in the order of their keys.
     fn read(&mut self, table: Table, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), JournalError>;
+
+    /// Tells what is still reserved by the work that was read: the sum of [`Class::New`]'s `reserve` less
+    /// what was released. To be called once, after opening and reading and before the first commit. It
+    /// cannot fail: on a full disk, new work is refused until there is room again. A journal without
+    /// limits needs not know.
+    fn restore_reservation(&mut self, _bytes: u64) {}
 }

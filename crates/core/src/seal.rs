@@ -103,7 +103,7 @@ impl Sealed {
         let plain_key = self.open_key(key)?;
         let mut plain =
             plain_key.content_box().decrypt(&[0; 24].into(), self.content.as_ref()).map_err(|_| OpenError)?;
-        let private = rmp_serde::from_slice(&plain).map_err(|_| OpenError);
+        let private = crate::encoding::decode(&plain).map_err(|_| OpenError);
         plain.zeroize();
         private
     }

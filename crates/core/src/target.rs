@@ -156,11 +156,8 @@ impl From<Target> for String {
 impl TargetError {
     /// The expression with a caret below the place. A very long one is cut around it.
     pub fn excerpt(&self, text: &str) -> String {
-        const AROUND: usize = 50;
-        let from = self.column.saturating_sub(AROUND + 1);
-        let shown: String =
-            text.chars().skip(from).take(2 * AROUND).map(|c| if c.is_control() { ' ' } else { c }).collect();
-        format!("  {shown}\n  {:>1$}", '^', self.column - from)
+        let (shown, caret) = crate::excerpt::around(text, self.column);
+        format!("  {shown}\n  {:caret$}^", "")
     }
 }
 

@@ -181,8 +181,8 @@ impl TrustLog {
     /// Checks an entry and appends it. Nothing changes on an error.
     pub fn append(&mut self, bytes: Bytes) -> Result<Act, TrustError> {
         let malformed = |e: rmp_serde::decode::Error| TrustError::Malformed(e.to_string());
-        let signed: SignedEntry = rmp_serde::from_slice(&bytes).map_err(malformed)?;
-        let entry: Entry = rmp_serde::from_slice(&signed.entry).map_err(malformed)?;
+        let signed: SignedEntry = crate::encoding::decode(&bytes).map_err(malformed)?;
+        let entry: Entry = crate::encoding::decode(&signed.entry).map_err(malformed)?;
         let epoch = self.epoch() + 1;
         if entry.epoch != epoch {
             return Err(TrustError::Gap { have: self.epoch(), found: entry.epoch });

@@ -1,1 +1,9 @@
-//! placeholder
+//! Mainstay as a program and as a library: the hub's API, the command line, configuration.
+//!
+//! What a fleet does is decided in the crates below; here it meets people and the operating system.
+
+pub mod api;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod dev_pointer;

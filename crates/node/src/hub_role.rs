@@ -4,11 +4,15 @@
 //! the run's record in the Store is what makes them durable, so the courier asks for their envelopes
 //! whenever a peer has room, and hands back verdicts and answers.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use mainstay_core::envelope::{Envelope, Verified};
 use mainstay_core::frame::{Enrol, Enrolment, Facts, Goodbye, Hello, Verdict};
 use mainstay_core::id::{KeyId, MessageId, NodeName};
+use mainstay_core::trust::TrustError;
 
 /// Whether a linked node may carry orders.
 #[derive(Clone, PartialEq, Debug)]
@@ -53,4 +57,59 @@ pub trait HubRole: Send + Sync + 'static {
 
     /// The certificate chain (DER, leaf first) under which a node joined, for whoever gets what it signed.
     fn chain_of(&self, key: KeyId) -> Vec<Bytes>;
+
+    /// Entries of the trust log that a peer has beyond this hub's (a hub restored from an older copy meets
+    /// such peers). Each proves itself. Returns once the hub has them durably and acts by them; the caller
+    /// sends no orders before.
+    async fn learn_trust(&self, entries: Vec<Bytes>) -> Result<(), LearnError>;
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LearnError {
+    /// The peer's log is not a continuation of this hub's.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// They are good, but could not be kept now; the peer will show them again.
+    #[error("the trust entries could not be stored: {0}")]
+    Store(String),
+}
+
+/// What a hub asks of the courier of its own node. All but `submit` return at once.
+#[async_trait]
+pub trait CourierHandle: Send + Sync + 'static {
+    /// This node may be owed something new: look at it again if it is linked.
+    fn wake(&self, key: KeyId);
+
+    /// Close every link to this key, and say why.
+    fn cut(&self, key: KeyId, why: Goodbye);
+
+    /// The shared trust log grew: bring all linked peers to its epoch.
+    fn trust_changed(&self);
+
+    /// Accepts messages of a message file with this node as their origin, all or none; they are durable
+    /// when this returns.
+    async fn submit(&self, operator: &str, text: &str) -> Result<Vec<MessageId>, SubmitError>;
+
+    /// Writes a copy of this node's journal, as it is at one moment, to a file that does not exist.
+    async fn copy_journal(&self, to: &Path) -> Result<(), SubmitError>;
+
+    /// How many messages this node's journal holds, by state, for people.
+    fn queues(&self) -> BTreeMap<String, u64>;
+
+    /// Why new work is refused at present, if it is.
+    fn refusing(&self) -> Option<String>;
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// What is wrong with the text, with the line it is in.
+    #[error("{0}")]
+    Invalid(String),
+    /// A name in it that no node of the fleet has.
+    #[error("no node is named {0}")]
+    UnknownNode(String),
+    #[error("{0}")]
+    Full(String),
+    #[error("{0}")]
+    Failed(String),
 }

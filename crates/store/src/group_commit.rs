@@ -28,12 +28,13 @@ const MAX_BATCHES: usize = 1_024;
 /// Most bytes in one commit; bounds the memory of the transaction and the length of the log.
 const MAX_BYTES: usize = 4 << 20;
 
-type Records = Vec<(Bytes, Bytes)>;
+pub type Records = Vec<(Bytes, Bytes)>;
 
 enum Request {
     One(Batch, oneshot::Sender<Result<(), JournalError>>),
     Many(Vec<Batch>, oneshot::Sender<Vec<Result<(), JournalError>>>),
-    Read(Table, oneshot::Sender<Result<Records, JournalError>>),
+    /// One result for each table, all of the same moment.
+    Read(Vec<Table>, oneshot::Sender<Result<Vec<Records>, JournalError>>),
     /// Take nothing more in; what waits already is still done.
     Stop,
 }
@@ -79,27 +80,12 @@ impl Writer {
         let (fail, failure) = watch::channel(None);
         let (end, ended) = oneshot::channel();
         let counters = Arc::new(Counters::default());
-        let work = Work {
-            journal,
-            requests,
-            counters: Arc::clone(&counters),
-            fail,
-        };
-        let thread = std::thread::Builder::new()
-            .name("journal".into())
-            .spawn(move || {
-                work.run();
-                let _ = end.send(());
-            })?;
-        Ok(Self {
-            handle: Handle {
-                queue,
-                failure,
-                counters,
-            },
-            ended,
-            thread,
-        })
+        let work = Work { journal, requests, counters: Arc::clone(&counters), fail };
+        let thread = std::thread::Builder::new().name("journal".into()).spawn(move || {
+            work.run();
+            let _ = end.send(());
+        })?;
+        Ok(Self { handle: Handle { queue, failure, counters }, ended, thread })
     }
 
     pub fn handle(&self) -> Handle {
@@ -133,10 +119,7 @@ impl Handle {
     /// As [`Journal::commit`].
     pub async fn commit(&self, batch: Batch) -> Result<(), JournalError> {
         let (answer, answered) = oneshot::channel();
-        self.queue
-            .send(Request::One(batch, answer))
-            .await
-            .map_err(|_| self.why())?;
+        self.queue.send(Request::One(batch, answer)).await.map_err(|_| self.why())?;
         answered.await.unwrap_or_else(|_| Err(self.why()))
     }
 
@@ -158,11 +141,21 @@ impl Handle {
     /// # Errors
     /// [`JournalError::Failed`] if the journal failed.
     pub async fn read(&self, table: Table) -> Result<Vec<(Bytes, Bytes)>, JournalError> {
+        Ok(self.read_tables(vec![table]).await?.pop().unwrap_or_default())
+    }
+
+    /// All records of all tables as they are at one moment, for a copy of the journal.
+    ///
+    /// # Errors
+    /// [`JournalError::Failed`] if the journal failed.
+    pub async fn read_all(&self) -> Result<Vec<(Table, Records)>, JournalError> {
+        let tables = self.read_tables(Table::ALL.to_vec()).await?;
+        Ok(Table::ALL.into_iter().zip(tables).collect())
+    }
+
+    async fn read_tables(&self, tables: Vec<Table>) -> Result<Vec<Records>, JournalError> {
         let (answer, answered) = oneshot::channel();
-        self.queue
-            .send(Request::Read(table, answer))
-            .await
-            .map_err(|_| self.why())?;
+        self.queue.send(Request::Read(tables, answer)).await.map_err(|_| self.why())?;
         answered.await.unwrap_or_else(|_| Err(self.why()))
     }
 
@@ -223,8 +216,8 @@ impl Work {
                         waiting.push(Waiting::Many(many.len(), answer));
                         batches.extend(many);
                     }
-                    Request::Read(table, answer) => {
-                        read = Some((table, answer));
+                    Request::Read(tables, answer) => {
+                        read = Some((tables, answer));
                         break;
                     }
                     Request::Stop => self.requests.close(),
@@ -237,8 +230,8 @@ impl Work {
                 self.commit(&batches, &mut waiting, bytes);
                 batches.clear();
             }
-            if let Some((table, answer)) = read.take() {
-                let result = self.read(table);
+            if let Some((tables, answer)) = read.take() {
+                let result = tables.into_iter().map(|table| self.read(table)).collect();
                 let _ = answer.send(result);
             }
             if self.fail.borrow().is_some() {
@@ -250,18 +243,11 @@ impl Work {
 
     fn commit(&mut self, batches: &[Batch], waiting: &mut Vec<Waiting>, bytes: usize) {
         let started = Instant::now();
-        let results = if batches.is_empty() {
-            Vec::new()
-        } else {
-            self.journal.commit(batches)
-        };
+        let results = if batches.is_empty() { Vec::new() } else { self.journal.commit(batches) };
         let count = |which: fn(&Result<(), JournalError>) -> bool| {
             results.iter().filter(|result| which(result)).count() as u64
         };
-        let (durable, refused) = (
-            count(Result::is_ok),
-            count(|r| matches!(r, Err(e) if e.is_refusal())),
-        );
+        let (durable, refused) = (count(Result::is_ok), count(|r| matches!(r, Err(e) if e.is_refusal())));
         let counters = &self.counters;
         if durable > 0 {
             counters.syncs.fetch_add(1, Ordering::Relaxed);
@@ -311,4 +297,147 @@ fn size(batch: &Batch) -> usize {
             Op::Delete { key, .. } => key.len(),
         })
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc as std_mpsc;
+
+    use super::*;
+    use crate::journal_conformance::{contents, new, owed, put};
+    use crate::model_journal::{ModelDisk, ModelJournal};
+
+    /// A journal that tells when a commit begins, and lets it go on once `gate` is dropped.
+    struct Gated {
+        journal: ModelJournal,
+        begun: std_mpsc::Sender<()>,
+        gate: std_mpsc::Receiver<()>,
+    }
+
+    impl Journal for Gated {
+        fn commit(&mut self, batches: &[Batch]) -> Vec<Result<(), JournalError>> {
+            // Nobody listens any more once the gate is open.
+            let _ = self.begun.send(());
+            let _ = self.gate.recv();
+            self.journal.commit(batches)
+        }
+
+        fn read(&mut self, table: Table, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), JournalError> {
+            self.journal.read(table, visit)
+        }
+    }
+
+    type Tasks = tokio::task::JoinSet<Result<(), JournalError>>;
+
+    /// A writer that is in the middle of a commit of one batch, with `count` more in its queue.
+    async fn held_up(disk: &ModelDisk, count: u32) -> (Writer, Tasks, std_mpsc::Sender<()>) {
+        let (begun, has_begun) = std_mpsc::channel();
+        let (open, gate) = std_mpsc::channel();
+        let writer = Writer::start(Box::new(Gated { journal: disk.open(), begun, gate })).unwrap();
+        let mut tasks = Tasks::new();
+        for at in 0..=count {
+            let handle = writer.handle();
+            tasks.spawn(async move { handle.commit(number(at)).await });
+            if at == 0 {
+                tokio::task::yield_now().await;
+                has_begun.recv().unwrap();
+            }
+        }
+        while writer.handle.queue.capacity() > QUEUE - count as usize {
+            tokio::task::yield_now().await;
+        }
+        (writer, tasks, open)
+    }
+
+    fn number(number: u32) -> Batch {
+        new(0, vec![put(Table::Outbox, number.to_be_bytes(), "x")])
+    }
+
+    #[tokio::test]
+    async fn all_who_wait_share_a_sync() {
+        let disk = ModelDisk::new();
+        let (writer, mut tasks, open) = held_up(&disk, 200).await;
+        drop(open);
+        while let Some(result) = tasks.join_next().await {
+            result.unwrap().unwrap();
+        }
+        // The one that held them up, and one for all the others.
+        assert_eq!(disk.syncs(), 2);
+        let counters = Arc::clone(writer.handle().counters());
+        assert_eq!(counters.syncs.load(Ordering::Relaxed), 2);
+        assert_eq!(counters.batches.load(Ordering::Relaxed), 201);
+        assert_eq!(counters.bytes.load(Ordering::Relaxed), 201 * 5);
+        writer.stop().await.unwrap();
+        assert_eq!(contents(&mut disk.open()).len(), 201);
+    }
+
+    #[tokio::test]
+    async fn results_find_their_way_back() {
+        let disk = ModelDisk::new();
+        let writer = Writer::start(Box::new(disk.open())).unwrap();
+        let handle = writer.handle();
+        disk.set_capacity(Some(100));
+        let results =
+            handle.commit_all(vec![number(1), new(1_000, vec![]), owed(0, vec![]), number(2)]).await;
+        assert!(matches!(results[..], [Ok(()), Err(JournalError::Full), Ok(()), Ok(())]), "{results:?}");
+        assert!(handle.commit_all(vec![]).await.is_empty());
+        let refused = handle.commit(new(1_000, vec![])).await;
+        assert!(matches!(refused, Err(JournalError::Full)));
+        assert_eq!(handle.counters().refused.load(Ordering::Relaxed), 2);
+        assert_eq!(handle.read(Table::Outbox).await.unwrap().len(), 2);
+        writer.stop().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn stopping_commits_what_waits_and_refuses_what_comes_later() {
+        let disk = ModelDisk::new();
+        let (writer, mut tasks, open) = held_up(&disk, 50).await;
+        let handle = writer.handle();
+        let stopping = tokio::spawn(writer.stop());
+        tokio::task::yield_now().await;
+        drop(open);
+        stopping.await.unwrap().unwrap();
+        while let Some(result) = tasks.join_next().await {
+            result.unwrap().unwrap();
+        }
+        assert!(matches!(handle.commit(number(99)).await, Err(JournalError::Failed(_))));
+        assert!(matches!(handle.failed().await, JournalError::Failed(_)));
+        assert_eq!(contents(&mut disk.open()).len(), 51);
+    }
+
+    #[tokio::test]
+    async fn a_failure_reaches_all_and_ends_the_writer() {
+        let disk = ModelDisk::new();
+        let writer = Writer::start(Box::new(disk.open())).unwrap();
+        let handle = writer.handle();
+        handle.commit(number(1)).await.unwrap();
+        disk.fail_next_sync();
+        assert!(matches!(handle.commit(number(2)).await, Err(JournalError::Failed(_))));
+        assert!(handle.failed().await.to_string().contains("the sync failed"));
+        // The reason stays known to whoever asks later.
+        for _ in 0..3 {
+            let later = handle.commit(number(3)).await.unwrap_err().to_string();
+            assert!(later.contains("the sync failed"), "{later}");
+        }
+        assert!(handle.read(Table::Outbox).await.is_err());
+        assert!(writer.stop().await.unwrap_err().to_string().contains("the sync failed"));
+        assert_eq!(contents(&mut disk.open()).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_is_done_though_nobody_waits() {
+        let disk = ModelDisk::new();
+        let writer = Writer::start(Box::new(disk.open())).unwrap();
+        let handle = writer.handle();
+        let gone = tokio::spawn({
+            let handle = handle.clone();
+            async move {
+                let (answer, _) = oneshot::channel();
+                handle.queue.send(Request::One(number(1), answer)).await.unwrap();
+            }
+        });
+        gone.await.unwrap();
+        writer.stop().await.unwrap();
+        assert_eq!(contents(&mut disk.open()).len(), 1);
+    }
 }

@@ -34,20 +34,11 @@ pub(crate) struct FileReserve {
 
 impl FileReserve {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(path)?;
+        let file =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
         let meta = file.metadata()?;
         // A sparse file (restored by a copy, say) holds nothing.
-        let held = if meta.blocks() * 512 >= meta.len() {
-            meta.len()
-        } else {
-            0
-        };
+        let held = if meta.blocks() * 512 >= meta.len() { meta.len() } else { 0 };
         if held == 0 {
             file.set_len(0)?;
         }
@@ -62,7 +53,7 @@ impl FileReserve {
             Ok(()) => Ok(()),
             // File systems without the call: only written bytes are allocated ones.
             Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS) => {
-                const CHUNK: [u8; 64 * 1024] = [0x5a; 64 * 1024];
+                static CHUNK: [u8; 64 * 1024] = [0x5a; 64 * 1024];
                 self.file.seek(SeekFrom::Start(from))?;
                 let mut left = to - from;
                 while left > 0 {

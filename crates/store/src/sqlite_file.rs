@@ -8,7 +8,7 @@
 //! What the tables hold is not known here.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,9 +18,16 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
+use crate::reserve::{Reserve, says_full};
+use crate::salvage;
+
 /// Pages in the log after which it is written back into the database: 8 MiB of log. Fewer would spend
 /// throughput on checkpoints, more would make each of them (a pause of all commits) longer.
 pub(crate) const CHECKPOINT_PAGES: i32 = 2_000;
+
+/// Bytes that the log's file keeps when it starts anew: twice what it has between checkpoints, so that only
+/// what a single huge transaction took goes back.
+const LOG_KEPT: &str = "16777216";
 
 /// Nobody else may hold the database, so waiting is only for a predecessor that is just ending.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -79,14 +86,24 @@ pub(crate) struct Format {
     pub(crate) schema: &'static str,
 }
 
-/// How to open; everything but the path is for tests.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct OpenOptionsOf {
-    /// A registered VFS instead of the system's; then there is no lock file and no look at the header,
-    /// since the file is not where the system would find it.
-    pub(crate) vfs: Option<String>,
+/// How to open; nothing of it is set but in tests.
+#[derive(Clone, Default)]
+pub(crate) struct Conditions {
+    /// Files that only SQLite finds.
+    pub(crate) simulated: Option<SimulatedFiles>,
     /// Plants the fault that tests must catch: commits that do not sync.
     pub(crate) skip_sync: bool,
+}
+
+type RewriteLog = Arc<dyn Fn(&Path) -> std::io::Result<()> + Send + Sync>;
+
+/// A registered VFS instead of the system's. There is no lock file then, and no look at the header.
+#[derive(Clone)]
+pub(crate) struct SimulatedFiles {
+    pub(crate) vfs: String,
+    /// As [`rewrite_log`].
+    pub(crate) rewrite_log: RewriteLog,
+    pub(crate) reserve: Arc<dyn Fn() -> Box<dyn Reserve> + Send + Sync>,
 }
 
 pub(crate) struct SqliteFile {
@@ -99,12 +116,19 @@ pub(crate) struct SqliteFile {
     healthy: bool,
     path: PathBuf,
     /// Held as long as the database is open. Dropped last.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 impl SqliteFile {
-    pub(crate) fn open(path: &Path, format: &Format, options: &OpenOptionsOf) -> Result<Self, FileError> {
-        let lock = match options.vfs {
+    /// Opens the database, or creates it, and reads it with `check`. If its structure is broken, what can be
+    /// read is saved into a new file and read again. Returns what `check` found, and what to tell people.
+    pub(crate) fn open<D>(
+        path: &Path,
+        format: &Format,
+        conditions: &Conditions,
+        check: impl Fn(&Connection) -> Result<D, FileError>,
+    ) -> Result<(Self, D, Vec<String>), FileError> {
+        let lock = match conditions.simulated {
             None => {
                 let lock = lock(path, format)?;
                 judge_header(path, format)?;
@@ -112,12 +136,49 @@ impl SqliteFile {
             }
             Some(_) => None,
         };
+        let mut file = Self::open_locked(path, format, conditions, lock)?;
+        let sound = quick_check(file.conn()).and_then(|notes| {
+            if notes.is_empty() { check(file.conn()) } else { Err(FileError::Corrupt(notes.join("; "))) }
+        });
+        let why = match sound {
+            Ok(found) => return Ok((file, found, Vec::new())),
+            Err(FileError::Corrupt(why)) if conditions.simulated.is_none() => why,
+            Err(error) => return Err(error),
+        };
+        // Writing the log back copies whole pages and does not look at their structure.
+        file.checkpoint()?;
+        let lock = file.lock.take();
+        drop(file);
+        let mut notes = vec![why];
+        notes.append(&mut salvage::rebuild(path, format)?);
+        let file = Self::open_locked(path, format, conditions, lock)?;
+        let found = check(file.conn())?;
+        Ok((file, found, notes))
+    }
+
+    fn open_locked(
+        path: &Path,
+        format: &Format,
+        conditions: &Conditions,
+        lock: Option<File>,
+    ) -> Result<Self, FileError> {
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        let rewritten = match &conditions.simulated {
+            None => rewrite_log(Path::new(&log)),
+            Some(files) => (files.rewrite_log)(Path::new(&log)),
+        };
+        match rewritten {
+            // Where writing in place takes new room, a full disk must not keep a node from its journal.
+            Err(error) if !says_full(&error) => return Err(FileError::from_io(Path::new(&log), &error)),
+            _ => {}
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_EXRESCODE;
-        let conn = match &options.vfs {
-            Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs.as_str()),
+        let conn = match &conditions.simulated {
+            Some(files) => Connection::open_with_flags_and_vfs(path, flags, files.vfs.as_str()),
             None => {
                 create_private(path)?;
                 Connection::open_with_flags(path, flags)
@@ -131,9 +192,9 @@ impl SqliteFile {
             // Until it is known to be ours, closing must not touch it.
             healthy: false,
             path: path.to_owned(),
-            _lock: lock,
+            lock,
         };
-        file.prepare(format, options)?;
+        file.prepare(format, conditions)?;
         file.healthy = true;
         Ok(file)
     }
@@ -142,23 +203,17 @@ impl SqliteFile {
         self.conn.as_ref().expect("the connection is there until drop")
     }
 
-    fn prepare(&mut self, format: &Format, options: &OpenOptionsOf) -> Result<(), FileError> {
+    fn prepare(&mut self, format: &Format, conditions: &Conditions) -> Result<(), FileError> {
         let path = self.path.clone();
         let conn = self.conn();
         let told = |error| describe(&path, format, error);
         // Whether the log may be written back when closing is decided in `drop`.
-        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
-            .map_err(told)?;
-        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)
-            .map_err(told)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(told)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true).map_err(told)?;
         conn.busy_timeout(BUSY_TIMEOUT).map_err(told)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS);
         pragma(conn, "locking_mode", "EXCLUSIVE", "exclusive").map_err(told)?;
-        let synchronous = if options.skip_sync {
-            ("OFF", "0")
-        } else {
-            ("FULL", "2")
-        };
+        let synchronous = if conditions.skip_sync { ("OFF", "0") } else { ("FULL", "2") };
         for (name, value, expected) in [
             ("trusted_schema", "OFF", "0"),
             ("cell_size_check", "ON", "1"),
@@ -175,15 +230,12 @@ impl SqliteFile {
             Err(error) => return Err(told(error)),
         };
         if mapped.unwrap_or(0) != 0 {
-            return Err(FileError::Failed(
-                "SQLite insists on mapping files into memory".into(),
-            ));
+            return Err(FileError::Failed("SQLite insists on mapping files into memory".into()));
         }
 
         let number = |name: &str| conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
-        let tables: i64 = conn
-            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-            .map_err(told)?;
+        let tables: i64 =
+            conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(told)?;
         let application_id = number("application_id").map_err(told)?;
         let version = number("user_version").map_err(told)?;
         let fresh = tables == 0 && application_id == 0 && version == 0;
@@ -208,6 +260,7 @@ impl SqliteFile {
         }
         pragma(conn, "journal_mode", "WAL", "wal").map_err(told)?;
         pragma(conn, "wal_autocheckpoint", "0", "0").map_err(told)?;
+        pragma(conn, "journal_size_limit", LOG_KEPT, LOG_KEPT).map_err(told)?;
 
         let log_pages = Arc::clone(&self.log_pages);
         self.conn
@@ -217,13 +270,7 @@ impl SqliteFile {
                 log_pages.store(pages, Ordering::Relaxed);
                 Ok(())
             }))
-            .map_err(told)?;
-        // After a crash or a failed sync the log may be in the page cache and not on the disk. Writing it
-        // back and syncing the database makes true what is about to be believed.
-        match self.checkpoint() {
-            Ok(()) | Err(FileError::Full) => Ok(()),
-            Err(error) => Err(error),
-        }
+            .map_err(told)
     }
 
     /// Whether the log is long enough to be written back.
@@ -236,11 +283,9 @@ impl SqliteFile {
     pub(crate) fn checkpoint(&mut self) -> Result<(), FileError> {
         // A passive checkpoint is whole here, since nobody else reads.
         let (busy, in_log, written): (i64, i64, i64) =
-            match self
-                .conn()
-                .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-                }) {
+            match self.conn().query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            }) {
                 Ok(row) => row,
                 Err(error) => {
                     let error = FileError::from(error);
@@ -259,6 +304,12 @@ impl SqliteFile {
         self.log_pages.store(0, Ordering::Relaxed);
         self.checkpoint_due = CHECKPOINT_PAGES;
         Ok(())
+    }
+
+    /// Pages of the database, those in the log included.
+    pub(crate) fn pages(&self) -> Result<u64, FileError> {
+        let pages: i64 = self.conn().prepare_cached("PRAGMA page_count")?.query_row([], |row| row.get(0))?;
+        Ok(pages.unsigned_abs())
     }
 
     /// Nothing more will be written: what the engine has in memory is not to be trusted.
@@ -281,6 +332,20 @@ impl Drop for SqliteFile {
     }
 }
 
+/// What SQLite finds broken in the structure of the file.
+fn quick_check(conn: &Connection) -> Result<Vec<String>, FileError> {
+    let mut check = conn.prepare("PRAGMA quick_check(20)")?;
+    let mut rows = check.query([])?;
+    let mut notes = Vec::new();
+    while let Some(row) = rows.next()? {
+        let note: String = row.get(0)?;
+        if note != "ok" {
+            notes.push(note);
+        }
+    }
+    Ok(notes)
+}
+
 /// Rolls back whatever transaction is open. SQLite may have done it by itself.
 pub(crate) fn rollback(conn: &Connection) -> Result<(), FileError> {
     if conn.is_autocommit() {
@@ -292,9 +357,7 @@ pub(crate) fn rollback(conn: &Connection) -> Result<(), FileError> {
 /// Sets a pragma and reads it back: SQLite ignores those it does not know or cannot grant.
 fn pragma(conn: &Connection, name: &str, value: &str, expected: &str) -> rusqlite::Result<()> {
     // Some answer when they are set, some do not.
-    conn.prepare(&format!("PRAGMA {name}={value}"))?
-        .query([])?
-        .next()?;
+    conn.prepare(&format!("PRAGMA {name}={value}"))?.query([])?.next()?;
     let got = conn.query_row(&format!("PRAGMA {name}"), [], |row| {
         Ok(match row.get_ref(0)? {
             rusqlite::types::ValueRef::Integer(number) => number.to_string(),
@@ -320,10 +383,7 @@ fn judge(path: &Path, format: &Format, application_id: i32, version: i32) -> Res
     }
     let found = version.cast_unsigned();
     if found > format.version {
-        return Err(FileError::Newer {
-            found,
-            understood: format.version,
-        });
+        return Err(FileError::Newer { found, understood: format.version });
     }
     Ok(())
 }
@@ -342,8 +402,7 @@ fn judge_header(path: &Path, format: &Format) -> Result<(), FileError> {
         Err(error) => return Err(FileError::from_io(path, &error)),
     };
     let mut header = Vec::with_capacity(HEADER);
-    file.by_ref()
-        .take(HEADER as u64)
+    Read::take(&mut file, HEADER as u64)
         .read_to_end(&mut header)
         .map_err(|error| FileError::from_io(path, &error))?;
     if header.is_empty() {
@@ -357,11 +416,7 @@ fn judge_header(path: &Path, format: &Format) -> Result<(), FileError> {
 }
 
 fn not_a_database(path: &Path, format: &Format) -> FileError {
-    FileError::Failed(format!(
-        "{} is not a {}: it is no SQLite database",
-        path.display(),
-        format.noun
-    ))
+    FileError::Failed(format!("{} is not a {}: it is no SQLite database", path.display(), format.noun))
 }
 
 fn describe(path: &Path, format: &Format, error: rusqlite::Error) -> FileError {
@@ -376,11 +431,7 @@ fn describe(path: &Path, format: &Format, error: rusqlite::Error) -> FileError {
 }
 
 fn in_use(path: &Path, format: &Format) -> FileError {
-    FileError::Failed(format!(
-        "the {} {} is in use by another process",
-        format.noun,
-        path.display()
-    ))
+    FileError::Failed(format!("the {} {} is in use by another process", format.noun, path.display()))
 }
 
 /// The lock that says "this database is open". A file of its own: opening and closing the database's file
@@ -401,16 +452,54 @@ fn lock(path: &Path, format: &Format) -> Result<File, FileError> {
     }
 }
 
-/// Creates the file readable by its owner alone; SQLite gives the log the same mode.
+/// Creates the file readable by its owner alone, if there is none; SQLite gives the log the same mode.
 fn create_private(path: &Path) -> Result<(), FileError> {
-    match OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-    {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(FileError::from_io(path, &error)),
+    match create_new_private(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(FileError::from_io(path, &error))
+        }
+        _ => Ok(()),
     }
+}
+
+/// Creates a file readable by its owner alone, which must not exist.
+pub(crate) fn create_new_private(path: &Path) -> std::io::Result<()> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
+}
+
+/// Makes a file and its name durable.
+pub(crate) fn sync_with_directory(path: &Path) -> std::io::Result<()> {
+    File::open(path)?.sync_all()?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Writes the log's own bytes to it once more and syncs it.
+///
+/// After a failed sync Linux keeps what was written readable and forgets that it is not on the disk: the
+/// next sync succeeds without writing it. SQLite would read such a log, believe it, copy it into the
+/// database, and after a power loss find the older log again, under a newer database. Written anew, the
+/// bytes are on the disk when the sync says so.
+fn rewrite_log(log: &Path) -> std::io::Result<()> {
+    let mut file = match OpenOptions::new().read(true).write(true).open(log) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut chunk = vec![0; 256 * 1024];
+    let mut at = 0;
+    loop {
+        file.seek(SeekFrom::Start(at))?;
+        let got = file.read(&mut chunk)?;
+        if got == 0 {
+            break;
+        }
+        file.seek(SeekFrom::Start(at))?;
+        file.write_all(&chunk[..got])?;
+        at += got as u64;
+    }
+    if at > 0 {
+        file.sync_all()?;
+    }
+    Ok(())
 }

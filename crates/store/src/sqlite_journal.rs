@@ -19,30 +19,47 @@ use mainstay_core::journal::{Batch, Class, Damage, Journal, JournalError, Op, Ta
 use rusqlite::{Connection, params};
 
 use crate::reserve::{FileReserve, Reserve, says_full};
-use crate::sqlite_file::{FileError, Format, OpenOptionsOf, SqliteFile, rollback};
+use crate::sqlite_file::{Conditions, FileError, Format, SqliteFile, rollback};
 
 /// The format this version writes and the newest it understands.
 pub const JOURNAL_FORMAT: u32 = 1;
+
+/// Not `WITHOUT ROWID`: in the tree of such a table a record beyond 1 KiB takes a page of its own, and what
+/// is reserved would have to be four times what is written instead of twice.
+macro_rules! records {
+    ($name:literal) => {
+        concat!(
+            "CREATE TABLE IF NOT EXISTS ",
+            $name,
+            " (key BLOB NOT NULL UNIQUE, sum INTEGER NOT NULL, value BLOB NOT NULL);"
+        )
+    };
+}
 
 const FORMAT: Format = Format {
     noun: "journal",
     application_id: 0x4d53_4a4c,
     version: JOURNAL_FORMAT,
-    schema: "
-        CREATE TABLE IF NOT EXISTS records_1 (key BLOB PRIMARY KEY, sum INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
-        CREATE TABLE IF NOT EXISTS records_2 (key BLOB PRIMARY KEY, sum INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
-        CREATE TABLE IF NOT EXISTS records_3 (key BLOB PRIMARY KEY, sum INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
-        CREATE TABLE IF NOT EXISTS records_4 (key BLOB PRIMARY KEY, sum INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
-        CREATE TABLE IF NOT EXISTS records_5 (key BLOB PRIMARY KEY, sum INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
-        CREATE TABLE IF NOT EXISTS records_6 (key BLOB PRIMARY KEY, sum INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
-        CREATE TABLE IF NOT EXISTS records_7 (key BLOB PRIMARY KEY, sum INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
-        CREATE TABLE IF NOT EXISTS records_8 (key BLOB PRIMARY KEY, sum INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
-        CREATE TABLE IF NOT EXISTS damaged (record_table INTEGER NOT NULL, key BLOB NOT NULL, sum INTEGER NOT NULL, value BLOB NOT NULL);
-    ",
+    schema: concat!(
+        records!("records_1"),
+        records!("records_2"),
+        records!("records_3"),
+        records!("records_4"),
+        records!("records_5"),
+        records!("records_6"),
+        records!("records_7"),
+        records!("records_8"),
+        "CREATE TABLE IF NOT EXISTS damaged (record_table INTEGER NOT NULL, key BLOB NOT NULL, sum INTEGER NOT NULL,
+           value BLOB NOT NULL);"
+    ),
 };
 
 /// The reserve grows and shrinks in steps of this size, so that not every message costs a system call.
 const RESERVE_STEP: u64 = 1 << 20;
+
+/// How much more than twice what it should the reserve may hold before it is cut: work that comes and goes,
+/// each with room for its whole output, must not move it every time.
+const RESERVE_PLAY: u64 = 16 * RESERVE_STEP;
 
 /// Held even when nothing is reserved: pages that an owed batch touches beyond its own bytes.
 const RESERVE_SLACK: u64 = 1 << 20;
@@ -50,6 +67,9 @@ const RESERVE_SLACK: u64 = 1 << 20;
 /// Given back at first when owed work finds the disk full; doubled until it fits. Small, because whoever
 /// filled the disk takes what we do not use at once.
 const GIVE_BACK_FIRST: u64 = 128 * 1024;
+
+/// Bytes in a page: SQLite's default, which the file is made with.
+const PAGE: u64 = 4_096;
 
 /// Longest key and value. SQLite could take more; a frame on the wire cannot.
 pub const MAX_KEY: usize = 1 << 10;
@@ -60,6 +80,10 @@ pub struct SqliteJournal {
     reserve: Box<dyn Reserve>,
     /// Sum of what accepted work may still write, in bytes of its records.
     reserved: u64,
+    /// Pages of the database when the log was last written back, which its file holds. What it has grown by
+    /// since is in the log and has yet to find room.
+    base_pages: u64,
+    pages: u64,
     /// The disk was full at the last attempt; new work waits until it is seen to have room again.
     pressed: bool,
     /// Why nothing is believed any more.
@@ -85,33 +109,37 @@ impl SqliteJournal {
     /// [`JournalError::Newer`] if a newer version wrote it; the file is not touched then.
     /// [`JournalError::Failed`] if another process has it open, if it is no journal, or if it cannot be read.
     pub fn open(path: &Path) -> Result<(Self, Damage), JournalError> {
-        let file = SqliteFile::open(path, &FORMAT, &OpenOptionsOf::default()).map_err(to_error)?;
+        let opened = SqliteFile::open(path, &FORMAT, &Conditions::default(), check).map_err(to_error)?;
         let reserve_path = reserve_path(path);
         let reserve = FileReserve::open(&reserve_path)
             .map_err(|error| to_error(FileError::from_io(&reserve_path, &error)))?;
-        Self::start(file, Box::new(reserve))
+        Self::start(opened, Box::new(reserve))
     }
 
-    fn start(file: SqliteFile, reserve: Box<dyn Reserve>) -> Result<(Self, Damage), JournalError> {
-        let mut journal = Self {
-            file,
-            reserve,
-            reserved: 0,
-            pressed: false,
-            failed: None,
-        };
-        let damage = journal.check().map_err(to_error)?;
+    /// Opens it on a simulated disk; `skip_sync` plants the fault that tests must catch.
+    ///
+    /// # Errors
+    /// As [`SqliteJournal::open`].
+    #[cfg(any(test, feature = "testing"))]
+    pub fn open_on(
+        disk: &crate::fault_vfs::FaultDisk,
+        skip_sync: bool,
+    ) -> Result<(Self, Damage), JournalError> {
+        let conditions = Conditions { simulated: Some(disk.files()), skip_sync };
+        let opened =
+            SqliteFile::open(Path::new("journal.db"), &FORMAT, &conditions, check).map_err(to_error)?;
+        Self::start(opened, Box::new(disk.reserve()))
+    }
+
+    fn start(
+        (file, mut damage, notes): (SqliteFile, Damage, Vec<String>),
+        reserve: Box<dyn Reserve>,
+    ) -> Result<(Self, Damage), JournalError> {
+        damage.notes = notes;
+        let mut journal =
+            Self { file, reserve, reserved: 0, base_pages: 0, pages: 0, pressed: false, failed: None };
+        journal.write_back_or_stay().map_err(to_error)?;
         Ok((journal, damage))
-    }
-
-    /// Tells what is still reserved by the work that was read from the journal: the sum of
-    /// [`Class::New`]'s `reserve` less what was released. Call it once, before the first commit. It does not
-    /// fail on a full disk; new work is refused until there is room again.
-    pub fn restore_reservation(&mut self, bytes: u64) {
-        self.reserved = bytes;
-        if self.adjust_reserve().is_err() {
-            self.pressed = true;
-        }
     }
 
     /// Sum of what accepted work may still write.
@@ -119,53 +147,27 @@ impl SqliteJournal {
         self.reserved
     }
 
-    /// Reads everything once: what does not fit its checksum is set aside.
-    fn check(&mut self) -> Result<Damage, FileError> {
-        let mut damage = Damage::default();
-        let conn = self.file.conn();
-        let mut quick_check = conn.prepare("PRAGMA quick_check(20)")?;
-        let mut rows = quick_check.query([])?;
-        while let Some(row) = rows.next()? {
-            let note: String = row.get(0)?;
-            if note != "ok" {
-                damage.notes.push(note);
-            }
-        }
-        for table in Table::ALL {
-            visit(conn, table, &mut |key, value, sum| {
-                if sum != checksum(table, key, value) {
-                    damage.records.push((table, Bytes::copy_from_slice(key)));
-                }
-            })?;
-        }
-        if damage.records.is_empty() {
-            return Ok(damage);
-        }
-        conn.execute_batch("BEGIN IMMEDIATE")?;
-        let aside = set_aside(conn, &damage.records).and_then(|()| Ok(conn.execute_batch("COMMIT")?));
-        if let Err(error) = aside {
-            rollback(conn)?;
-            return Err(error);
-        }
-        Ok(damage)
-    }
-
-    /// What the reserve file has to hold for this much reserved. The engine writes whole pages: a record
-    /// of a bit more than 1 KiB takes two, most others waste less than they fill.
-    fn wanted(reserved: u64) -> u64 {
-        let bytes = reserved.saturating_mul(2).saturating_add(RESERVE_SLACK);
+    /// What the reserve has to hold: room for what is reserved, and for the growth of the database by what
+    /// is in the log. The engine writes whole pages: records of a bit more than half a page take one each,
+    /// and the index its part. Hence nine quarters of the bytes.
+    fn wanted(&self, unwritten: u64) -> u64 {
+        let growth = self.pages.saturating_sub(self.base_pages) * PAGE;
+        let bytes = self.reserved.saturating_add(unwritten);
+        let bytes = (bytes / 4).saturating_mul(9).saturating_add(growth).saturating_add(RESERVE_SLACK);
         bytes.div_ceil(RESERVE_STEP).saturating_mul(RESERVE_STEP)
     }
 
     /// Lets the reserve hold what it should, with some play so that it does not move at every message.
-    fn adjust_reserve(&mut self) -> Result<(), FileError> {
-        let wanted = Self::wanted(self.reserved);
+    /// `unwritten` bytes are about to be written by new work.
+    fn adjust_reserve(&mut self, unwritten: u64) -> Result<(), FileError> {
+        let wanted = self.wanted(unwritten);
         let held = self.reserve.held();
-        if held >= wanted && held <= wanted + 4 * RESERVE_STEP {
+        if held >= wanted && held <= wanted.saturating_mul(2).saturating_add(RESERVE_PLAY) {
             return Ok(());
         }
-        // A step ahead, if there is room for it.
-        if held < wanted && self.reserve.hold(wanted + RESERVE_STEP).is_ok() {
+        // Some way ahead, if there is room for it.
+        let ahead = wanted.saturating_add((wanted / 4).max(RESERVE_STEP));
+        if self.reserve.hold(ahead).is_ok() {
             return Ok(());
         }
         self.reserve.hold(wanted).map_err(|error| {
@@ -178,10 +180,10 @@ impl SqliteJournal {
     }
 
     /// Takes up a reservation for new work if the reserve holds it.
-    fn admit(&mut self, reserve: u64) -> Result<(), FileError> {
+    fn admit(&mut self, reserve: u64, unwritten: u64) -> Result<(), FileError> {
         let before = self.reserved;
         self.reserved = before.saturating_add(reserve);
-        let result = self.adjust_reserve();
+        let result = self.adjust_reserve(unwritten);
         if result.is_err() {
             self.reserved = before;
         }
@@ -204,8 +206,8 @@ impl SqliteJournal {
     /// Looks whether a disk that was full has room again.
     fn relieve(&mut self) -> Result<(), FileError> {
         if self.pressed {
-            self.file.checkpoint()?;
-            self.adjust_reserve()?;
+            self.checkpoint()?;
+            self.adjust_reserve(0)?;
             self.pressed = false;
         }
         Ok(())
@@ -223,18 +225,38 @@ impl SqliteJournal {
 
     /// Writes one batch by itself, an owed one with what the reserve can give.
     fn write_alone(&mut self, batch: &Batch) -> Result<(), FileError> {
+        let owed = matches!(batch.class, Class::Owed { .. });
         let mut give = GIVE_BACK_FIRST;
         loop {
             match self.write(std::iter::once(batch)) {
-                Err(FileError::Full) if matches!(batch.class, Class::Owed { .. }) => {
-                    // A log that can be written back leaves its room to this batch.
-                    if self.write_back().is_err() || !self.give_back(give)? {
-                        return Err(FileError::Full);
-                    }
-                    give = give.saturating_mul(2);
-                }
+                Err(FileError::Full) if owed => {}
                 result => return result,
             }
+            // A log that was written back leaves its room to this batch.
+            self.write_back()?;
+            match self.write(std::iter::once(batch)) {
+                Err(FileError::Full) if self.give_back(give)? => give = give.saturating_mul(2),
+                result => return result,
+            }
+        }
+    }
+
+    fn checkpoint(&mut self) -> Result<(), FileError> {
+        self.file.checkpoint()?;
+        self.pages = self.file.pages()?;
+        self.base_pages = self.pages;
+        Ok(())
+    }
+
+    /// Writes the log back if the disk has room for it.
+    fn write_back_or_stay(&mut self) -> Result<(), FileError> {
+        self.pages = self.file.pages()?;
+        match self.checkpoint() {
+            Err(FileError::Full) => {
+                self.pressed = true;
+                Ok(())
+            }
+            result => result,
         }
     }
 
@@ -242,7 +264,7 @@ impl SqliteJournal {
     fn write_back(&mut self) -> Result<(), FileError> {
         let mut give = GIVE_BACK_FIRST;
         loop {
-            match self.file.checkpoint() {
+            match self.checkpoint() {
                 Err(FileError::Full) => {
                     self.pressed = true;
                     if !self.give_back(give)? {
@@ -261,13 +283,7 @@ impl SqliteJournal {
         batches: &[Batch],
         results: &mut [Result<(), JournalError>],
     ) -> Result<(), FileError> {
-        let admitted = || {
-            batches
-                .iter()
-                .zip(results.iter())
-                .filter(|(_, r)| r.is_ok())
-                .map(|(b, _)| b)
-        };
+        let admitted = || batches.iter().zip(results.iter()).filter(|(_, r)| r.is_ok()).map(|(b, _)| b);
         if admitted().next().is_none() {
             return Ok(());
         }
@@ -291,6 +307,7 @@ impl SqliteJournal {
             }
             Err(error) => return Err(error),
         }
+        self.pages = self.file.pages()?;
         for (batch, result) in batches.iter().zip(results.iter()) {
             if let (Class::Owed { release }, Ok(())) = (batch.class, result) {
                 self.reserved = self.reserved.saturating_sub(release);
@@ -320,6 +337,7 @@ impl Journal for SqliteJournal {
             return results;
         }
         let mut relieved = None;
+        let mut unwritten = 0_u64;
         for (batch, result) in batches.iter().zip(&mut results) {
             if let Err(error) = within_limits(batch) {
                 *result = Err(error);
@@ -330,8 +348,9 @@ impl Journal for SqliteJournal {
             };
             // Whether there is room again is asked once for all of them: it costs an attempt to write.
             let relieved = relieved.get_or_insert_with(|| self.relieve()).clone();
-            match relieved.and_then(|()| self.admit(reserve)) {
-                Ok(()) => {}
+            let more = unwritten.saturating_add(size(batch));
+            match relieved.and_then(|()| self.admit(reserve, more)) {
+                Ok(()) => unwritten = more,
                 Err(FileError::Full) => {
                     self.pressed = true;
                     *result = Err(JournalError::Full);
@@ -349,18 +368,8 @@ impl Journal for SqliteJournal {
             return results;
         }
         // What follows is about the next commit: these batches are durable whatever comes of it.
-        let after = if self.file.checkpoint_is_due() {
-            self.write_back()
-        } else {
-            Ok(())
-        };
-        match after.and_then(|()| {
-            if self.pressed {
-                Ok(())
-            } else {
-                self.adjust_reserve()
-            }
-        }) {
+        let after = if self.file.checkpoint_is_due() { self.write_back() } else { Ok(()) };
+        match after.and_then(|()| if self.pressed { Ok(()) } else { self.adjust_reserve(0) }) {
             Ok(()) => {}
             Err(FileError::Full) => self.pressed = true,
             Err(error) => {
@@ -370,12 +379,19 @@ impl Journal for SqliteJournal {
         results
     }
 
+    fn restore_reservation(&mut self, bytes: u64) {
+        self.reserved = bytes;
+        if self.adjust_reserve(0).is_err() {
+            self.pressed = true;
+        }
+    }
+
     fn read(&mut self, table: Table, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), JournalError> {
         if let Some(why) = &self.failed {
             return Err(JournalError::Failed(why.clone()));
         }
         let mut damaged = 0_usize;
-        let result = visit(self.file.conn(), table, &mut |key, value, sum| {
+        let result = visit(self.file.conn(), table, |key, value, sum| {
             if sum == checksum(table, key, value) {
                 each(key, value);
             } else {
@@ -399,8 +415,7 @@ fn apply<'a>(conn: &Connection, batches: impl Iterator<Item = &'a Batch>) -> Res
             Op::Put { table, key, value } => {
                 let (key, value) = (key.as_ref(), value.as_ref());
                 let sum = checksum(*table, key, value);
-                conn.prepare_cached(sql(*table).put)?
-                    .execute(params![key, sum, value])?;
+                conn.prepare_cached(sql(*table).put)?.execute(params![key, sum, value])?;
             }
             Op::Delete { table, key } => {
                 conn.prepare_cached(sql(*table).delete)?.execute([key.as_ref()])?;
@@ -411,21 +426,39 @@ fn apply<'a>(conn: &Connection, batches: impl Iterator<Item = &'a Batch>) -> Res
     Ok(())
 }
 
-fn visit(conn: &Connection, table: Table, each: &mut dyn FnMut(&[u8], &[u8], u32)) -> Result<(), FileError> {
+fn visit(conn: &Connection, table: Table, mut each: impl FnMut(&[u8], &[u8], u32)) -> Result<(), FileError> {
     let mut statement = conn.prepare_cached(sql(table).read)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         // A record of another type than was written is as damaged as one of other bytes.
         let bytes = |at| row.get_ref(at).map(|value| value.as_blob().unwrap_or_default());
-        let sum = row
-            .get_ref(1)?
-            .as_i64()
-            .ok()
-            .and_then(|sum| u32::try_from(sum).ok());
+        let sum = row.get_ref(1)?.as_i64().ok().and_then(|sum| u32::try_from(sum).ok());
         let (key, value) = (bytes(0)?, bytes(2)?);
         each(key, value, sum.unwrap_or_else(|| !checksum(table, key, value)));
     }
     Ok(())
+}
+
+/// Reads everything once: what does not fit its checksum is set aside.
+fn check(conn: &Connection) -> Result<Damage, FileError> {
+    let mut damage = Damage::default();
+    for table in Table::ALL {
+        visit(conn, table, |key, value, sum| {
+            if sum != checksum(table, key, value) {
+                damage.records.push((table, Bytes::copy_from_slice(key)));
+            }
+        })?;
+    }
+    if damage.records.is_empty() {
+        return Ok(damage);
+    }
+    conn.execute_batch("BEGIN IMMEDIATE")?;
+    let aside = set_aside(conn, &damage.records).and_then(|()| Ok(conn.execute_batch("COMMIT")?));
+    if let Err(error) = aside {
+        rollback(conn)?;
+        return Err(error);
+    }
+    Ok(damage)
 }
 
 fn set_aside(conn: &Connection, records: &[(Table, Bytes)]) -> Result<(), FileError> {
@@ -453,7 +486,15 @@ fn checksum(table: Table, key: &[u8], value: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-fn within_limits(batch: &Batch) -> Result<(), JournalError> {
+fn size(batch: &Batch) -> u64 {
+    let sizes = batch.ops.iter().map(|op| match op {
+        Op::Put { key, value, .. } => key.len() + value.len(),
+        Op::Delete { key, .. } => key.len(),
+    });
+    sizes.sum::<usize>() as u64
+}
+
+pub(crate) fn within_limits(batch: &Batch) -> Result<(), JournalError> {
     for op in &batch.ops {
         let (key, value) = match op {
             Op::Put { key, value, .. } => (key.len(), value.len()),
@@ -477,7 +518,12 @@ struct Sql {
 macro_rules! sql_of {
     ($name:literal) => {
         Sql {
-            put: concat!("REPLACE INTO ", $name, " (key, sum, value) VALUES (?1, ?2, ?3)"),
+            put: concat!(
+                "INSERT INTO ",
+                $name,
+                " (key, sum, value) VALUES (?1, ?2, ?3)
+                  ON CONFLICT (key) DO UPDATE SET sum = excluded.sum, value = excluded.value"
+            ),
             delete: concat!("DELETE FROM ", $name, " WHERE key = ?1"),
             read: concat!("SELECT key, sum, value FROM ", $name, " ORDER BY key"),
         }
@@ -509,3 +555,6 @@ fn to_error(error: FileError) -> JournalError {
         FileError::Failed(why) => JournalError::Failed(why),
     }
 }
+
+#[cfg(test)]
+mod tests;

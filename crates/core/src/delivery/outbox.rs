@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::record::{self, OutboxRow, ReplyRow};
 use super::shared::{Shared, Then, Timer};
 use super::window::Item;
-use super::{Draft, Effect, MessageStatus, Refusal, ReplyJob};
+use super::{Draft, Effect, HUB_ROLE, MessageStatus, Refusal, ReplyJob};
 use crate::envelope::{Audience, Body, Cancel, End, Payload, Piece, VERSION};
 use crate::frame::Verdict;
 use crate::id::{KeyId, MessageId};
@@ -140,7 +140,7 @@ pub(super) enum OutboxThen {
 impl Outbox {
     pub fn load(&mut self, shared: &mut Shared, id: MessageId, row: OutboxRow) {
         let closed = row.closed;
-        let to = Audience::Node(row.to);
+        let to = audience(row.to);
         if !closed {
             if row.outcome.is_none() {
                 self.open += 1;
@@ -247,7 +247,7 @@ impl Outbox {
                 if let Some(entry) = self.entries.get(&id)
                     && entry.row.outcome.is_none()
                 {
-                    shared.owe(Audience::Node(entry.row.to), Item::Cancel(id));
+                    shared.owe(audience(entry.row.to), Item::Cancel(id));
                 }
             }
             OutboxThen::Ended { row, end, waiting } => {
@@ -285,7 +285,7 @@ impl Outbox {
     }
 
     fn accept(&mut self, shared: &mut Shared, now: Timestamp, id: MessageId, row: OutboxRow) {
-        let to = Audience::Node(row.to);
+        let to = audience(row.to);
         shared.at(row.expires, Timer::GiveUp(id));
         self.entries.insert(id, Entry::new(row, false));
         shared.owe(to, Item::Message(id));
@@ -311,7 +311,7 @@ impl Outbox {
             crit: Vec::new(),
             id: id.of_answer("cancel", 0),
             from: shared.me,
-            to: Audience::Node(row.to),
+            to: audience(row.to),
             issued: now,
             expires: Some(row.expires),
             order: None,
@@ -322,7 +322,7 @@ impl Outbox {
     }
 
     pub fn audience(&self, id: &MessageId) -> Option<Audience> {
-        self.entries.get(id).map(|entry| Audience::Node(entry.row.to))
+        self.entries.get(id).map(|entry| audience(entry.row.to))
     }
 
     /// What the peer at the other end of the link said to one of our requests.
@@ -337,8 +337,8 @@ impl Outbox {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
-        let to = Audience::Node(entry.row.to);
-        let by_audience = peer == entry.row.to;
+        let to = audience(entry.row.to);
+        let by_audience = peer == entry.row.to || entry.row.to == HUB_ROLE;
         match verdict {
             Verdict::Busy { retry_ms, .. } => {
                 let wait = std::time::Duration::from_millis(retry_ms.clamp(50, 600_000));
@@ -359,7 +359,7 @@ impl Outbox {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
-        shared.settle(Audience::Node(entry.row.to), Item::Message(id));
+        shared.settle(audience(entry.row.to), Item::Message(id));
         if !entry.row.command {
             // No end will follow.
             self.end(shared, now, id, Outcome::Sent, false);
@@ -385,7 +385,7 @@ impl Outbox {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
-        shared.settle(Audience::Node(entry.row.to), Item::Message(id));
+        shared.settle(audience(entry.row.to), Item::Message(id));
         if (entry.row.accepted && by_audience) || entry.end_token.is_some() {
             return;
         }
@@ -410,7 +410,7 @@ impl Outbox {
         };
         // An end that is being written may still be refused for want of space: then this is looked at again.
         let open = entry.row.outcome.is_none() && entry.end_token.is_none();
-        if !open || !shared.is_gone(Audience::Node(entry.row.to)) {
+        if !open || !shared.is_gone(audience(entry.row.to)) {
             return;
         }
         let outcome = if entry.row.accepted {
@@ -434,7 +434,7 @@ impl Outbox {
             None => Outcome::Expired,
         };
         let provisional = entry.sent;
-        shared.settle(Audience::Node(entry.row.to), Item::Message(id));
+        shared.settle(audience(entry.row.to), Item::Message(id));
         self.end(shared, now, id, outcome, provisional);
     }
 
@@ -462,7 +462,7 @@ impl Outbox {
             let then = Then::Outbox(OutboxThen::Withdrawn { ticket, id });
             shared.commit(Class::Owed { release: 0 }, vec![op], then);
         } else {
-            shared.settle(Audience::Node(entry.row.to), Item::Message(id));
+            shared.settle(audience(entry.row.to), Item::Message(id));
             self.end(shared, now, id, Outcome::Cancelled, false);
             let then = Then::Outbox(OutboxThen::Withdrawn { ticket, id });
             shared.commit(Class::Owed { release: 0 }, Vec::new(), then);
@@ -657,7 +657,7 @@ impl Outbox {
             entry.pieces.clear();
         }
         entry.row = row;
-        let to = Audience::Node(entry.row.to);
+        let to = audience(entry.row.to);
         shared.not_at(entry.row.expires, Timer::GiveUp(id));
         shared.settle(to, Item::Message(id));
         shared.settle(to, Item::Cancel(id));
@@ -783,6 +783,11 @@ fn delete_piece(id: &MessageId, seq: u64) -> Op {
     record::delete(Table::Replies, record::reply_key(id, seq))
 }
 
+/// The hub role is addressed as such: whichever hub is linked.
+fn audience(to: KeyId) -> Audience {
+    if to == HUB_ROLE { Audience::Hubs } else { Audience::Node(to) }
+}
+
 fn acknowledge(shared: &mut Shared, now: Timestamp, waiting: Vec<Waiting>) {
     for (peer, id, sender) in waiting {
         shared.ack(peer, id, Verdict::Accepted);
@@ -824,7 +829,7 @@ fn row_of(shared: &Shared, now: Timestamp, draft: &Draft) -> OutboxRow {
         crit: Vec::new(),
         id: draft.id,
         from: shared.me,
-        to: Audience::Node(draft.to),
+        to: audience(draft.to),
         issued: now,
         expires: Some(draft.expires),
         order: None,

@@ -122,7 +122,7 @@ pub fn encode<T: Serialize>(row: &T) -> Bytes {
 }
 
 pub fn decode<T: for<'de> Deserialize<'de>>(table: Table, bytes: &[u8]) -> Result<T, RecordError> {
-    rmp_serde::from_slice(bytes).map_err(|e| RecordError { table, why: e.to_string() })
+    crate::encoding::decode(bytes).map_err(|e| RecordError { table, why: e.to_string() })
 }
 
 pub fn put<T: Serialize>(table: Table, key: Vec<u8>, row: &T) -> Op {

@@ -259,6 +259,10 @@ impl Parser<'_> {
             let message = format!("{word:?} is neither a node's name nor a glob of one");
             return Err(error(self.text, offset, message, foreign(&word)));
         }
+        // As a glob it would stand for itself, and no node is called that.
+        if word.rfind('[') > word.rfind(']') {
+            return Err(error(self.text, offset, format!("the `[` in {word:?} is never closed"), None));
+        }
         Ok(word)
     }
 

@@ -130,6 +130,7 @@ fn errors_point_at_the_place_and_say_what_to_do() {
         ("cpus>=1,2", 8, "one value", ""),
         ("r\u{e9}gion = x", 1, "neither a label nor a fact", ""),
         ("\"\"", 1, "neither a node's name", ""),
+        ("a,web-0[1", 3, "never closed", ""),
     ] {
         let error = Target::parse(text).expect_err(text);
         assert!(error.message.contains(message), "{text}: {error}");

@@ -205,7 +205,9 @@ impl Rules {
             (Verdict::Accepted, Payload::Cancel(cancel)) => {
                 let row = inbox_row(node, &Key { origin: body.from, id: cancel.re });
                 let told = match row {
-                    Some(row) => row.cancelled || matches!(row.state, InboxState::Ended | InboxState::Refused),
+                    Some(row) => {
+                        row.cancelled || matches!(row.state, InboxState::Ended | InboxState::Refused)
+                    }
                     None => body.expires.is_some_and(|end| now >= end),
                 };
                 assert!(told, "a cancel was accepted that is not on disk");

@@ -1,0 +1,270 @@
+//! `mainstay runs`: the history of runs, and what can still be done about them.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use mainstay_control::view::{RunNodeView, RunView};
+use mainstay_core::time::Span;
+
+use super::fold::{self, Folded};
+use super::screen::Screen;
+use super::watch::{Patience, act, find_run, short, watch};
+use super::{Done, confirm, moment, name_range, nodes, status_of, table};
+use crate::api::{PruneRuns, Pruned, RetryRun, RunDetail};
+use crate::client::Client;
+use crate::client::run_stream::RunStream;
+
+/// Shows runs and acts on them
+///
+/// An ID may be given by its beginning or its end, or as `latest`.
+#[derive(Subcommand)]
+pub(super) enum RunsCommand {
+    /// Lists runs, the newest first
+    #[command(after_help = "Example:\n  mainstay runs list --limit 5")]
+    List {
+        /// How many
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
+    /// Shows a run: for each node its result, or why there is none yet
+    #[command(after_help = "Example:\n  mainstay runs show 5d0c81f2 --output")]
+    Show {
+        /// Which run [default: the latest]
+        id: Option<String>,
+        /// Show what the nodes wrote, too
+        #[arg(long)]
+        output: bool,
+    },
+    /// Waits for a run until every node has ended; Ctrl-C leaves it running
+    #[command(after_help = "Example:\n  mainstay runs watch 5d0c81f2 --wait 10m")]
+    Watch(WatchArgs),
+    /// Orders the same again, as a new run
+    #[command(after_help = "Example:\n  mainstay runs retry 5d0c81f2 --failed")]
+    Retry {
+        /// Which run [default: the latest]
+        id: Option<String>,
+        /// Only on the nodes where it failed
+        #[arg(long)]
+        failed: bool,
+        /// Do not wait: print the new run's id
+        #[arg(long)]
+        detach: bool,
+    },
+    /// Takes back what is queued and kills what is running
+    #[command(after_help = "Example:\n  mainstay runs cancel 5d0c81f2")]
+    Cancel {
+        /// Which run; it must be named
+        id: String,
+    },
+    /// Forgets ended runs and their output
+    #[command(after_help = "Example:\n  mainstay runs prune --older 7d --yes")]
+    Prune {
+        /// Only those that are older than this
+        #[arg(long, value_name = "DURATION")]
+        older: Span,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Args)]
+pub(super) struct WatchArgs {
+    /// Which run [default: the latest]
+    id: Option<String>,
+    /// Show output while it comes
+    #[arg(long)]
+    stream: bool,
+    /// Stop waiting after this
+    #[arg(long, value_name = "DURATION")]
+    wait: Option<Span>,
+}
+
+pub(super) async fn run(client: &Client, command: RunsCommand, screen: &mut Screen) -> Done {
+    match command {
+        RunsCommand::List { limit } => list(client, limit, screen).await,
+        RunsCommand::Show { id, output } => show(client, id.as_deref(), output, screen).await,
+        RunsCommand::Watch(args) => {
+            let run = find_run(client, args.id.as_deref()).await?;
+            watch(client, RunStream::of(client, run), args.stream, patience(args.wait), screen).await
+        }
+        RunsCommand::Retry { id, failed, detach } => {
+            let run = find_run(client, id.as_deref()).await?;
+            let input = RetryRun { failed_only: failed };
+            let view: RunView = act(client, run, "retry", &input).await?;
+            if detach {
+                return accepted(&view, screen);
+            }
+            let only_online = Patience { only_online: true, limit: None };
+            watch(client, RunStream::of(client, view.run), false, only_online, screen).await
+        }
+        RunsCommand::Cancel { id } => {
+            let run = find_run(client, Some(&id)).await?;
+            let view: RunView = act(client, run, "cancel", &()).await?;
+            if screen.json {
+                screen.object(&view)?;
+            } else {
+                let counts = counts(&view);
+                screen.line(&format!("Cancelled run {}: {counts}.", short(run)))?;
+            }
+            Ok(status_of::WELL)
+        }
+        RunsCommand::Prune { older, yes } => {
+            confirm(screen, yes, &format!("Runs older than {older} will be forgotten, with their output."))?;
+            let age = i64::try_from(Duration::as_millis(&older.0)).unwrap_or(i64::MAX);
+            let input = PruneRuns { before_ms: screen.now.saturating_sub(age) };
+            let pruned: Pruned = client.call(hyper::Method::POST, "/v1/runs/prune", &input).await?;
+            if screen.json {
+                screen.object(&pruned)?;
+            } else {
+                screen.line(&format!("Forgot {} runs.", pruned.pruned))?;
+            }
+            Ok(status_of::WELL)
+        }
+    }
+}
+
+fn patience(wait: Option<Span>) -> Patience {
+    Patience { only_online: false, limit: wait.map(|Span(limit)| limit) }
+}
+
+fn accepted(view: &RunView, screen: &mut Screen) -> Done {
+    if screen.json {
+        screen.object(view)?;
+    } else {
+        screen.line(&view.run.to_string())?;
+        screen.note(&format!("Accepted for {}.", nodes::count(view.nodes)))?;
+    }
+    Ok(status_of::WELL)
+}
+
+async fn list(client: &Client, limit: usize, screen: &mut Screen) -> Done {
+    let runs: Vec<RunView> = client.get(&format!("/v1/runs?limit={limit}")).await?;
+    if screen.json {
+        for run in &runs {
+            screen.object(run)?;
+        }
+        return Ok(status_of::WELL);
+    }
+    if runs.is_empty() {
+        screen.note("There is no run yet. Start one with `mainstay run`.")?;
+        return Ok(status_of::WELL);
+    }
+    let rows: Vec<Vec<String>> = runs
+        .iter()
+        .map(|run| {
+            vec![
+                short(run.run),
+                moment::relative(run.created_at, screen.now),
+                run.operator.clone(),
+                run.targets.join(" or "),
+                counts(run),
+                command(run),
+            ]
+        })
+        .collect();
+    table::show(screen, &["RUN", "WHEN", "BY", "TARGET", "NODES", "COMMAND"], &rows)?;
+    Ok(status_of::WELL)
+}
+
+fn counts(run: &RunView) -> String {
+    let counts = [(run.ok, "ok"), (run.failed, "failed"), (run.pending, "pending")];
+    let mut parts: Vec<String> = counts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    if run.cancelled {
+        parts.push("cancelled".into());
+    }
+    if run.stopped {
+        parts.push("stopped".into());
+    }
+    parts.join(", ")
+}
+
+/// What was ordered, in the width of a column; `runs show` has it whole.
+fn command(run: &RunView) -> String {
+    const WIDTH: usize = 50;
+    let text = whole_command(run);
+    match text.char_indices().nth(WIDTH) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
+    }
+}
+
+fn whole_command(run: &RunView) -> String {
+    let words = run.args.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
+    match (run.method.as_str(), words.is_empty()) {
+        ("cmd", false) => words,
+        ("cmd", true) => "(script)".into(),
+        (method, true) => method.to_owned(),
+        (method, false) => format!("{method} {words}"),
+    }
+}
+
+/// A word as it would be typed at a shell, so that two words are not taken for one.
+fn quoted(word: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return Cow::Borrowed(word);
+    }
+    Cow::Owned(format!("'{}'", word.replace('\'', r"'\''")))
+}
+
+async fn show(client: &Client, id: Option<&str>, output: bool, screen: &mut Screen) -> Done {
+    let run = find_run(client, id).await?;
+    let RunDetail { run, mut nodes } = client.get(&format!("/v1/runs/{run}")).await?;
+    nodes.sort_by_cached_key(|node| name_range::natural_key(&node.node));
+    if screen.json {
+        screen.object(&run)?;
+        for node in &nodes {
+            screen.object(node)?;
+        }
+        return Ok(status_of::WELL);
+    }
+    let at = |at| format!("{} ({})", moment::absolute(at), moment::relative(at, screen.now));
+    let pairs = [
+        ("run", run.run.to_string()),
+        ("by", run.operator.clone()),
+        ("created", at(run.created_at)),
+        ("expires", at(run.expires_at)),
+        ("target", run.targets.join(" or ")),
+        ("command", whole_command(&run)),
+        ("nodes", format!("{}: {}", run.nodes, counts(&run))),
+    ];
+    table::pairs(screen, &pairs)?;
+    screen.line("")?;
+    let rows: Vec<Vec<String>> = nodes.iter().map(row).collect();
+    table::show(screen, &["NODE", "RESULT", "TOOK"], &rows)?;
+    if output {
+        screen.line("")?;
+        let mut folded = Folded::default();
+        nodes.iter().filter_map(|node| node.result.as_ref()).for_each(|result| folded.add(result));
+        folded.show(screen)?;
+    }
+    Ok(status_of::WELL)
+}
+
+fn row(node: &RunNodeView) -> Vec<String> {
+    let (result, took) = match &node.result {
+        Some(result) => (fold::outcome(result), result.duration_ms.map(moment::took)),
+        None => {
+            let why = node.pending.as_deref().unwrap_or("not known why");
+            (format!("pending: {why}"), None)
+        }
+    };
+    vec![node.node.to_string(), result, took.unwrap_or_default()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_as_a_shell_wants_them() {
+        let words = ["ls", "-l", "a b", "it's", "", "$x", "k=v"].map(quoted);
+        assert_eq!(words.join(" "), r"ls -l 'a b' 'it'\''s' '' '$x' k=v");
+    }
+}

@@ -1,0 +1,353 @@
+//! Waiting for a run: shows what comes, and decides when waiting is over and with what exit status.
+//!
+//! A run outlives whoever watches it. Nothing here ends a run.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use hyper::Method;
+use indicatif::{ProgressBar, ProgressStyle};
+use mainstay_control::view::{Problem, ProblemKind, RunEvent, RunNodeView, RunView};
+use mainstay_core::id::{NodeName, RunId};
+use mainstay_core::time::Span;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+
+use super::fold::{self, Folded};
+use super::live::Live;
+use super::name_range::compact;
+use super::screen::{Screen, one_line};
+use super::{Done, Stop, moment, status_of};
+use crate::api::RunDetail;
+use crate::client::Client;
+use crate::client::run_stream::RunStream;
+
+/// When nothing came for this long, it is looked whether anything can come: long enough for a link's round
+/// trips to anywhere on earth, short enough not to keep a person waiting for machines that are away.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Looking again and again costs the hub; a method that runs for hours needs no more than this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How often the progress bar moves; the first time is late enough that quick runs show none.
+const BAR_STEP: Duration = Duration::from_millis(200);
+
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    /// Stop when only nodes that are away, or wait for those, are left.
+    pub(super) only_online: bool,
+    /// Stop after this in any case.
+    pub(super) limit: Option<Duration>,
+}
+
+enum End {
+    /// Every node has ended.
+    All,
+    Away(RunDetail),
+    Waited(Duration),
+    Detached,
+}
+
+#[derive(Default)]
+struct Tally {
+    targets: u64,
+    ends: BTreeMap<NodeName, bool>,
+}
+
+impl Tally {
+    fn ok(&self) -> u64 {
+        self.ends.values().filter(|ok| **ok).count() as u64
+    }
+
+    fn failed(&self) -> u64 {
+        self.ends.len() as u64 - self.ok()
+    }
+
+    fn pending(&self) -> u64 {
+        self.targets.saturating_sub(self.ends.len() as u64)
+    }
+
+    fn status(&self) -> u8 {
+        match (self.failed(), self.pending()) {
+            (0, 0) => status_of::WELL,
+            (0, _) => status_of::PENDING,
+            _ => status_of::FAILED,
+        }
+    }
+}
+
+/// How events are shown while and after they come.
+enum Show {
+    Json,
+    Live(Live),
+    Folded(Folded, Bar),
+}
+
+/// Watches until the run has ended or patience has.
+pub(super) async fn watch(
+    client: &Client,
+    mut stream: RunStream<'_>,
+    live: bool,
+    patience: Patience,
+    screen: &mut Screen,
+) -> Done {
+    let run = stream.run();
+    let mut tally = Tally::default();
+    let mut show = match (screen.json, live) {
+        (true, _) => Show::Json,
+        (false, true) => Show::Live(Live::default()),
+        (false, false) => Show::Folded(Folded::default(), Bar::new(screen)),
+    };
+    let end = follow(client, &mut stream, patience, &mut tally, &mut show, screen).await;
+    if let Show::Folded(folded, bar) = &mut show {
+        bar.finish();
+        folded.show(screen)?;
+    }
+    match end? {
+        End::All => {}
+        _ if screen.json => {
+            let (ok, failed, pending) = (tally.ok(), tally.failed(), tally.pending());
+            screen.object(&RunEvent::Summary { run, ok, failed, pending })?;
+        }
+        End::Away(detail) => away(&detail, screen)?,
+        End::Waited(limit) => {
+            screen.note(&format!("Stopped waiting after {}.", Span(limit)))?;
+            away(&pending_of(client, run).await?, screen)?;
+        }
+        End::Detached => {
+            screen.note(&format!(
+                "Detached; the run goes on.\nCome back with `mainstay runs watch {0}`, end it with `mainstay runs cancel {0}`.",
+                short(run)
+            ))?;
+        }
+    }
+    if !screen.json {
+        screen.note(&summary(&tally, run))?;
+    }
+    screen.flush()?;
+    Ok(tally.status())
+}
+
+async fn follow(
+    client: &Client,
+    stream: &mut RunStream<'_>,
+    patience: Patience,
+    tally: &mut Tally,
+    show: &mut Show,
+    screen: &mut Screen,
+) -> Result<End, Stop> {
+    let begun = Instant::now();
+    let limit = patience.limit.map(|limit| (limit, begun + limit));
+    let mut pause = GRACE;
+    let mut look_at = begun + pause;
+    let mut bar_step = interval_at(begun + BAR_STEP, BAR_STEP);
+    bar_step.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let has_bar = matches!(show, Show::Folded(_, bar) if bar.wanted);
+    let interrupt = tokio::signal::ctrl_c();
+    tokio::pin!(interrupt);
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut interrupt => return Ok(End::Detached),
+            event = stream.next() => {
+                let (event, line) = event?;
+                pause = GRACE;
+                look_at = Instant::now() + pause;
+                if take(&event, &line, tally, show, screen)? {
+                    return Ok(End::All);
+                }
+            }
+            () = sleep_until(look_at), if patience.only_online => {
+                match pending_of(client, stream.run()).await {
+                    Ok(detail) if !detail.nodes.is_empty() && !detail.nodes.iter().any(moves) => {
+                        return Ok(End::Away(detail));
+                    }
+                    // The stream is the one to say that a hub does not come back.
+                    Err(problem) if problem.kind != ProblemKind::Unreachable => return Err(problem.into()),
+                    _ => {}
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                look_at = Instant::now() + pause;
+            }
+            () = sleep_until(limit.map_or(begun, |(_, at)| at)), if limit.is_some() => {
+                return Ok(End::Waited(patience.limit.unwrap_or_default()));
+            }
+            _ = bar_step.tick(), if has_bar => {
+                if let Show::Folded(_, bar) = show {
+                    bar.draw(tally);
+                }
+            }
+        }
+    }
+}
+
+/// Takes one event in. True when it was the last.
+fn take(
+    event: &RunEvent,
+    line: &str,
+    tally: &mut Tally,
+    show: &mut Show,
+    screen: &mut Screen,
+) -> io::Result<bool> {
+    match event {
+        RunEvent::Accepted { targets, .. } => tally.targets = *targets,
+        RunEvent::Result(result) => {
+            tally.ends.insert(result.node.clone(), result.is_ok());
+        }
+        RunEvent::Output { .. } | RunEvent::Summary { .. } => {}
+    }
+    match (show, event) {
+        (Show::Json, _) => {
+            screen.line(line)?;
+            screen.flush()?;
+        }
+        (Show::Live(live), RunEvent::Result(result)) => live.result(result, screen)?,
+        (Show::Live(live), RunEvent::Output { node, stream, data, data_base64, .. }) => {
+            let bytes = fold::bytes(data.as_deref(), data_base64.as_deref());
+            live.output(node, stream, &bytes, screen)?;
+        }
+        (Show::Folded(folded, _), RunEvent::Result(result)) => folded.add(result),
+        _ => {}
+    }
+    Ok(matches!(event, RunEvent::Summary { .. }))
+}
+
+async fn pending_of(client: &Client, run: RunId) -> Result<RunDetail, Problem> {
+    client.get(&format!("/v1/runs/{run}?pending=true")).await
+}
+
+/// Whether a pending node can come to an end without some machine coming back first.
+fn moves(node: &RunNodeView) -> bool {
+    let why = node.pending.as_deref().unwrap_or_default();
+    !(why.starts_with("away") || why.starts_with("waiting for its batch"))
+}
+
+/// Says for each reason which nodes it keeps, and how to come back.
+fn away(detail: &RunDetail, screen: &mut Screen) -> io::Result<()> {
+    let mut by_reason: BTreeMap<&str, Vec<&NodeName>> = BTreeMap::new();
+    for node in &detail.nodes {
+        by_reason.entry(node.pending.as_deref().unwrap_or("pending")).or_default().push(&node.node);
+    }
+    for (reason, nodes) in by_reason {
+        let count = if nodes.len() > 1 { format!(" ({})", nodes.len()) } else { String::new() };
+        screen.note(&format!("Pending: {}{count}: {}", compact(nodes), one_line(reason)))?;
+    }
+    let until = moment::absolute(detail.run.expires_at);
+    screen.note(&format!(
+        "The run stays queued until {until}. Come back with `mainstay runs watch {}`.",
+        short(detail.run.run)
+    ))
+}
+
+fn summary(tally: &Tally, run: RunId) -> String {
+    let counts = [(tally.ok(), "ok"), (tally.failed(), "failed"), (tally.pending(), "pending")];
+    let parts: Vec<String> = counts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    let parts = if parts.is_empty() { "no node".to_owned() } else { parts.join(", ") };
+    format!("{parts} (run {})", short(run))
+}
+
+/// The end of a run's id: its beginning is the time, and much the same for all runs of a day.
+pub(super) fn short(run: RunId) -> String {
+    run.to_string().split_off(28)
+}
+
+struct Bar {
+    wanted: bool,
+    bar: Option<ProgressBar>,
+}
+
+impl Bar {
+    fn new(screen: &Screen) -> Self {
+        Self { wanted: screen.err_terminal, bar: None }
+    }
+
+    fn draw(&mut self, tally: &Tally) {
+        let bar = self.bar.get_or_insert_with(|| {
+            let style = ProgressStyle::with_template("{pos}/{len} [{wide_bar}] {msg}{elapsed}")
+                .expect("a template that a test has drawn")
+                .progress_chars("=> ");
+            ProgressBar::new(tally.targets).with_style(style)
+        });
+        if tally.failed() > 0 {
+            bar.set_message(format!("{} failed, ", tally.failed()));
+        }
+        bar.set_length(tally.targets);
+        bar.set_position(tally.ends.len() as u64);
+        bar.tick();
+    }
+
+    fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Finds a run by its id, by the beginning or the end of it, or the latest.
+pub(super) async fn find_run(client: &Client, given: Option<&str>) -> Result<RunId, Problem> {
+    if let Some(run) = given.and_then(|text| text.parse().ok()) {
+        return Ok(run);
+    }
+    let Some(text) = given.filter(|text| *text != "latest") else {
+        let runs: Vec<RunView> = client.get("/v1/runs?limit=1").await?;
+        let none = || {
+            Problem::new(ProblemKind::NotFound, "there is no run yet").hint("start one with `mainstay run`")
+        };
+        return runs.first().map(|run| run.run).ok_or_else(none);
+    };
+    let part = text.to_ascii_lowercase().replace('-', "");
+    let runs: Vec<RunView> = client.get("/v1/runs?limit=10000").await?;
+    let fits = |run: RunId| {
+        let whole = run.to_string().replace('-', "");
+        whole.starts_with(&part) || whole.ends_with(&part)
+    };
+    let found: Vec<RunId> =
+        runs.iter().map(|run| run.run).filter(|run| !part.is_empty() && fits(*run)).collect();
+    match found[..] {
+        [run] => Ok(run),
+        [] => Err(Problem::new(ProblemKind::NotFound, format!("there is no run {text:?}"))
+            .hint("see `mainstay runs list`; an id may be given by its beginning or its end")),
+        _ => Err(Problem::new(ProblemKind::Invalid, format!("{text:?} may be any of {} runs", found.len()))
+            .hint("give more of its id")),
+    }
+}
+
+/// Changes a run by its id: cancel, retry.
+pub(super) async fn act<T: serde::de::DeserializeOwned>(
+    client: &Client,
+    run: RunId,
+    verb: &str,
+    input: &impl serde::Serialize,
+) -> Result<T, Problem> {
+    client.call(Method::POST, &format!("/v1/runs/{run}/{verb}"), input).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_can_be_drawn() {
+        let mut bar = Bar { wanted: true, bar: None };
+        let mut tally = Tally { targets: 3, ..Tally::default() };
+        tally.ends.insert("a".parse().unwrap(), false);
+        bar.draw(&tally);
+        bar.finish();
+    }
+
+    #[test]
+    fn the_exit_status_says_what_the_counts_say() {
+        let tally = |targets, ends: &[bool]| Tally {
+            targets,
+            ends: ends.iter().enumerate().map(|(i, ok)| (format!("n{i}").parse().unwrap(), *ok)).collect(),
+        };
+        assert_eq!(tally(2, &[true, true]).status(), 0);
+        assert_eq!(tally(2, &[true, false]).status(), 1);
+        assert_eq!(tally(2, &[true]).status(), 3);
+        assert_eq!(tally(3, &[true, false]).status(), 1);
+    }
+}

@@ -1,0 +1,99 @@
+//! An agent's way to its hubs: one link at a time, to whichever address answers, for ever.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_core::backoff::Backoff;
+use mainstay_link::chain::Trust;
+use mainstay_link::dialer::{DialError, TlsDialer};
+use mainstay_link::tls::{Credentials, TlsError};
+use tracing::{info, warn};
+
+use crate::courier::session::{self, SessionEnd};
+use crate::node::Shared;
+
+/// A hub that restarts is back within a second; a fleet that lost it spreads over this.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+
+/// A machine that was away for a week links within this of its return.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// A node that was revoked, or waits for an operator, asks no more often than this.
+const UNWELCOME_WAIT: Duration = Duration::from_secs(60);
+
+/// Links to one of `addresses`, again and again, until the node stops.
+pub async fn run(
+    shared: Arc<Shared>,
+    credentials: Credentials,
+    addresses: Vec<String>,
+) -> Result<(), TlsError> {
+    let trust = Trust::Ca(shared.ca.clone());
+    let dialer =
+        TlsDialer::new(&credentials, trust, shared.link_limits.clone(), shared.link_counters.clone())?;
+    let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+    let mut turn = 0;
+    loop {
+        let Some(address) = addresses.get(turn % addresses.len().max(1)) else { return Ok(()) };
+        turn += 1;
+        let attempt = async {
+            match dialer.dial(address).await {
+                Ok(dialled) => {
+                    shared.metrics.dialled("linked");
+                    Attempt::Ended(session::dial(&shared, dialled.link, address.clone()).await)
+                }
+                Err(error) => {
+                    shared.metrics.dialled(if error.is_transient() { "unreachable" } else { "untrusted" });
+                    Attempt::Failed(error)
+                }
+            }
+        };
+        let attempt = tokio::select! {
+            () = shared.stop.cancelled() => {
+                return Ok(());
+            }
+            attempt = attempt => attempt,
+        };
+        // Only a link over which both ends proved themselves and agreed counts as success.
+        if shared.take_proof() {
+            backoff.reset();
+        }
+        let mut wait = backoff.next(chance());
+        match &attempt {
+            Attempt::Ended(Ok(())) => {}
+            Attempt::Ended(Err(end)) if end.reason_to_stay_away() => {
+                warn!(%address, "this node was revoked; a new identity and a new token are needed to join again");
+                wait = UNWELCOME_WAIT;
+            }
+            Attempt::Ended(Err(SessionEnd::Goodbye(mainstay_core::frame::Goodbye::Waiting { reason }))) => {
+                warn!(%address, "an operator must accept this node: {reason}");
+                wait = wait.max(UNWELCOME_WAIT / 20);
+            }
+            Attempt::Ended(Err(end)) => info!(%address, "link ended: {end}"),
+            Attempt::Failed(error) => log_failure(error),
+        }
+        tokio::select! {
+            () = shared.stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+enum Attempt {
+    Ended(Result<(), SessionEnd>),
+    Failed(DialError),
+}
+
+fn log_failure(error: &DialError) {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    if error.is_transient() { info!("{text}") } else { warn!("{text}") }
+}
+
+/// Uniform over all of `u32`. Without randomness every wait is the longest of its step.
+pub(crate) fn chance() -> u32 {
+    getrandom::u32().unwrap_or(u32::MAX)
+}
