@@ -36,6 +36,8 @@ const END: &[u8] = b"end ";
 
 /// In the data directory of a hub that was restored, until it has met a node.
 const MARK: &str = "restored";
+/// The same, until it has ended the runs that were open.
+const MARK_RUNS: &str = "restored-runs";
 
 pub const STORE: &str = "store.db";
 pub const JOURNAL: &str = "journal.db";
@@ -73,6 +75,29 @@ struct Head {
 pub(crate) struct Part {
     pub(crate) name: &'static str,
     pub(crate) path: PathBuf,
+}
+
+/// Where copies of databases are made before they go into the backup. Removed when dropped; one that a kill left is
+/// removed by the next.
+pub(crate) struct WorkDir(PathBuf);
+
+impl WorkDir {
+    pub(crate) fn make(dir: &Path) -> Result<Self, BackupError> {
+        let path = dir.join("backup.unfinished");
+        fs::remove_dir_all(&path).ok();
+        fs::DirBuilder::new().mode(0o700).create(&path).map_err(failed(&path))?;
+        Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for WorkDir {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).ok();
+    }
 }
 
 /// The files of a hub's data directory that are its identity and its configuration.
@@ -163,8 +188,9 @@ pub fn restore(file: &Path, dir: &Path) -> Result<(), BackupError> {
     fs::remove_dir_all(&unfinished).ok();
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&unfinished).map_err(failed(&unfinished))?;
     let restored = read_parts(file, &unfinished).and_then(|()| {
-        let mark = unfinished.join(MARK);
-        File::create(&mark).and_then(|mark| mark.sync_all()).map_err(failed(&mark))?;
+        for mark in [MARK, MARK_RUNS].map(|mark| unfinished.join(mark)) {
+            File::create(&mark).and_then(|mark| mark.sync_all()).map_err(failed(&mark))?;
+        }
         File::open(&unfinished).and_then(|dir| dir.sync_all()).map_err(failed(&unfinished))?;
         // Over an empty directory a rename is as atomic as over none.
         fs::rename(&unfinished, dir).map_err(failed(dir))?;
@@ -239,8 +265,21 @@ pub(crate) fn is_unsettled(dir: &Path) -> bool {
 }
 
 pub(crate) fn settle(dir: &Path) {
-    if let Err(e) = fs::remove_file(dir.join(MARK)) {
-        tracing::warn!("the mark of a restored hub could not be removed: {e}");
+    unmark(dir, MARK);
+}
+
+/// Whether the runs of a restored hub are still to be ended.
+pub(crate) fn has_old_runs(dir: &Path) -> bool {
+    dir.join(MARK_RUNS).exists()
+}
+
+pub(crate) fn ended_old_runs(dir: &Path) {
+    unmark(dir, MARK_RUNS);
+}
+
+fn unmark(dir: &Path, mark: &str) {
+    if let Err(e) = fs::remove_file(dir.join(mark)) {
+        tracing::warn!("the mark {mark} of a restored hub could not be removed: {e}");
     }
 }
 

@@ -10,7 +10,7 @@ mod tokens;
 mod upkeep;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
@@ -25,6 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::audit::{Audit, AuditError};
+use crate::backup::{self, BackupError};
 use crate::dispatch::{Dispatch, OpenRun};
 use crate::fleet::{Fleet, FleetError};
 use crate::metrics::{Metrics, SharedRegistry};
@@ -51,8 +52,6 @@ pub struct HubConfig {
     pub store: SharedStore,
     /// The same store where it is embedded, so that a backup can copy it.
     pub embedded: Option<Arc<SqliteStore>>,
-    /// This node's own journal, for a backup.
-    pub journal: Option<PathBuf>,
     pub metrics: SharedRegistry,
     pub history: upkeep::History,
 }
@@ -96,6 +95,8 @@ pub(crate) struct Inner {
     errors: tokio::sync::Mutex<upkeep::ErrorLog>,
     /// It was restored from a backup and has met no node since: its trust log may lack entries.
     unsettled: std::sync::atomic::AtomicBool,
+    /// One backup at a time.
+    backing_up: tokio::sync::Mutex<()>,
     /// When this life of the hub began.
     pub(crate) started: Timestamp,
 }
@@ -142,6 +143,7 @@ impl Hub {
             upkeep: tokio::sync::Notify::new(),
             errors: tokio::sync::Mutex::default(),
             unsettled: crate::backup::is_unsettled(&config.data_dir).into(),
+            backing_up: tokio::sync::Mutex::default(),
             started: now,
             config,
         });
@@ -150,7 +152,17 @@ impl Hub {
         inner.agree_with_trust().await;
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
-        tasks.spawn(Recorder::new(inner.clone(), taken).run(stop.clone()));
+        let recorder = Recorder::new(inner.clone(), taken);
+        tasks.spawn(recorder.run(stop.clone()));
+        if backup::has_old_runs(&inner.config.data_dir) {
+            let (done, written) = tokio::sync::oneshot::channel();
+            inner.note(Note::Restored(done));
+            match written.await {
+                Ok(Ok(())) => backup::ended_old_runs(&inner.config.data_dir),
+                Ok(Err(e)) => return Err(e.into()),
+                Err(_) => {}
+            }
+        }
         tasks.spawn(inner.clone().keep_up(stop.clone()));
         tasks.close();
         let last = Arc::new(stop.clone().drop_guard());
@@ -164,12 +176,15 @@ impl Hub {
         }
     }
 
-    /// Writes what is only in memory, and ends the hub's tasks.
+    /// Writes what is only in memory, ends the hub's tasks, and closes an embedded store.
     pub async fn shutdown(&self) {
         self.settle().await;
         self.stop.cancel();
         self.tasks.wait().await;
         self.inner.registry.flush().await;
+        if let Some(store) = &self.inner.config.embedded {
+            store.close().await;
+        }
     }
 
     /// Returns when all that happened in runs before this call is written.
@@ -183,6 +198,16 @@ impl Hub {
     pub async fn look_again(&self) {
         self.inner.look_again().await;
         self.settle().await;
+    }
+
+    /// Does work to its end, even if whoever asked goes away meanwhile: an act that is dropped between two writes would be half
+    /// done until the next start.
+    async fn whole<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let done = self.tasks.spawn(work).await;
+        done.unwrap_or_else(|e| Err(Problem::new(ProblemKind::Internal, e.to_string())))
     }
 
     /// Keys, certificates and the trust log.
@@ -218,6 +243,49 @@ impl Hub {
     pub async fn audit(&self, by: &Operator, limit: usize) -> Result<Vec<serde_json::Value>, Problem> {
         admin(by)?;
         Ok(self.inner.audit.last(limit.min(upkeep::MAX_LIST)).await?)
+    }
+
+    /// Writes a consistent copy of the hub's whole state to a new file, which must not exist (0600).
+    pub async fn backup(&self, by: &Operator, file: &Path) -> Result<(), Problem> {
+        let (hub, by, file) = (self.clone(), by.clone(), file.to_owned());
+        self.whole(async move { hub.back_up(&by, &file).await }).await
+    }
+
+    async fn back_up(&self, by: &Operator, file: &Path) -> Result<(), Problem> {
+        admin(by)?;
+        let inner = &self.inner;
+        let Some(store) = &inner.config.embedded else {
+            return Err(Problem::new(ProblemKind::Conflict, "the store of this hub is not its own")
+                .hint("back up the cluster that holds it, and this hub's data directory"));
+        };
+        let courier =
+            inner.courier.get().ok_or_else(|| Problem::new(ProblemKind::Internal, "the hub is starting"))?;
+        let detail = serde_json::json!({"file": file});
+        inner.audit.note(inner.now(), &by.name, "backup", detail).await?;
+        let _one = inner.backing_up.lock().await;
+        let dir = &inner.config.data_dir;
+        let work = backup::WorkDir::make(dir)?;
+        let (stored, journal) = (work.path(backup::STORE), work.path(backup::JOURNAL));
+        // What the runs and the registry know only in memory belongs to the state too.
+        self.settle().await;
+        inner.registry.flush().await;
+        store.backup(&stored).await.map_err(ShelfError::from)?;
+        courier
+            .copy_journal(&journal)
+            .await
+            .map_err(|e| Problem::new(ProblemKind::Internal, format!("the journal cannot be copied: {e}")))?;
+        let mut parts = backup::identity_parts(dir);
+        parts.extend([
+            backup::Part { name: backup::STORE, path: stored },
+            backup::Part { name: backup::JOURNAL, path: journal },
+        ]);
+        let file = file.to_owned();
+        let written = tokio::task::spawn_blocking(move || {
+            let result = backup::write(&file, &parts);
+            drop(work);
+            result
+        });
+        Ok(written.await.map_err(|e| Problem::new(ProblemKind::Internal, e.to_string()))??)
     }
 
     /// Checks the audit log's chain. Returns how many entries it has.
@@ -401,6 +469,21 @@ impl From<ShelfError> for Problem {
             _ => ProblemKind::Internal,
         };
         Self::new(kind, e.to_string())
+    }
+}
+
+impl From<BackupError> for Problem {
+    fn from(e: BackupError) -> Self {
+        let kind = match &e {
+            BackupError::Exists { .. } | BackupError::NotEmpty { .. } => ProblemKind::Conflict,
+            BackupError::NotABackup { .. } | BackupError::Damaged { .. } => ProblemKind::Invalid,
+            BackupError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                ProblemKind::Full
+            }
+            BackupError::Io { .. } => ProblemKind::Internal,
+        };
+        let source = std::error::Error::source(&e).map(|source| format!(": {source}"));
+        Self::new(kind, format!("{e}{}", source.unwrap_or_default()))
     }
 }
 

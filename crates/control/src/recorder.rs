@@ -79,6 +79,8 @@ pub enum Note {
         key: KeyId,
         done: oneshot::Sender<Result<(), ShelfError>>,
     },
+    /// This hub was restored: what was pending may have ended in an earlier life.
+    Restored(oneshot::Sender<Result<(), ShelfError>>),
     /// All that was noted before is written when this comes back.
     Settle(oneshot::Sender<()>),
 }
@@ -277,43 +279,29 @@ impl Recorder {
                 drafts.entry(run).or_default();
             }
             Note::Abandon { key, done } => {
-                let decided = dispatch.runs_of(&key).into_iter().filter_map(|(run, node)| {
-                    let outcome = dispatch.run_mut(&run)?.abandon(node)?;
-                    Some((run, node, outcome, false))
-                });
-                let decided: Vec<_> = decided.collect();
-                self.draft_all(drafts, decided, done);
+                let of_key = dispatch.runs_of(&key).into_iter();
+                let entries =
+                    of_key.filter_map(|(run, node)| Some((run, dispatch.run_mut(&run)?.abandon(node, at)?)));
+                draft_all(drafts, entries.collect(), done);
             }
             Note::JournalLost { key, done } => {
-                let decided = dispatch.runs_of(&key).into_iter().filter_map(|(run, node)| {
-                    let open = dispatch.run(&run)?;
-                    open.may_have_lost(node).then_some((run, node, Outcome::Lost, true))
+                let entries = dispatch.runs_of(&key).into_iter().filter_map(|(run, node)| {
+                    let open = dispatch.run(&run).filter(|open| open.may_have_reached(node))?;
+                    Some((run, open.give_up(node, Outcome::Lost, at)?))
                 });
-                let decided: Vec<_> = decided.collect();
-                self.draft_all(drafts, decided, done);
+                draft_all(drafts, entries.collect(), done);
+            }
+            Note::Restored(done) => {
+                let why = "the hub was restored from a backup that is older than what became of this";
+                let entries = dispatch.runs().flat_map(|open| {
+                    let outcome = Outcome::Undeliverable(why.into());
+                    open.nodes()
+                        .filter_map(move |node| open.give_up(node, outcome.clone(), at))
+                        .map(|entry| (open.record.run, entry))
+                });
+                draft_all(drafts, entries.collect(), done);
             }
             Note::Answer { .. } | Note::Taken { .. } | Note::Settle(_) => {}
-        }
-    }
-
-    /// Decisions over several runs; whoever waits hears of the last one, which is enough to be told of a Store that refuses.
-    fn draft_all(
-        &self,
-        drafts: &mut Drafts,
-        decided: Vec<(RunId, u32, Outcome, bool)>,
-        done: oneshot::Sender<Result<(), ShelfError>>,
-    ) {
-        let at = self.inner.now();
-        let mut last = None;
-        for (run, node, outcome, provisional) in decided {
-            last = Some(run);
-            drafts.entry(run).or_default().push(Entry::Decided { node, outcome, at, provisional });
-        }
-        match last.and_then(|run| drafts.get_mut(&run)) {
-            Some(draft) => draft.waiters.push(Waiter::Result(done)),
-            None => {
-                done.send(Ok(())).ok();
-            }
         }
     }
 
@@ -472,6 +460,24 @@ pub(crate) trait RunLog {
 impl RunLog for RunId {
     fn log(&self) -> String {
         format!("run.{self}")
+    }
+}
+
+/// Decisions over several runs; whoever waits hears of the last one, which is enough to be told of a Store that refuses.
+fn draft_all(
+    drafts: &mut Drafts,
+    entries: Vec<(RunId, Entry)>,
+    done: oneshot::Sender<Result<(), ShelfError>>,
+) {
+    let last = entries.last().map(|(run, _)| *run);
+    for (run, entry) in entries {
+        drafts.entry(run).or_default().push(entry);
+    }
+    match last.and_then(|run| drafts.get_mut(&run)) {
+        Some(draft) => draft.waiters.push(Waiter::Result(done)),
+        None => {
+            done.send(Ok(())).ok();
+        }
     }
 }
 

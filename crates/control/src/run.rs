@@ -273,7 +273,7 @@ impl Run {
                 }
             }
             // A node that the run does not have: the log is damaged, and says nothing that can be used.
-            Entry::Output { .. } | Entry::End { .. } | Entry::Decided { .. } => {}
+            Entry::Output { .. } | Entry::End { .. } | Entry::Decided { .. } | Entry::Cut { .. } => {}
         }
         self.withdraw |= self.stopped();
     }
@@ -362,24 +362,34 @@ impl Run {
         }
     }
 
-    /// What the removal of its node decides: `lost` if the order may have reached it.
-    pub fn abandon(&mut self, node: u32) -> Option<Outcome> {
+    /// What the removal of its node leads to: `lost` if the order may have reached it.
+    pub(crate) fn abandon(&mut self, node: u32, at: Timestamp) -> Option<Entry> {
         let slot = self.slot_mut(node);
-        if matches!(slot.stage, Stage::Done | Stage::Closing) {
-            return None;
-        }
+        let outcome = match slot.stage {
+            Stage::Done | Stage::Closing => return None,
+            _ if slot.end.is_some() => return Some(Entry::Cut { node }),
+            _ if slot.sends > 0 => Outcome::Lost,
+            _ => Outcome::Undeliverable("its node was removed".into()),
+        };
         slot.stage = Stage::Closing;
-        Some(if slot.sends > 0 {
-            Outcome::Lost
-        } else {
-            Outcome::Undeliverable("its node was removed".into())
-        })
+        Some(Entry::Decided { node, outcome, at, provisional: false })
     }
 
-    /// Whether a node whose journal was lost may have had the order: then it must not be sent again.
-    pub fn may_have_lost(&self, node: u32) -> bool {
+    /// What follows for a node from the loss of what it or this hub remembered: what may have been sent is not sent again, and
+    /// an answer that comes all the same replaces this end.
+    pub(crate) fn give_up(&self, node: u32, outcome: Outcome, at: Timestamp) -> Option<Entry> {
         let slot = self.slot(node);
-        slot.sends > 0 && slot.end.is_none() && !matches!(slot.stage, Stage::Done | Stage::Closing)
+        match slot.stage {
+            Stage::Done | Stage::Closing => None,
+            _ if slot.end.is_some() => Some(Entry::Cut { node }),
+            _ if slot.provisional => None,
+            _ => Some(Entry::Decided { node, outcome, at, provisional: true }),
+        }
+    }
+
+    /// Whether the order may have reached the node.
+    pub(crate) fn may_have_reached(&self, node: u32) -> bool {
+        self.slot(node).sends > 0
     }
 
     /// An end that the hub had decided could not be written down. It will be decided again.
@@ -545,7 +555,7 @@ impl Run {
 
     fn decide(&mut self, node: u32, outcome: &Outcome, provisional: bool) {
         let slot = &mut self.slots[node as usize];
-        if slot.stage == Stage::Done || (provisional && (slot.provisional || slot.end.is_some())) {
+        if slot.stage == Stage::Done || slot.end.is_some() || (provisional && slot.provisional) {
             return;
         }
         let was_provisional = std::mem::replace(&mut slot.provisional, provisional);

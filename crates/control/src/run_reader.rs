@@ -31,7 +31,6 @@ struct Heard {
     /// Pieces up to this one were shown.
     shown: u64,
     end: Option<Box<EndNote>>,
-    end_at: u64,
 }
 
 pub struct RunReader {
@@ -109,7 +108,10 @@ impl RunReader {
 
     async fn take(&mut self, position: u64, bytes: usize, entry: Entry) -> Result<(), ShelfError> {
         let node = match &entry {
-            Entry::Output { node, .. } | Entry::End { node, .. } | Entry::Decided { node, .. } => Some(*node),
+            Entry::Output { node, .. }
+            | Entry::End { node, .. }
+            | Entry::Decided { node, .. }
+            | Entry::Cut { node } => Some(*node),
             _ => None,
         };
         let node = node.filter(|node| self.run.nodes().contains(node));
@@ -124,7 +126,6 @@ impl RunReader {
                 let mut end = end.clone();
                 end.tail.clear();
                 heard.end = Some(Box::new(end));
-                heard.end_at = position;
             }
             _ => {}
         }
@@ -147,8 +148,8 @@ impl RunReader {
             return Ok(());
         }
         let result = match entry {
-            Entry::Decided { outcome, at, provisional, .. } => self.decided(node, &outcome, at, provisional),
-            _ => self.result(node).await?,
+            Entry::Decided { outcome, provisional, .. } => self.decided(node, &outcome, provisional),
+            entry => self.result(node, position, entry).await?,
         };
         if ended {
             self.heard.remove(&node);
@@ -225,7 +226,7 @@ impl RunReader {
         }
     }
 
-    fn decided(&self, node: u32, outcome: &Outcome, _at: Timestamp, provisional: bool) -> ResultView {
+    fn decided(&self, node: u32, outcome: &Outcome, provisional: bool) -> ResultView {
         let mut view = self.blank(node);
         view.set_outcome(outcome);
         view.provisional = provisional;
@@ -233,7 +234,7 @@ impl RunReader {
     }
 
     /// The node's own end, with its whole output put together.
-    async fn result(&self, node: u32) -> Result<ResultView, ShelfError> {
+    async fn result(&self, node: u32, position: u64, entry: Entry) -> Result<ResultView, ShelfError> {
         let mut view = self.blank(node);
         let Some(heard) = self.heard.get(&node) else {
             return Ok(view);
@@ -246,7 +247,8 @@ impl RunReader {
             .map(|started| i64::try_from(end.ended.since(started).as_millis()).unwrap_or(i64::MAX));
         let (mut out, mut err) = (Vec::new(), Vec::new());
         if self.with_output {
-            let mut last: Option<(u64, Entry)> = None;
+            // Most often all the output came with the end itself.
+            let mut last = Some((position, entry));
             for (seq, at) in &heard.pieces {
                 if last.as_ref().is_none_or(|(position, _)| position != at) {
                     let page = self.shelf.read(&self.id().log(), at - 1, 1).await?;

@@ -79,6 +79,10 @@ pub enum Entry {
         /// The node's own end may still come.
         provisional: bool,
     },
+    /// The node's end is there, and the output that is missing before it will never come.
+    Cut {
+        node: u32,
+    },
     /// An operator took the run back.
     Cancelled {
         by: String,

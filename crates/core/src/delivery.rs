@@ -113,6 +113,7 @@ pub const SWEEP_EVERY: Duration = Duration::from_secs(600);
 pub struct Draft {
     /// Fresh, from the caller (the engine knows no randomness).
     pub id: MessageId,
+    /// [`HUB_ROLE`] for whichever hub is linked; only events may go there.
     pub to: KeyId,
     pub to_name: NodeName,
     pub request: Request,

@@ -155,7 +155,9 @@ impl Client {
     }
 
     fn refused(&self, error: &std::io::Error) -> Problem {
-        let problem = self.unreachable(&error.to_string());
+        // The number of an error says nothing that its words do not.
+        let text = error.to_string();
+        let problem = self.unreachable(text.split(" (os error").next().unwrap_or(&text));
         match error.kind() {
             std::io::ErrorKind::PermissionDenied => {
                 problem.hint("this socket is for root and the hub's own user; use sudo, or `mainstay login`")

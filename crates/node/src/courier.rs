@@ -9,6 +9,7 @@
 //! opens the journal again and starts another (see [`crate::node`]).
 
 pub mod committer;
+pub mod failures;
 pub mod judge;
 pub mod names;
 pub mod replies;
@@ -243,6 +244,8 @@ struct Courier {
     lazy_since: Option<tokio::time::Instant>,
     /// Frames from this node to itself.
     looped: VecDeque<Frame>,
+    /// Failures to be told to the hub.
+    reports: Vec<Draft>,
     mark_told: (u64, tokio::time::Instant),
 }
 
@@ -271,6 +274,7 @@ pub async fn run(mut parts: Parts) -> Result<(), JournalError> {
         lazy: Vec::new(),
         lazy_since: None,
         looped: VecDeque::new(),
+        reports: Vec::new(),
         mark_told: (0, tokio::time::Instant::now()),
     };
     courier.carry_out(first);
@@ -322,6 +326,11 @@ impl Courier {
     fn finish_turn(&mut self) {
         for peer in self.parts.inputs.wakes.take() {
             self.lend(peer);
+        }
+        let reports = std::mem::take(&mut self.reports);
+        if !reports.is_empty() {
+            // Nobody waits for the answer: ticket 0 is never given out.
+            self.turn(Event::Submit { ticket: 0, drafts: reports });
         }
         while let Some(frame) = self.looped.pop_front() {
             self.loop_back(frame);
@@ -596,6 +605,12 @@ impl Courier {
                     debug!(%id, node = %to, %method, %outcome, "message ended");
                 } else {
                     warn!(%id, node = %to, %method, %outcome, provisional, "message ended");
+                }
+                let (now, queues) = (self.parts.clock.now(), self.parts.engine.queues());
+                if !provisional
+                    && let Some(draft) = failures::report(now, &queues, &id, &to, &method, &outcome)
+                {
+                    self.reports.push(draft);
                 }
             }
             Effect::Served { key, method, outcome } => {

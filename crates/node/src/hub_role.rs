@@ -5,6 +5,7 @@
 //! whenever a peer has room, and hands back verdicts and answers.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -88,6 +89,9 @@ pub trait CourierHandle: Send + Sync + 'static {
     /// Accepts messages of a message file with this node as their origin, all or none; they are durable
     /// when this returns.
     async fn submit(&self, operator: &str, text: &str) -> Result<Vec<MessageId>, SubmitError>;
+
+    /// Writes a copy of this node's journal, as it is at one moment, to a file that does not exist.
+    async fn copy_journal(&self, to: &Path) -> Result<(), SubmitError>;
 
     /// How many messages this node's journal holds, by state, for people.
     fn queues(&self) -> BTreeMap<String, u64>;

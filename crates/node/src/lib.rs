@@ -11,6 +11,7 @@ pub mod hub_role;
 pub mod identity;
 pub mod intake;
 pub mod join;
+mod journal_copy;
 pub mod listen;
 pub mod method;
 pub mod metrics;

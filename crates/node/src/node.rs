@@ -139,6 +139,7 @@ pub struct Shared {
     facts: Facts,
     judge: Arc<Judge>,
     inputs: Inputs,
+    journal: Journal,
     journal_id: JournalId,
     mark: Arc<AtomicU64>,
     proof: AtomicBool,
@@ -291,6 +292,13 @@ impl CourierHandle for NodeHandle {
         }
     }
 
+    async fn copy_journal(&self, to: &std::path::Path) -> Result<(), SubmitError> {
+        let journal = self.life().map(|life| life.journal.clone());
+        let journal =
+            journal.ok_or_else(|| SubmitError::Failed("this node's journal is not open now".into()))?;
+        crate::journal_copy::copy(&journal, to).await.map_err(|error| SubmitError::Failed(error.to_string()))
+    }
+
     fn queues(&self) -> BTreeMap<String, u64> {
         queue_words(&self.0.queues.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -404,6 +412,7 @@ impl Node {
             facts: config.facts.clone(),
             judge: judge.clone(),
             inputs: inputs.clone(),
+            journal: journal.clone(),
             journal_id: meta.id,
             mark: mark.clone(),
             proof: AtomicBool::new(false),
@@ -585,7 +594,9 @@ fn read_meta(journal: &mut SqliteJournal) -> Result<JournalMeta, NodeError> {
 /// What a journal says of itself before a node runs on it: its id (made if it is new) and the time below
 /// which fleet time cannot be.
 pub fn read_journal(data: &std::path::Path) -> Result<JournalMeta, NodeError> {
-    let (mut journal, _) = SqliteJournal::open(&data.join("journal.db"))?;
+    let (mut journal, damage) = SqliteJournal::open(&data.join("journal.db"))?;
+    // Opening sets damaged records aside: whoever opens it later is not told of them again.
+    report(&damage);
     read_meta(&mut journal)
 }
 

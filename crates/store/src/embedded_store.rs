@@ -133,6 +133,8 @@ impl SqliteStore {
 enum Kind {
     Read,
     Write,
+    /// A write that frees space: on a full disk it gets what is held back.
+    Forget,
     /// Cannot share a transaction.
     Alone,
 }
@@ -140,7 +142,7 @@ enum Kind {
 impl Kind {
     fn uncertain(self, why: &str) -> StoreError {
         match self {
-            Self::Write => StoreError::Unknown(why.to_owned()),
+            Self::Write | Self::Forget => StoreError::Unknown(why.to_owned()),
             Self::Read | Self::Alone => StoreError::Unavailable(why.to_owned()),
         }
     }
@@ -265,7 +267,7 @@ impl Server {
 }
 
 fn together(tables: &mut Tables, group: &mut [Box<dyn Call>]) -> Result<(), FileError> {
-    if group.iter().all(|call| call.kind() != Kind::Write) {
+    if group.iter().all(|call| matches!(call.kind(), Kind::Read | Kind::Alone)) {
         group.iter_mut().try_for_each(|call| call.run(tables))?;
         tables.settle();
         return Ok(());
@@ -291,7 +293,10 @@ fn one_by_one(tables: &mut Tables, group: Vec<Box<dyn Call>>) -> Result<(), File
             continue;
         }
         let mut call = [call];
-        let result = together(tables, &mut call);
+        let mut result = together(tables, &mut call);
+        if result == Err(FileError::Full) && call[0].kind() == Kind::Forget {
+            result = tables.give_back().and_then(|()| together(tables, &mut call));
+        }
         let [call] = call;
         match result {
             Ok(()) => call.finish(None),
@@ -342,7 +347,7 @@ impl Store for SqliteStore {
 
     async fn delete(&self, key: &Key, expect: Expect) -> Result<(), StoreError> {
         let key = key.clone();
-        self.ask(Kind::Write, move |tables| tables.delete(&key, expect)).await
+        self.ask(Kind::Forget, move |tables| tables.delete(&key, expect)).await
     }
 
     async fn list(&self, prefix: &Prefix) -> Result<Listing, StoreError> {
@@ -376,7 +381,7 @@ impl Store for SqliteStore {
 
     async fn trim(&self, log: &LogName, before: Position) -> Result<(), StoreError> {
         let log = log.clone();
-        self.ask(Kind::Write, move |tables| tables.trim(&log, before)).await
+        self.ask(Kind::Forget, move |tables| tables.trim(&log, before)).await
     }
 
     async fn lease(&self, name: &Key, ttl: Ttl) -> Result<Option<Lease>, StoreError> {
@@ -391,7 +396,7 @@ impl Store for SqliteStore {
 
     async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
         let lease = lease.clone();
-        self.ask(Kind::Write, move |tables| tables.release(&lease)).await
+        self.ask(Kind::Forget, move |tables| tables.release(&lease)).await
     }
 }
 

@@ -58,6 +58,7 @@ struct State {
     dead: bool,
     syncs: u64,
     steps: u64,
+    reserve_moves: u64,
 }
 
 #[derive(Default)]
@@ -144,6 +145,11 @@ impl FaultDisk {
         self.state().steps
     }
 
+    /// How often the reserve grew or was cut.
+    pub fn reserve_moves(&self) -> u64 {
+        self.state().reserve_moves
+    }
+
     /// The bytes of a file as they are now.
     pub fn contents(&self, name: &str) -> Option<Vec<u8>> {
         self.state().files.get(name)?.current.clone()
@@ -156,10 +162,11 @@ impl FaultDisk {
     }
 
     pub(crate) fn files(&self) -> SimulatedFiles {
-        let disk = self.clone();
+        let (of_log, of_reserve) = (self.clone(), self.clone());
         SimulatedFiles {
             vfs: self.vfs.clone(),
-            rewrite_log: Arc::new(move |log| disk.rewrite(&log.to_string_lossy())),
+            rewrite_log: Arc::new(move |log| of_log.rewrite(&log.to_string_lossy())),
+            reserve: Arc::new(move || Box::new(of_reserve.reserve())),
         }
     }
 
@@ -349,6 +356,7 @@ impl Reserve for DiskReserve {
             return Err(io::ErrorKind::StorageFull.into());
         }
         state.reserved = bytes;
+        state.reserve_moves += 1;
         Ok(())
     }
 }

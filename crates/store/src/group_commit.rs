@@ -28,12 +28,13 @@ const MAX_BATCHES: usize = 1_024;
 /// Most bytes in one commit; bounds the memory of the transaction and the length of the log.
 const MAX_BYTES: usize = 4 << 20;
 
-type Records = Vec<(Bytes, Bytes)>;
+pub type Records = Vec<(Bytes, Bytes)>;
 
 enum Request {
     One(Batch, oneshot::Sender<Result<(), JournalError>>),
     Many(Vec<Batch>, oneshot::Sender<Vec<Result<(), JournalError>>>),
-    Read(Table, oneshot::Sender<Result<Records, JournalError>>),
+    /// One result for each table, all of the same moment.
+    Read(Vec<Table>, oneshot::Sender<Result<Vec<Records>, JournalError>>),
     /// Take nothing more in; what waits already is still done.
     Stop,
 }
@@ -140,8 +141,21 @@ impl Handle {
     /// # Errors
     /// [`JournalError::Failed`] if the journal failed.
     pub async fn read(&self, table: Table) -> Result<Vec<(Bytes, Bytes)>, JournalError> {
+        Ok(self.read_tables(vec![table]).await?.pop().unwrap_or_default())
+    }
+
+    /// All records of all tables as they are at one moment, for a copy of the journal.
+    ///
+    /// # Errors
+    /// [`JournalError::Failed`] if the journal failed.
+    pub async fn read_all(&self) -> Result<Vec<(Table, Records)>, JournalError> {
+        let tables = self.read_tables(Table::ALL.to_vec()).await?;
+        Ok(Table::ALL.into_iter().zip(tables).collect())
+    }
+
+    async fn read_tables(&self, tables: Vec<Table>) -> Result<Vec<Records>, JournalError> {
         let (answer, answered) = oneshot::channel();
-        self.queue.send(Request::Read(table, answer)).await.map_err(|_| self.why())?;
+        self.queue.send(Request::Read(tables, answer)).await.map_err(|_| self.why())?;
         answered.await.unwrap_or_else(|_| Err(self.why()))
     }
 
@@ -202,8 +216,8 @@ impl Work {
                         waiting.push(Waiting::Many(many.len(), answer));
                         batches.extend(many);
                     }
-                    Request::Read(table, answer) => {
-                        read = Some((table, answer));
+                    Request::Read(tables, answer) => {
+                        read = Some((tables, answer));
                         break;
                     }
                     Request::Stop => self.requests.close(),
@@ -216,8 +230,8 @@ impl Work {
                 self.commit(&batches, &mut waiting, bytes);
                 batches.clear();
             }
-            if let Some((table, answer)) = read.take() {
-                let result = self.read(table);
+            if let Some((tables, answer)) = read.take() {
+                let result = tables.into_iter().map(|table| self.read(table)).collect();
                 let _ = answer.send(result);
             }
             if self.fail.borrow().is_some() {

@@ -18,12 +18,16 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
-use crate::reserve::says_full;
+use crate::reserve::{Reserve, says_full};
 use crate::salvage;
 
 /// Pages in the log after which it is written back into the database: 8 MiB of log. Fewer would spend
 /// throughput on checkpoints, more would make each of them (a pause of all commits) longer.
 pub(crate) const CHECKPOINT_PAGES: i32 = 2_000;
+
+/// Bytes that the log's file keeps when it starts anew: twice what it has between checkpoints, so that only
+/// what a single huge transaction took goes back.
+const LOG_KEPT: &str = "16777216";
 
 /// Nobody else may hold the database, so waiting is only for a predecessor that is just ending.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -99,6 +103,7 @@ pub(crate) struct SimulatedFiles {
     pub(crate) vfs: String,
     /// As [`rewrite_log`].
     pub(crate) rewrite_log: RewriteLog,
+    pub(crate) reserve: Arc<dyn Fn() -> Box<dyn Reserve> + Send + Sync>,
 }
 
 pub(crate) struct SqliteFile {
@@ -255,6 +260,7 @@ impl SqliteFile {
         }
         pragma(conn, "journal_mode", "WAL", "wal").map_err(told)?;
         pragma(conn, "wal_autocheckpoint", "0", "0").map_err(told)?;
+        pragma(conn, "journal_size_limit", LOG_KEPT, LOG_KEPT).map_err(told)?;
 
         let log_pages = Arc::clone(&self.log_pages);
         self.conn

@@ -57,8 +57,9 @@ const FORMAT: Format = Format {
 /// The reserve grows and shrinks in steps of this size, so that not every message costs a system call.
 const RESERVE_STEP: u64 = 1 << 20;
 
-/// How much more than it should the reserve may hold before it is cut.
-const RESERVE_PLAY: u64 = 8 * RESERVE_STEP;
+/// How much more than twice what it should the reserve may hold before it is cut: work that comes and goes,
+/// each with room for its whole output, must not move it every time.
+const RESERVE_PLAY: u64 = 16 * RESERVE_STEP;
 
 /// Held even when nothing is reserved: pages that an owed batch touches beyond its own bytes.
 const RESERVE_SLACK: u64 = 1 << 20;
@@ -161,11 +162,12 @@ impl SqliteJournal {
     fn adjust_reserve(&mut self, unwritten: u64) -> Result<(), FileError> {
         let wanted = self.wanted(unwritten);
         let held = self.reserve.held();
-        if held >= wanted && held <= wanted.saturating_add(RESERVE_PLAY) {
+        if held >= wanted && held <= wanted.saturating_mul(2).saturating_add(RESERVE_PLAY) {
             return Ok(());
         }
-        // A step ahead, if there is room for it.
-        if held < wanted && self.reserve.hold(wanted.saturating_add(RESERVE_STEP)).is_ok() {
+        // Some way ahead, if there is room for it.
+        let ahead = wanted.saturating_add((wanted / 4).max(RESERVE_STEP));
+        if self.reserve.hold(ahead).is_ok() {
             return Ok(());
         }
         self.reserve.hold(wanted).map_err(|error| {

@@ -14,6 +14,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::mpsc;
 
+use crate::reserve::{FileReserve, Reserve, says_full};
 use crate::sqlite_file::{Conditions, FileError, Format, SqliteFile, rollback};
 use crate::store::{
     Change, Entry, Expect, Fence, Key, Lease, Listing, LogName, Position, Prefix, Revision, StoreError, Ttl,
@@ -58,6 +59,10 @@ const WATCH_BUFFER: usize = 1_024;
 /// Most changes that a new watch is given at once; beyond it a listing costs less.
 const CATCH_UP: usize = 10_000;
 
+/// Disk space held back so that a full disk can still be told to forget: pages of the log that deleting
+/// and trimming take before they free anything.
+const RESERVE: u64 = 4 << 20;
+
 /// Most bytes that one read returns, but always one record.
 const READ_BYTES: usize = 4 << 20;
 
@@ -80,6 +85,7 @@ pub(crate) type Outcome<T> = Result<Result<T, StoreError>, FileError>;
 
 pub(crate) struct Tables {
     file: SqliteFile,
+    reserve: Box<dyn Reserve>,
     clock: Clock,
     numbers: Numbers,
     /// As it was when the transaction began.
@@ -121,6 +127,15 @@ impl Tables {
             Ok(()) | Err(FileError::Full) => {}
             Err(error) => return Err(error),
         }
+        let mut reserve: Box<dyn Reserve> = match &conditions.simulated {
+            Some(files) => (files.reserve)(),
+            None => {
+                let reserve_path = path.with_extension("reserve");
+                let reserve = FileReserve::open(&reserve_path);
+                Box::new(reserve.map_err(|error| FileError::from_io(&reserve_path, &error))?)
+            }
+        };
+        hold(&mut *reserve)?;
         let conn = file.conn();
         let number = |name: &str| -> Result<u64, FileError> {
             let number = conn
@@ -140,6 +155,7 @@ impl Tables {
         };
         let tables = Self {
             file,
+            reserve,
             clock,
             numbers,
             before: numbers,
@@ -186,15 +202,24 @@ impl Tables {
         });
     }
 
-    /// Writes the log back when it has grown long. A full disk leaves it as it is.
+    /// Writes the log back when it has grown long, and takes the reserve back. A full disk leaves both.
     pub(crate) fn tidy(&mut self) -> Result<(), FileError> {
-        if !self.file.checkpoint_is_due() {
-            return Ok(());
+        if self.file.checkpoint_is_due() {
+            match self.file.checkpoint() {
+                Ok(()) | Err(FileError::Full) => {}
+                Err(error) => return Err(error),
+            }
         }
+        hold(&mut *self.reserve)
+    }
+
+    /// Makes room for what forgets, on a full disk.
+    pub(crate) fn give_back(&mut self) -> Result<(), FileError> {
         match self.file.checkpoint() {
-            Err(FileError::Full) => Ok(()),
-            result => result,
+            Ok(()) | Err(FileError::Full) => {}
+            Err(error) => return Err(error),
         }
+        self.reserve.hold(0).map_err(|error| FileError::Failed(format!("the reserve: {error}")))
     }
 
     pub(crate) fn distrust(&mut self) {
@@ -506,6 +531,17 @@ impl Tables {
             let _ = std::fs::remove_file(path);
         }
         Ok(synced)
+    }
+}
+
+/// Holds the reserve, if there is room for it.
+fn hold(reserve: &mut dyn Reserve) -> Result<(), FileError> {
+    if reserve.held() == RESERVE {
+        return Ok(());
+    }
+    match reserve.hold(RESERVE) {
+        Err(error) if !says_full(&error) => Err(FileError::Failed(format!("the reserve: {error}"))),
+        _ => Ok(()),
     }
 }
 

@@ -54,7 +54,8 @@ impl Hub {
         let nodes = self.choose(by, &spec.targets)?;
         let sealed = self.seal(&spec)?;
         let (record, nodes) = self.record(by, spec, sealed, nodes)?;
-        self.accept(record, nodes, "run.start").await
+        let hub = self.clone();
+        self.whole(async move { hub.accept_run(record, nodes, "run.start").await }).await
     }
 
     fn choose(&self, by: &Operator, targets: &[String]) -> Result<Vec<(KeyId, NodeName)>, Problem> {
@@ -167,7 +168,7 @@ impl Hub {
         Ok((record, nodes))
     }
 
-    async fn accept(
+    async fn accept_run(
         &self,
         record: RunRecord,
         nodes: Vec<(KeyId, NodeName)>,
@@ -372,7 +373,8 @@ impl Hub {
             nodes: nodes.len() as u64,
             ..record
         };
-        self.accept(again, nodes, "run.retry").await
+        let hub = self.clone();
+        self.whole(async move { hub.accept_run(again, nodes, "run.retry").await }).await
     }
 
     /// Forgets ended runs that were created before this time. Returns how many.
@@ -380,7 +382,14 @@ impl Hub {
         admin(by)?;
         let inner = &self.inner;
         inner.audit.note(inner.now(), &by.name, "runs.prune", json!({"before": before_ms})).await?;
-        Ok(inner.prune(Timestamp::from_millis(before_ms), u64::MAX).await?)
+        self.prune_to(Timestamp::from_millis(before_ms), u64::MAX).await
+    }
+
+    /// Forgets ended runs that were created before `before`, and then the oldest until at most `bytes` are kept. Done daily by
+    /// itself, with the bounds of the configuration.
+    pub async fn prune_to(&self, before: Timestamp, bytes: u64) -> Result<u64, Problem> {
+        let inner = self.inner.clone();
+        self.whole(async move { Ok(inner.prune(before, bytes).await?) }).await
     }
 
     /// Sends the messages of a message file (seed 004's format), with this hub as their origin: all or none.

@@ -52,6 +52,11 @@ impl Hub {
     }
 
     pub async fn create_token(&self, by: &Operator, spec: TokenSpec) -> Result<NewToken, Problem> {
+        let (hub, by) = (self.clone(), by.clone());
+        self.whole(async move { hub.make_token(&by, spec).await }).await
+    }
+
+    async fn make_token(&self, by: &Operator, spec: TokenSpec) -> Result<NewToken, Problem> {
         admin(by)?;
         let invalid = |what: &str| Err(Problem::new(ProblemKind::Invalid, what));
         let inner = &self.inner;
@@ -120,6 +125,11 @@ impl Hub {
     }
 
     pub async fn revoke_token(&self, by: &Operator, id: &str) -> Result<(), Problem> {
+        let (hub, by, id) = (self.clone(), by.clone(), id.to_owned());
+        self.whole(async move { hub.end_token(&by, &id).await }).await
+    }
+
+    async fn end_token(&self, by: &Operator, id: &str) -> Result<(), Problem> {
         admin(by)?;
         let inner = &self.inner;
         inner.audit.note(inner.now(), &by.name, "token.revoke", json!({"token": id})).await?;

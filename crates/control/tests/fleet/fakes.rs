@@ -60,6 +60,9 @@ impl CourierHandle for FakeCourier {
     async fn submit(&self, _operator: &str, text: &str) -> Result<Vec<MessageId>, SubmitError> {
         Err(SubmitError::Invalid(format!("not in these tests: {text}")))
     }
+    async fn copy_journal(&self, to: &Path) -> Result<(), SubmitError> {
+        std::fs::write(to, b"a journal").map_err(|e| SubmitError::Failed(e.to_string()))
+    }
     fn queues(&self) -> BTreeMap<String, u64> {
         BTreeMap::new()
     }
@@ -350,7 +353,6 @@ pub async fn try_open(dir: &Path, clock: &TestClock, store: &Arc<SqliteStore>) -
         clock: Arc::new(move || time.now()),
         store: store.clone(),
         embedded: Some(store.clone()),
-        journal: None,
         metrics: Arc::default(),
         history: History::default(),
     })

@@ -4,3 +4,4 @@ mod enrolment;
 mod fakes;
 mod keeping;
 mod runs;
+mod scale;

@@ -190,7 +190,7 @@ impl Engine {
                 Then::Nothing => {}
                 Then::Outbox(then) => self.outbox.committed(shared, now, then, result),
                 Then::Inbox(then) => self.inbox.committed(shared, now, then, result),
-                Then::Relay(then) => self.relay.committed(shared, then, result),
+                Then::Relay(then) => self.relay.committed(shared, token, then, result),
             },
             Event::ReplyPlanned { id, upto, mark } => self.outbox.reply_planned(shared, id, upto, mark),
             Event::ReplyWritten { id, upto, .. } => self.outbox.reply_written(shared, id, upto),
@@ -255,7 +255,7 @@ impl Engine {
                 }
                 if self.outbox.audience(&receipt.re) == Some(Audience::Node(from)) {
                     match receipt.refused {
-                        None => self.outbox.accepted(shared, receipt.re),
+                        None => self.outbox.accepted(shared, now, receipt.re),
                         Some(why) => self.outbox.refused(shared, now, receipt.re, why, true),
                     }
                 }

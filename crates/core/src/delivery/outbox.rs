@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::record::{self, OutboxRow, ReplyRow};
 use super::shared::{Shared, Then, Timer};
 use super::window::Item;
-use super::{Draft, Effect, MessageStatus, Refusal, ReplyJob};
+use super::{Draft, Effect, HUB_ROLE, MessageStatus, Refusal, ReplyJob};
 use crate::envelope::{Audience, Body, Cancel, End, Payload, Piece, VERSION};
 use crate::frame::Verdict;
 use crate::id::{KeyId, MessageId};
@@ -33,6 +33,8 @@ struct Entry {
     pieces: BTreeMap<u64, Piece>,
     /// A reply is being planned or written.
     replying: bool,
+    /// What is being written tells the end as well: it may have come after the writing was planned.
+    telling: bool,
     /// The receiver's end is being written. Until it is, or was refused, the row must not be written
     /// again from here: what happens meanwhile to the reply is put off.
     end_token: Option<u64>,
@@ -55,6 +57,7 @@ impl Entry {
             sent,
             pieces: BTreeMap::new(),
             replying: false,
+            telling: false,
             end_token: None,
             put_off: Vec::new(),
             receipt_due: None,
@@ -88,6 +91,7 @@ const OVERTOOK_RETRY_MS: u64 = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     entries: BTreeMap<MessageId, Entry>,
+    /// Messages without an end, those included whose acceptance is being written.
     open: usize,
     open_bytes: usize,
     /// Closed messages, oldest first: history, bounded.
@@ -136,7 +140,7 @@ pub(super) enum OutboxThen {
 impl Outbox {
     pub fn load(&mut self, shared: &mut Shared, id: MessageId, row: OutboxRow) {
         let closed = row.closed;
-        let to = Audience::Node(row.to);
+        let to = audience(row.to);
         if !closed {
             if row.outcome.is_none() {
                 self.open += 1;
@@ -176,6 +180,7 @@ impl Outbox {
             if let Some((upto, mark)) = entry.row.writing.clone() {
                 entry.replying = true;
                 if let Some(job) = job(id, entry, upto) {
+                    entry.telling = job.outcome.is_some();
                     shared.out.push(Effect::WriteReply { job: Box::new(job), mark });
                 }
             } else {
@@ -189,7 +194,9 @@ impl Outbox {
     }
 
     pub fn submit(&mut self, shared: &mut Shared, now: Timestamp, ticket: u64, drafts: Vec<Draft>) {
-        let bytes: usize = drafts.iter().map(|d| d.request.data.len() + 1024).sum();
+        // Estimated, since sealing costs a signature each: too much for what is refused.
+        let size = |d: &Draft| d.request.data.len() + d.request.args.iter().map(String::len).sum::<usize>();
+        let bytes: usize = drafts.iter().map(|d| size(d) + 1024).sum();
         if self.open + drafts.len() > shared.limits.outbox_messages
             || self.open_bytes + bytes > shared.limits.outbox_bytes
         {
@@ -204,6 +211,8 @@ impl Outbox {
             ops.push(record::put(Table::Outbox, record::message_key(&draft.id), &row));
             rows.push((draft.id, row));
         }
+        self.open += rows.len();
+        self.open_bytes += rows.iter().map(|(_, row)| row.envelope.len()).sum::<usize>();
         // No room is kept here for the answers: on a full disk they wait at their senders, who kept it.
         let then = Then::Outbox(OutboxThen::Submitted { ticket, rows });
         shared.commit(Class::New { reserve: 0 }, ops, then);
@@ -228,6 +237,9 @@ impl Outbox {
                     for (id, row) in rows {
                         self.accept(shared, now, id, row);
                     }
+                } else {
+                    self.open -= rows.len();
+                    self.open_bytes -= rows.iter().map(|(_, row)| row.envelope.len()).sum::<usize>();
                 }
             }
             OutboxThen::Withdrawn { ticket, id } => {
@@ -235,7 +247,7 @@ impl Outbox {
                 if let Some(entry) = self.entries.get(&id)
                     && entry.row.outcome.is_none()
                 {
-                    shared.owe(Audience::Node(entry.row.to), Item::Cancel(id));
+                    shared.owe(audience(entry.row.to), Item::Cancel(id));
                 }
             }
             OutboxThen::Ended { row, end, waiting } => {
@@ -273,9 +285,7 @@ impl Outbox {
     }
 
     fn accept(&mut self, shared: &mut Shared, now: Timestamp, id: MessageId, row: OutboxRow) {
-        self.open += 1;
-        self.open_bytes += row.envelope.len();
-        let to = Audience::Node(row.to);
+        let to = audience(row.to);
         shared.at(row.expires, Timer::GiveUp(id));
         self.entries.insert(id, Entry::new(row, false));
         shared.owe(to, Item::Message(id));
@@ -301,7 +311,7 @@ impl Outbox {
             crit: Vec::new(),
             id: id.of_answer("cancel", 0),
             from: shared.me,
-            to: Audience::Node(row.to),
+            to: audience(row.to),
             issued: now,
             expires: Some(row.expires),
             order: None,
@@ -312,7 +322,7 @@ impl Outbox {
     }
 
     pub fn audience(&self, id: &MessageId) -> Option<Audience> {
-        self.entries.get(id).map(|entry| Audience::Node(entry.row.to))
+        self.entries.get(id).map(|entry| audience(entry.row.to))
     }
 
     /// What the peer at the other end of the link said to one of our requests.
@@ -327,8 +337,8 @@ impl Outbox {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
-        let to = Audience::Node(entry.row.to);
-        let by_audience = peer == entry.row.to;
+        let to = audience(entry.row.to);
+        let by_audience = peer == entry.row.to || entry.row.to == HUB_ROLE;
         match verdict {
             Verdict::Busy { retry_ms, .. } => {
                 let wait = std::time::Duration::from_millis(retry_ms.clamp(50, 600_000));
@@ -338,18 +348,23 @@ impl Outbox {
                 shared.settle(to, Item::Message(id));
                 self.end(shared, now, id, Outcome::Sent, false);
             }
-            Verdict::Accepted if by_audience => self.accepted(shared, id),
+            Verdict::Accepted if by_audience => self.accepted(shared, now, id),
             Verdict::Accepted | Verdict::Held => shared.park_held(now, to, Item::Message(id)),
             Verdict::Refused(why) => self.refused(shared, now, id, why, by_audience),
         }
     }
 
     /// The receiver has it on its disk.
-    pub fn accepted(&mut self, shared: &mut Shared, id: MessageId) {
+    pub fn accepted(&mut self, shared: &mut Shared, now: Timestamp, id: MessageId) {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
-        shared.settle(Audience::Node(entry.row.to), Item::Message(id));
+        shared.settle(audience(entry.row.to), Item::Message(id));
+        if !entry.row.command {
+            // No end will follow.
+            self.end(shared, now, id, Outcome::Sent, false);
+            return;
+        }
         if entry.row.outcome.is_none() && !entry.row.accepted && entry.end_token.is_none() {
             entry.row.accepted = true;
             let op = record::put(Table::Outbox, record::message_key(&id), &entry.row);
@@ -370,7 +385,7 @@ impl Outbox {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
-        shared.settle(Audience::Node(entry.row.to), Item::Message(id));
+        shared.settle(audience(entry.row.to), Item::Message(id));
         if (entry.row.accepted && by_audience) || entry.end_token.is_some() {
             return;
         }
@@ -395,7 +410,7 @@ impl Outbox {
         };
         // An end that is being written may still be refused for want of space: then this is looked at again.
         let open = entry.row.outcome.is_none() && entry.end_token.is_none();
-        if !open || !shared.is_gone(Audience::Node(entry.row.to)) {
+        if !open || !shared.is_gone(audience(entry.row.to)) {
             return;
         }
         let outcome = if entry.row.accepted {
@@ -419,7 +434,7 @@ impl Outbox {
             None => Outcome::Expired,
         };
         let provisional = entry.sent;
-        shared.settle(Audience::Node(entry.row.to), Item::Message(id));
+        shared.settle(audience(entry.row.to), Item::Message(id));
         self.end(shared, now, id, outcome, provisional);
     }
 
@@ -447,7 +462,7 @@ impl Outbox {
             let then = Then::Outbox(OutboxThen::Withdrawn { ticket, id });
             shared.commit(Class::Owed { release: 0 }, vec![op], then);
         } else {
-            shared.settle(Audience::Node(entry.row.to), Item::Message(id));
+            shared.settle(audience(entry.row.to), Item::Message(id));
             self.end(shared, now, id, Outcome::Cancelled, false);
             let then = Then::Outbox(OutboxThen::Withdrawn { ticket, id });
             shared.commit(Class::Owed { release: 0 }, Vec::new(), then);
@@ -642,7 +657,7 @@ impl Outbox {
             entry.pieces.clear();
         }
         entry.row = row;
-        let to = Audience::Node(entry.row.to);
+        let to = audience(entry.row.to);
         shared.not_at(entry.row.expires, Timer::GiveUp(id));
         shared.settle(to, Item::Message(id));
         shared.settle(to, Item::Cancel(id));
@@ -697,6 +712,7 @@ impl Outbox {
         }
         entry.row.writing = Some((upto, mark.clone()));
         if let Some(job) = job(id, entry, upto) {
+            entry.telling = job.outcome.is_some();
             let op = record::put(Table::Outbox, record::message_key(&id), &entry.row);
             let then = Then::Outbox(OutboxThen::Marked { job: Box::new(job), mark });
             shared.commit(Class::Owed { release: 0 }, vec![op], then);
@@ -717,7 +733,7 @@ impl Outbox {
         entry.row.written = entry.row.written.max(upto);
         entry.row.writing = None;
         let mut done = std::mem::take(&mut entry.pieces);
-        if entry.row.last_seq == Some(entry.row.written) {
+        if entry.row.last_seq == Some(entry.row.written) && entry.telling {
             entry.row.closed = true;
             self.closed.push_back(id);
         } else {
@@ -767,6 +783,11 @@ fn delete_piece(id: &MessageId, seq: u64) -> Op {
     record::delete(Table::Replies, record::reply_key(id, seq))
 }
 
+/// The hub role is addressed as such: whichever hub is linked.
+fn audience(to: KeyId) -> Audience {
+    if to == HUB_ROLE { Audience::Hubs } else { Audience::Node(to) }
+}
+
 fn acknowledge(shared: &mut Shared, now: Timestamp, waiting: Vec<Waiting>) {
     for (peer, id, sender) in waiting {
         shared.ack(peer, id, Verdict::Accepted);
@@ -808,7 +829,7 @@ fn row_of(shared: &Shared, now: Timestamp, draft: &Draft) -> OutboxRow {
         crit: Vec::new(),
         id: draft.id,
         from: shared.me,
-        to: Audience::Node(draft.to),
+        to: audience(draft.to),
         issued: now,
         expires: Some(draft.expires),
         order: None,

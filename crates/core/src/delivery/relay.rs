@@ -13,6 +13,7 @@ use crate::envelope::Audience;
 use crate::frame::{Data, Verdict};
 use crate::id::{KeyId, MessageId};
 use crate::journal::{Class, Table};
+use crate::outcome::Rejection;
 use crate::time::Timestamp;
 
 /// A hub whose disk or queue is full asks senders to come again after this.
@@ -29,7 +30,9 @@ struct Held {
     row: RelayRow,
     /// Its commit is under way, and these peers wait for the word.
     waiting: Vec<(KeyId, MessageId)>,
-    stored: bool,
+    /// The batch that stores it, until that is durable. A later one may be under way for the same key, when
+    /// the first was let go of meanwhile.
+    storing: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -40,7 +43,7 @@ pub(super) enum RelayThen {
 impl Relay {
     pub fn load(&mut self, shared: &mut Shared, key: RelayKey, row: RelayRow) {
         self.bytes += row.envelope.len();
-        self.held.insert(key, Held { row, waiting: Vec::new(), stored: true });
+        self.held.insert(key, Held { row, waiting: Vec::new(), storing: None });
         shared.owe(Audience::Node(key.to), Item::Relayed(key));
     }
 
@@ -52,7 +55,7 @@ impl Relay {
         let body = &incoming.verified.body;
         let key = RelayKey { to, from: body.from, id: body.id };
         if let Some(held) = self.held.get_mut(&key) {
-            if held.stored {
+            if held.storing.is_none() {
                 shared.ack(incoming.peer, body.id, Verdict::Held);
             } else {
                 held.waiting.push((incoming.peer, body.id));
@@ -76,19 +79,26 @@ impl Relay {
             RelayRow { envelope: incoming.data.envelope, chain: incoming.data.chain, expires: body.expires };
         let op = record::put(Table::Relay, record::relay_key(&key), &row);
         self.bytes += size;
-        self.held.insert(key, Held { row, waiting: vec![(incoming.peer, body.id)], stored: false });
-        shared.commit(Class::New { reserve: 0 }, vec![op], Then::Relay(RelayThen::Stored(key)));
+        let token = shared.commit(Class::New { reserve: 0 }, vec![op], Then::Relay(RelayThen::Stored(key)));
+        let waiting = vec![(incoming.peer, body.id)];
+        self.held.insert(key, Held { row, waiting, storing: Some(token) });
         // Passed on at once: that it is held is told only when it is, but its receiver need not wait for that.
         shared.owe(Audience::Node(to), Item::Relayed(key));
     }
 
-    pub fn committed(&mut self, shared: &mut Shared, then: RelayThen, result: Result<(), String>) {
+    pub fn committed(
+        &mut self,
+        shared: &mut Shared,
+        token: u64,
+        then: RelayThen,
+        result: Result<(), String>,
+    ) {
         let RelayThen::Stored(key) = then;
-        let Some(held) = self.held.get_mut(&key) else {
+        let Some(held) = self.held.get_mut(&key).filter(|held| held.storing == Some(token)) else {
             return;
         };
         let waiting = std::mem::take(&mut held.waiting);
-        held.stored = true;
+        held.storing = None;
         let verdict = match result {
             Ok(()) => Verdict::Held,
             Err(reason) => {
@@ -113,16 +123,20 @@ impl Relay {
                 let wait = std::time::Duration::from_millis(retry_ms.clamp(50, 600_000));
                 shared.park_busy(now + wait, Audience::Node(key.to), Item::Relayed(key));
             }
-            Verdict::Accepted | Verdict::Held | Verdict::Refused(_) => self.let_go(shared, key),
+            // Its commit may still be under way: whoever waits for that word gets a true one all the same,
+            // since the receiver has it.
+            Verdict::Accepted | Verdict::Held | Verdict::Refused(_) => {
+                self.let_go(shared, key, &Verdict::Held)
+            }
         }
     }
 
-    fn let_go(&mut self, shared: &mut Shared, key: RelayKey) {
-        // Its commit may still be under way: whoever waits for that word gets a true one all the same, since
-        // the receiver has it. The delete comes after the put in the same journal.
+    /// Drops it, and tells this to whoever still waits to hear that it is held.
+    fn let_go(&mut self, shared: &mut Shared, key: RelayKey, verdict: &Verdict) {
+        // The delete comes after the put in the same journal.
         if let Some(held) = self.held.get(&key) {
             for (peer, id) in held.waiting.clone() {
-                shared.ack(peer, id, Verdict::Held);
+                shared.ack(peer, id, verdict.clone());
             }
             self.forget(shared, &key);
             shared.commit_lazily(vec![record::delete(Table::Relay, record::relay_key(&key))]);
@@ -139,7 +153,7 @@ impl Relay {
     pub fn node_gone(&mut self, shared: &mut Shared, node: KeyId) {
         let keys: Vec<_> = self.held.keys().filter(|key| key.to == node).copied().collect();
         for key in keys {
-            self.let_go(shared, key);
+            self.let_go(shared, key, &Verdict::Refused(Rejection::UnknownNode));
         }
     }
 
@@ -152,7 +166,7 @@ impl Relay {
             .map(|(key, _)| *key)
             .collect();
         for key in over {
-            self.let_go(shared, key);
+            self.let_go(shared, key, &Verdict::Refused(Rejection::Expired));
         }
     }
 }

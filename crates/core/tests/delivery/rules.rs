@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_core::delivery::engine::Queues;
 use mainstay_core::delivery::record::{self, AnswerRow, InboxRow, InboxState, OutboxRow, RelayKey};
-use mainstay_core::delivery::{Effect, Key, Limits, ReplyJob};
+use mainstay_core::delivery::{CLOCK_SLACK, Effect, Key, Limits, ReplyJob};
 use mainstay_core::envelope::{Audience, Body, Envelope, Payload, Stream};
 use mainstay_core::frame::{Ack, Frame, Verdict};
 use mainstay_core::id::{KeyId, MessageId};
@@ -27,7 +27,10 @@ pub struct Rules {
     struck: BTreeSet<(usize, Key)>,
     /// Ends that are on their receiver's disk.
     pub ends: BTreeMap<(usize, Key), Outcome>,
-    pub ended: BTreeMap<MessageId, Vec<(Outcome, bool)>>,
+    /// What was told of each message at its origin.
+    pub ended: BTreeMap<(usize, MessageId), Vec<(Outcome, bool)>>,
+    /// Ends that are or were on their origin's disk.
+    recorded: BTreeMap<MessageId, Vec<Outcome>>,
     /// Ends as they were handed to the reply.
     reply_ends: BTreeMap<MessageId, Outcome>,
     received: BTreeMap<(usize, usize, MessageId), Body>,
@@ -45,6 +48,7 @@ impl Rules {
             struck: BTreeSet::new(),
             ends: BTreeMap::new(),
             ended: BTreeMap::new(),
+            recorded: BTreeMap::new(),
             reply_ends: BTreeMap::new(),
             received: BTreeMap::new(),
             in_flight: BTreeMap::new(),
@@ -98,6 +102,11 @@ impl Rules {
     /// A batch is on disk now.
     pub fn durable(&mut self, n: usize, node: &Node, batch: &Batch) {
         for op in &batch.ops {
+            if let Op::Put { table: Table::Outbox, key, value } = op {
+                let id = record::read_message_key(Table::Outbox, key).expect("a key");
+                let row: OutboxRow = record::decode(Table::Outbox, value).expect("a row");
+                self.recorded.entry(id).or_default().extend(row.outcome);
+            }
             let Op::Put { table: Table::Answers, key, value } = op else { continue };
             let (key, number) = record::read_answer_key(key).expect("a key");
             let row: AnswerRow = record::decode(Table::Answers, value).expect("a row");
@@ -148,7 +157,7 @@ impl Rules {
             Effect::Send { frame: Frame::Data(data), .. } => {
                 let body = body_of(&data.envelope);
                 if body.from == node.key {
-                    self.tells(n, node, &body);
+                    self.tells(now, n, node, &body);
                 }
             }
             Effect::Start { key, request, .. } => {
@@ -160,15 +169,14 @@ impl Rules {
             }
             Effect::Answered { result: Ok(ids), .. } => {
                 for id in ids {
-                    let known = outbox_row(node, id).is_some() || self.ended.contains_key(id);
+                    let known = outbox_row(node, id).is_some() || self.ended.contains_key(&(n, *id));
                     assert!(known, "an id is told that is not on disk");
                 }
             }
             Effect::Ended { id, outcome, provisional, .. } => {
-                if let Some(row) = outbox_row(node, id) {
-                    assert_eq!(row.outcome.as_ref(), Some(outcome), "an end is told that is not on disk");
-                }
-                let ends = self.ended.entry(*id).or_default();
+                let recorded = self.recorded.get(id).is_some_and(|all| all.contains(outcome));
+                assert!(recorded, "an end is told that is not on disk");
+                let ends = self.ended.entry((n, *id)).or_default();
                 assert!(
                     ends.last().is_none_or(|(_, provisional)| *provisional),
                     "{id} ended as {outcome:?} after {ends:?}"
@@ -237,7 +245,7 @@ impl Rules {
     }
 
     /// A node says something of its own: so it must be on its disk.
-    fn tells(&self, n: usize, node: &Node, body: &Body) {
+    fn tells(&self, now: Timestamp, n: usize, node: &Node, body: &Body) {
         match &body.payload {
             Payload::Request(_) => assert!(outbox_row(node, &body.id).is_some(), "sent before it is on disk"),
             Payload::Cancel(cancel) => {
@@ -261,7 +269,10 @@ impl Rules {
                     Some(end) => self.end_is_kept(node, to, &end.re),
                     None => {
                         let row = inbox_row(node, &Key { origin: to, id: receipt.re });
-                        assert!(row.is_some(), "a receipt for what is not on disk");
+                        let request = self.received.values().find(|body| body.id == receipt.re);
+                        let forgotten =
+                            request.and_then(|body| body.expires).is_some_and(|end| now > end + CLOCK_SLACK);
+                        assert!(row.is_some() || forgotten, "a receipt for what is not on disk");
                     }
                 }
             }
@@ -291,7 +302,7 @@ impl Rules {
                 continue;
             };
             let outcome = row.outcome.as_ref().unwrap_or_else(|| panic!("{id} has no end"));
-            if let Some(told) = self.ended.get(id).and_then(|ends| ends.last())
+            if let Some(told) = self.ended.get(&(order.from, *id)).and_then(|ends| ends.last())
                 && !told.1
             {
                 assert_eq!(&told.0, outcome, "{id} has another end than was told");

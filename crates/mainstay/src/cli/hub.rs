@@ -63,7 +63,9 @@ async fn open(
     registry: Arc<Mutex<Registry>>,
 ) -> anyhow::Result<(Hub, Arc<SqliteStore>)> {
     let now: mainstay_control::hub::Clock = Arc::new(move || clock.now());
-    let (store, damage) = SqliteStore::open(&data.join("store.db"), now.clone())?;
+    let path = data.join("store.db");
+    let (store, damage) =
+        SqliteStore::open(&path, now.clone()).with_context(|| format!("cannot open {}", path.display()))?;
     report(&damage);
     let store = Arc::new(store);
     let hub = Hub::open(mainstay_control::hub::HubConfig {
@@ -73,7 +75,6 @@ async fn open(
         clock: now,
         store: store.clone(),
         embedded: Some(store.clone()),
-        journal: Some(data.join("journal.db")),
         metrics: registry,
         history: History { age: config.history_age.0, bytes: config.history_bytes },
     })
@@ -155,8 +156,14 @@ async fn serve(
 }
 
 fn report(damage: &StoreDamage) {
-    if *damage != StoreDamage::default() {
-        tracing::error!("the store is damaged; what cannot be read was set aside: {damage:?}");
+    for key in &damage.keys {
+        tracing::error!(key, "the store is damaged: a value was set aside");
+    }
+    for (log, position) in &damage.records {
+        tracing::error!(log, position, "the store is damaged: a record was set aside");
+    }
+    for note in &damage.notes {
+        tracing::error!("the store is damaged: {note}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! `mainstay runs`: the history of runs, and what can still be done about them.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -194,13 +195,22 @@ fn command(run: &RunView) -> String {
 }
 
 fn whole_command(run: &RunView) -> String {
-    let words = run.args.join(" ");
+    let words = run.args.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
     match (run.method.as_str(), words.is_empty()) {
         ("cmd", false) => words,
         ("cmd", true) => "(script)".into(),
         (method, true) => method.to_owned(),
         (method, false) => format!("{method} {words}"),
     }
+}
+
+/// A word as it would be typed at a shell, so that two words are not taken for one.
+fn quoted(word: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return Cow::Borrowed(word);
+    }
+    Cow::Owned(format!("'{}'", word.replace('\'', r"'\''")))
 }
 
 async fn show(client: &Client, id: Option<&str>, output: bool, screen: &mut Screen) -> Done {
@@ -246,4 +256,15 @@ fn row(node: &RunNodeView) -> Vec<String> {
         }
     };
     vec![node.node.to_string(), result, took.unwrap_or_default()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_as_a_shell_wants_them() {
+        let words = ["ls", "-l", "a b", "it's", "", "$x", "k=v"].map(quoted);
+        assert_eq!(words.join(" "), r"ls -l 'a b' 'it'\''s' '' '$x' k=v");
+    }
 }

@@ -179,6 +179,7 @@ async fn wrong_usage_says_what_is_right() {
         &["runs", "show", "ffff"],
         &["runs", "show", "0190"],
         &["send", "/nowhere"],
+        &["restore", "/nowhere", "--data", "/nowhere/data"],
         &["login", "http://hub"],
         &["login", "https://hub"],
         &["--hub", "https://hub", "status"],

@@ -14,6 +14,9 @@ use crate::node::Shared;
 /// Kept of a message's output, unless its sender could say otherwise: as for runs.
 const OUTPUT_LIMIT: u64 = 1 << 20;
 
+/// `pong` and a newline fit many times.
+const PING_LIMIT: u64 = 256;
+
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
     #[error(transparent)]
@@ -87,7 +90,7 @@ fn draft(
         command: !spec.delivery.is_event(),
         idempotent: spec.idempotent,
         timeout_ms: spec.method_timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
-        output_limit: OUTPUT_LIMIT,
+        output_limit: output_limit(spec.method.canonical()),
         stream: false,
         sealed,
         run: None,
@@ -103,6 +106,11 @@ fn draft(
         reply: replies::encode(&spec.reply),
         reply_whole: replies::is_whole(&spec.reply),
     })
+}
+
+/// A receiver keeps room on its disk for as much as a message may answer, so what answers little asks for little.
+fn output_limit(method: &str) -> u64 {
+    if method == "ping" { PING_LIMIT } else { OUTPUT_LIMIT }
 }
 
 fn random<const N: usize>() -> Result<[u8; N], SubmitError> {

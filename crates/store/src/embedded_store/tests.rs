@@ -165,6 +165,31 @@ async fn a_full_disk_refuses_and_recovers_by_itself() {
 }
 
 #[tokio::test]
+async fn a_full_disk_can_be_told_to_forget_and_has_room_then() {
+    let bench = OnDisk::new();
+    let store = &bench.store;
+    bench.disk.set_capacity(Some(bench.disk.used() + 3_000_000));
+    let record = Bytes::from(vec![7; 50_000]);
+    let mut taken = 0;
+    while store.append(&log("l"), vec![record.clone()]).await.is_ok() {
+        taken += 1;
+        assert!(taken < 1_000, "the disk gets full");
+    }
+    // Another program takes what is left.
+    bench.disk.set_capacity(Some(bench.disk.used()));
+    let mut small = 0;
+    while put(store, "a", "x").await.is_ok() {
+        small += 1;
+        assert!(small < 10_000, "the last room is used up");
+    }
+    store.trim(&log("l"), Position::END).await.expect("forgetting is possible");
+    assert_eq!(store.read(&log("l"), Position::START, 9).await, Ok(vec![]));
+    for _ in 0..taken / 2 {
+        store.append(&log("l"), vec![record.clone()]).await.expect("what was freed can be used");
+    }
+}
+
+#[tokio::test]
 async fn calls_that_share_a_transaction_are_refused_one_by_one() {
     let bench = OnDisk::new();
     put(&bench.store, "kept", "1").await.unwrap();

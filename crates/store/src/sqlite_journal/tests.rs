@@ -1,6 +1,7 @@
 //! The journal on real files and on a disk that fails.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -74,6 +75,45 @@ impl JournalBench for OnDisk {
         self.disk.set_capacity(bytes.map(|bytes| self.disk.used() + bytes));
         true
     }
+}
+
+/// A small file system of its own, filled up by a file beside the journal.
+struct OnSmallDisk {
+    dir: tempfile::TempDir,
+}
+
+impl JournalBench for OnSmallDisk {
+    fn open(&mut self) -> Box<dyn Journal> {
+        Box::new(SqliteJournal::open(&self.dir.path().join("journal.db")).unwrap().0)
+    }
+
+    fn power_loss(&mut self) -> bool {
+        false
+    }
+
+    fn leave_room(&mut self, bytes: Option<u64>) -> bool {
+        let filler = self.dir.path().join("filler");
+        let _ = std::fs::remove_file(&filler);
+        let Some(bytes) = bytes else { return true };
+        let mut file = std::fs::File::create(&filler).unwrap();
+        let mut len = 0_u64;
+        while let Ok(written) = file.write(&[0x5a; 64 * 1024]) {
+            len += written as u64;
+        }
+        file.set_len(len.saturating_sub(bytes)).unwrap();
+        file.sync_all().unwrap();
+        true
+    }
+}
+
+#[test]
+fn it_conforms_on_a_real_disk_that_fills_up() {
+    // A mounted file system of some 64 MiB that is there for this alone; making one takes root.
+    let Some(at) = std::env::var_os("MAINSTAY_TEST_SMALL_DISK") else {
+        eprintln!("skipped: MAINSTAY_TEST_SMALL_DISK names no file system");
+        return;
+    };
+    journal_suite(|| OnSmallDisk { dir: tempfile::tempdir_in(&at).unwrap() });
 }
 
 #[test]
@@ -207,6 +247,18 @@ fn an_empty_file_becomes_a_journal() {
     bench.open_it().unwrap();
 }
 
+#[test]
+fn the_log_gives_back_what_one_huge_commit_took() {
+    let bench = OnFiles::new();
+    let (mut journal, _) = bench.open_it().unwrap();
+    let log = || std::fs::metadata(bench.dir.path().join("journal.db-wal")).unwrap().len();
+    let huge = (0_u32..4).map(|key| put(Table::Answers, key.to_be_bytes(), vec![1; 15 << 20])).collect();
+    one(&mut journal, new(0, huge)).unwrap();
+    assert!(log() > 50 << 20);
+    one(&mut journal, new(0, vec![put(Table::Meta, "k", "v")])).unwrap();
+    assert!(log() <= 16 << 20, "{} bytes", log());
+}
+
 // ---- damage ----
 
 #[test]
@@ -283,25 +335,29 @@ fn random_damage_is_reported_or_harmless() {
     drop(journal);
     let good = std::fs::read(bench.path()).unwrap();
     // Every page in turn, at places that wander over it; the first has the header, which is judged first.
-    for page in 0..good.len() / 4_096 {
+    let pages = good.len() / 4_096;
+    let mut opened = 0;
+    for page in 0..pages {
+        for name in bench.names() {
+            std::fs::remove_file(bench.dir.path().join(name)).unwrap();
+        }
         let mut bytes = good.clone();
         let at = page * 4_096 + (page * 613) % 4_000;
         bytes[at..at + 16].iter_mut().for_each(|byte| *byte ^= 0xff);
         std::fs::write(bench.path(), &bytes).unwrap();
+        // Only where the schema or the header is hit there is nothing to be saved.
         let Ok((mut journal, damage)) = bench.open_it() else {
             continue;
         };
+        opened += 1;
         let saved = contents(&mut journal);
         assert!(
             saved.iter().all(|(id, value)| all.get(id) == Some(value)),
             "page {page}: nothing false is read"
         );
         assert!(saved.len() == all.len() || damage != Damage::default(), "page {page}: a loss is reported");
-        drop(journal);
-        for name in bench.names() {
-            std::fs::remove_file(bench.dir.path().join(name)).unwrap();
-        }
     }
+    assert!(opened > pages * 3 / 4, "{opened} of {pages}");
 }
 
 // ---- power and syncs ----
@@ -555,6 +611,8 @@ fn pay_in_wasteful_pieces(debt: u64) {
     const PIECE: u64 = 2_050;
     let disk = FaultDisk::new();
     let (mut journal, _) = SqliteJournal::open_on(&disk, false).unwrap();
+    // So much that the reserve gets what it needs and nothing ahead.
+    disk.set_capacity(Some(disk.used() + debt / 4 * 9 + (2 << 20)));
     one(&mut journal, new(debt, vec![])).unwrap();
     // New work goes on as long as it gets room, which leaves a long log that is not written back.
     disk.set_capacity(Some(disk.used() + (8 << 20)));
@@ -570,6 +628,25 @@ fn pay_in_wasteful_pieces(debt: u64) {
         one(&mut journal, batch)
             .unwrap_or_else(|error| panic!("after {paid} pieces of {debt} bytes: {error}"));
     }
+}
+
+#[test]
+fn work_that_comes_and_goes_seldom_moves_the_reserve() {
+    let disk = FaultDisk::new();
+    let (mut journal, _) = SqliteJournal::open_on(&disk, false).unwrap();
+    let mut outstanding = 0_u64;
+    for round in 0_u64..2_000 {
+        if outstanding == 0 || (outstanding < 60 && (round / 60).is_multiple_of(2)) {
+            one(&mut journal, new(1 << 20, vec![])).unwrap();
+            outstanding += 1;
+        } else {
+            one(&mut journal, owed(1 << 20, vec![])).unwrap();
+            outstanding -= 1;
+        }
+        assert_eq!(journal.reserved(), outstanding << 20);
+        assert!(journal.reserve.held() >= outstanding << 20);
+    }
+    assert!(disk.reserve_moves() < 250, "moved {} times", disk.reserve_moves());
 }
 
 // ---- against a model ----
