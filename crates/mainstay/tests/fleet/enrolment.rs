@@ -27,7 +27,9 @@ fn a_token_is_good_for_what_it_says_and_an_accepted_node_needs_none() {
     let imposter = lab.begin_as(imposter.args(["--name", "a", "--join", &taken])).end();
     assert!(imposter.exits(2).err.contains("--name"), "a name is given once");
     let short = lab.token(&["--lifetime", "1s"]);
-    eventually("it expires", || attempt(&lab, "late", &short).err.contains("expired").then_some(()));
+    let until = Instant::now() + Duration::from_millis(1_100);
+    eventually("it expires", || (Instant::now() >= until).then_some(()));
+    assert!(attempt(&lab, "late", &short).exits(4).err.contains("expired"));
     assert_eq!(lab.nodes().len(), 1, "nobody else got in");
 
     // Without a token: it waits, by its key, until an operator says yes.

@@ -123,10 +123,6 @@ impl Waiting {
         self.process.signal(signal);
     }
 
-    pub fn out(&self) -> String {
-        read(&self.out)
-    }
-
     #[track_caller]
     pub fn end(mut self) -> Said {
         let status = eventually("the command ends", || self.process.ended());

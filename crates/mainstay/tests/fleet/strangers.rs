@@ -84,13 +84,16 @@ fn wrong_bytes_and_wrong_frames_neither_stop_nor_grow_the_hub() {
     assert!(after < before + GROWTH, "from {before} KiB to {after} KiB");
     drop(open);
 
-    let (_, metrics) = (lab.run(&["status"]).exits(0), metrics(&lab));
-    let refused: f64 = metrics
-        .lines()
-        .filter(|line| line.starts_with("mainstay_link") && line.contains("refused"))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum();
-    assert!(refused >= 60.0, "they are counted:\n{metrics}");
+    let metrics = metrics(&lab);
+    let counted = |event: &str| {
+        let line = format!("mainstay_link_events_total{{event=\"{event}\"}} ");
+        let found = metrics.lines().find_map(|found| found.strip_prefix(&line)?.parse::<u64>().ok());
+        found.unwrap_or_else(|| panic!("{event} is not counted:\n{metrics}"))
+    };
+    assert!(
+        counted("handshake_failed") >= 100 && counted("oversize") + counted("handshake_oversize") >= 20,
+        "{metrics}"
+    );
 }
 
 fn metrics(lab: &Lab) -> String {
