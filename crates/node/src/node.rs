@@ -338,7 +338,12 @@ impl Node {
         let mut ready = Some(ready);
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
+            let began = tokio::time::Instant::now();
             let result = self.live(&stop, &mut ready).await;
+            if began.elapsed() > LONGEST_PAUSE {
+                // It was a life, not another failed start.
+                backoff.reset();
+            }
             match result {
                 Ok(()) if stop.is_cancelled() => return Ok(()),
                 Ok(()) => {}

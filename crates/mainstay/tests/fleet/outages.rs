@@ -73,3 +73,38 @@ fn what_an_agent_was_running_when_it_was_killed_is_interrupted_and_ended() {
     lab.run(&["run", "-t", "a", "--", "true"]).exits(0);
     assert_eq!(std::fs::read_to_string(runs).unwrap(), "x\n", "it is not run again");
 }
+
+#[test]
+fn an_agent_stops_at_once_also_while_commands_write_without_end() {
+    let mut lab = Lab::new(&["a"]);
+    let started = lab.path("started");
+    let script = format!("touch {}; while :; do seq 1 100000; done", started.display());
+    let run = lab.detach(&["-t", "a", "--output-limit", "16000000", "--", "sh", "-c", &script]);
+    eventually("it runs", || started.exists().then_some(()));
+    assert!(lab.agent("a").stop().success());
+    let log = std::fs::read_to_string(lab.path("a.log")).unwrap();
+    assert!(!log.contains("did not end in time"), "{log}");
+    lab.start_agent("a");
+    assert_eq!(lab.outcome(&run, "a"), "interrupted");
+}
+
+#[test]
+fn whoever_waits_for_a_run_waits_through_a_restart_of_the_hub() {
+    let mut lab = Lab::new(&["a"]);
+    let (gate, started) = (lab.path("gate"), lab.path("started"));
+    let script = format!(
+        "touch {}; while [ ! -e {} ]; do sleep 0.05; done; echo done",
+        started.display(),
+        gate.display()
+    );
+    let waiting = lab.begin(&["run", "-t", "a", "--json", "--", "sh", "-c", &script]);
+    eventually("it runs", || started.exists().then_some(()));
+    lab.hub().crash();
+    lab.start_hub();
+    lab.until_online("a", true);
+    std::fs::write(&gate, "").unwrap();
+    let said = waiting.end().exits(0);
+    let lines = said.json();
+    let events: Vec<_> = lines.iter().filter_map(|line| line["event"].as_str()).collect();
+    assert_eq!(events, ["accepted", "result", "summary"], "each line once");
+}
