@@ -466,6 +466,7 @@ impl From<ShelfError> for Problem {
         let kind = match &e {
             ShelfError::Full => ProblemKind::Full,
             ShelfError::Conflict => ProblemKind::Conflict,
+            ShelfError::TooLarge(_) => ProblemKind::Invalid,
             _ => ProblemKind::Internal,
         };
         Self::new(kind, e.to_string())
