@@ -501,7 +501,6 @@ impl From<FleetError> for Problem {
     fn from(e: FleetError) -> Self {
         match e {
             FleetError::Store(e) => e.into(),
-            FleetError::NoRoot => Self::new(ProblemKind::Conflict, e.to_string()),
             e => Self::new(ProblemKind::Internal, e.to_string()),
         }
     }
