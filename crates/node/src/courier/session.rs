@@ -137,6 +137,8 @@ pub async fn accept(shared: &Arc<Shared>, mut link: Link, first: Hello) -> Resul
     for frame in trust_frames(&shared.trust.after(first.trust_length.min(length))) {
         link.sender.feed(&frame).await?;
     }
+    // Without them the node does not count the link as proven, even if nobody has orders for it.
+    link.sender.flush().await?;
     if let Some(facts) = first.facts {
         role.facts(link.peer.key, *facts);
     }
