@@ -9,6 +9,7 @@ mod backup;
 mod completions;
 mod daemon;
 mod dev;
+mod errors;
 mod hub;
 mod login;
 mod nodes;
@@ -90,6 +91,7 @@ enum Command {
     Backup(backup::BackupArgs),
     Restore(restore::RestoreArgs),
     Audit(audit::AuditArgs),
+    Errors(errors::ErrorsArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -154,6 +156,7 @@ fn execute(cli: Cli, screen: &mut Screen) -> Done {
         Command::Runs(command) => at_once(runs::run(&client()?, command, screen)),
         Command::Status(args) => at_once(status::run(&client()?, &args, screen)),
         Command::Backup(args) => at_once(backup::run(&client()?, &args, screen)),
+        Command::Errors(args) => at_once(errors::run(&client()?, &args, screen)),
         Command::Audit(args) => at_once(audit::run(&client()?, &args, screen)),
     }
 }

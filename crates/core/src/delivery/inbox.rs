@@ -32,6 +32,10 @@ const BUSY_RETRY_MS: u64 = 2_000;
 /// Refusals remembered, so that what was refused once stays refused though rules change meanwhile.
 const REFUSALS: usize = 4_096;
 
+/// Cancels that came before their messages. Beyond so many they must wait at their origins: whoever may
+/// send at all could fill the journal with them.
+const TOMBSTONES: usize = 4_096;
+
 #[derive(Debug)]
 struct Entry {
     row: InboxRow,
@@ -40,6 +44,11 @@ struct Entry {
     /// The batch that accepts it is under way.
     accepting: Option<u64>,
     running: bool,
+    /// A crash may have left it running; the word that it does not is awaited.
+    leftover: bool,
+    /// Journal space that is still kept for it. The row keeps what it began with: what is stored of its
+    /// answers is subtracted anew at each start.
+    reserved: u64,
     /// The batch of its end is under way.
     ending: bool,
     /// Output that is not an answer of its own yet.
@@ -53,10 +62,12 @@ struct Entry {
 impl Entry {
     fn new(row: InboxRow, request: Option<Box<Request>>, next_seq: u64) -> Self {
         Self {
+            reserved: row.reserved,
             row,
             request,
             accepting: None,
             running: false,
+            leftover: false,
             ending: false,
             buffer: Vec::new(),
             buffered: 0,
@@ -75,6 +86,7 @@ pub(super) struct Inbox {
     open: usize,
     open_bytes: usize,
     refused: VecDeque<Key>,
+    tombstones: usize,
     /// Messages accepted over this journal's life.
     mark: u64,
     /// The same, as far as it is on disk: all that a hello may claim.
@@ -136,7 +148,7 @@ impl Inbox {
     }
 
     /// After all answers were loaded.
-    pub fn load(&mut self, shared: &mut Shared, key: Key, mut row: InboxRow) {
+    pub fn load(&mut self, shared: &mut Shared, key: Key, row: InboxRow) {
         let envelope = Envelope::decode(&row.envelope).ok().and_then(|envelope| envelope.trusted_body().ok());
         let request = match envelope {
             Some(Body { payload: Payload::Request(request), .. }) => Some(Box::new(request)),
@@ -149,12 +161,18 @@ impl Inbox {
             InboxState::Accepted | InboxState::Started { .. } => {
                 self.open += 1;
                 self.open_bytes += row.envelope.len();
-                let stored = self.answers.stored(key);
-                row.reserved = row.reserved.saturating_sub(stored);
             }
         }
+        if is_tombstone(&row) {
+            self.tombstones += 1;
+        }
         let state = row.state;
-        self.entries.insert(key, Entry::new(row, request, next_seq));
+        let mut entry = Entry::new(row, request, next_seq);
+        // The end's own share is never used up by output.
+        let kept = entry.reserved.saturating_sub(self.answers.stored(key));
+        entry.reserved = kept.max(END_BYTES.min(entry.reserved));
+        entry.leftover = matches!(state, InboxState::Started { .. });
+        self.entries.insert(key, entry);
         match state {
             InboxState::Accepted => {
                 shared.at(self.entries[&key].row.expires, Timer::StartBy(key));
@@ -173,7 +191,7 @@ impl Inbox {
         self.entries
             .values()
             .filter(|e| matches!(e.row.state, InboxState::Accepted | InboxState::Started { .. }))
-            .map(|e| e.row.reserved)
+            .map(|e| e.reserved)
             .sum()
     }
 
@@ -194,7 +212,7 @@ impl Inbox {
                 InboxState::Refused => {
                     self.refuse(shared, now, key, peer, sender, relayed, &request, Rejection::Denied, None);
                 }
-                _ if entry.row.digest != [0; 16] && entry.row.digest != digest => {
+                _ if !is_tombstone(&entry.row) && entry.row.digest != digest => {
                     shared.ack(peer, id, Verdict::Refused(Rejection::IdReused));
                     if relayed {
                         shared.receipt(now, sender, id, Some(Rejection::IdReused));
@@ -333,8 +351,8 @@ impl Inbox {
             shared.ack(incoming.peer, body.id, Verdict::Accepted);
             return;
         }
-        if self.open >= shared.limits.inbox_messages {
-            let reason = format!("{} messages wait on this node", self.open);
+        if self.tombstones >= TOMBSTONES {
+            let reason = format!("{} cancels wait for their messages on this node", self.tombstones);
             shared.ack(incoming.peer, body.id, Verdict::Busy { reason, retry_ms: BUSY_RETRY_MS });
             return;
         }
@@ -366,6 +384,7 @@ impl Inbox {
         let answer = self.answers.add(shared, now, to, key, END_NUMBER, Payload::End(end));
         let ops = vec![record::put(Table::Inbox, record::inbox_key(&key), &row), answer];
         self.entries.insert(key, Entry::new(row, None, 1));
+        self.tombstones += 1;
         let then = InboxThen::Tombstone { key, peer: incoming.peer, id: body.id };
         let token = shared.commit(Class::New { reserve: 0 }, ops, Then::Inbox(then));
         if let Some(entry) = self.entries.get_mut(&key) {
@@ -413,6 +432,7 @@ impl Inbox {
                 }
                 Err(reason) => {
                     self.entries.remove(&key);
+                    self.tombstones -= 1;
                     self.answers.forget(key, END_NUMBER);
                     shared.ack(peer, id, Verdict::Busy { reason, retry_ms: BUSY_RETRY_MS });
                 }
@@ -505,8 +525,10 @@ impl Inbox {
             shared.receipt(now, sender, key.id, Some(why.clone()));
         }
         // Rules and methods may change: a copy that is still under way must not run after the origin was
-        // told that it never will. Expiry needs no memory: it stays expired.
-        let Some(digest) = remember.filter(|_| why != Rejection::Expired) else {
+        // told that it never will. Expiry needs no memory: it stays expired. Nor may a node without the hub
+        // role occupy the id of a run's message, which it can compute, before the hub's own copy is here.
+        let pretender = key.origin == HUB_ROLE && why == Rejection::Denied;
+        let Some(digest) = remember.filter(|_| why != Rejection::Expired && !pretender) else {
             return;
         };
         let row = InboxRow {
@@ -587,7 +609,7 @@ impl Inbox {
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
-        if !matches!(entry.row.state, InboxState::Started { .. }) || entry.running {
+        if !std::mem::take(&mut entry.leftover) {
             return;
         }
         self.running -= 1;
@@ -597,6 +619,7 @@ impl Inbox {
             entry.row.state = InboxState::Accepted;
             let op = record::put(Table::Inbox, record::inbox_key(&key), &entry.row);
             shared.commit_lazily(vec![op]);
+            shared.at(entry.row.expires, Timer::StartBy(key));
             self.waiting.push_front(key);
             self.start_waiting(shared, now);
             return;
@@ -663,8 +686,8 @@ impl Inbox {
         }
         let mut release = 0;
         if let Some(entry) = self.entries.get_mut(&key) {
-            release = written.min(entry.row.reserved.saturating_sub(END_BYTES));
-            entry.row.reserved -= release;
+            release = written.min(entry.reserved.saturating_sub(END_BYTES));
+            entry.reserved -= release;
         }
         let then = Then::Inbox(InboxThen::Pieces { key, numbers, bytes });
         shared.commit(Class::Owed { release }, ops, then);
@@ -700,7 +723,7 @@ impl Inbox {
         let command = request.as_ref().is_none_or(|request| request.command);
         let tail = std::mem::take(&mut entry.buffer);
         let last_seq = entry.next_seq - 1;
-        let release = entry.row.reserved;
+        let release = std::mem::take(&mut entry.reserved);
         self.open -= 1;
         self.open_bytes = self.open_bytes.saturating_sub(entry.row.envelope.len());
         shared.not_at(entry.row.expires, Timer::StartBy(key));
@@ -748,7 +771,10 @@ impl Inbox {
         let ops: Vec<Op> = over
             .into_iter()
             .map(|key| {
-                self.entries.remove(&key);
+                let gone = self.entries.remove(&key);
+                if gone.is_some_and(|entry| is_tombstone(&entry.row)) {
+                    self.tombstones -= 1;
+                }
                 record::delete(Table::Inbox, record::inbox_key(&key))
             })
             .collect();
@@ -757,6 +783,11 @@ impl Inbox {
             shared.commit_lazily(ops);
         }
     }
+}
+
+/// Whether a row stands for a message that was taken back before it came.
+fn is_tombstone(row: &InboxRow) -> bool {
+    row.digest == [0; 16]
 }
 
 fn digest_of(request: &Request) -> [u8; 16] {

@@ -209,14 +209,15 @@ impl Shared {
 
     /// Queues everything that goes over this peer's new link.
     pub fn offer_all(&mut self, peer: KeyId) {
-        let audiences: Vec<Audience> = if self.is_hub {
-            vec![Audience::Node(peer)]
-        } else {
-            self.owed.keys().copied().filter(|to| self.route(*to) == Some(peer)).collect()
-        };
+        let direct = Audience::Node(peer);
+        let audiences: Vec<Audience> =
+            self.owed.keys().copied().filter(|to| *to == direct || self.route(*to) == Some(peer)).collect();
         for to in audiences {
-            let Some(items) = self.owed.get(&to) else { continue };
+            let Some(items) = self.owed.get_mut(&to) else { continue };
             for (item, owing) in items {
+                // Its audience itself is here: no reason to wait until a relay has passed it on, or until it
+                // was asked to come again.
+                owing.parked &= to != direct;
                 if !owing.parked {
                     self.windows.enqueue(&peer, *item);
                 }

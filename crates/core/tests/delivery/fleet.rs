@@ -247,6 +247,13 @@ impl Fleet {
     pub fn submit(&mut self, order: Order) -> MessageId {
         let random = u128::from(self.next).to_be_bytes();
         let id = MessageId::new(self.now, random[6..].try_into().expect("10 bytes"));
+        self.orders.insert(id, order.clone());
+        self.submit_as(id, order);
+        id
+    }
+
+    /// Submits under an id that may be someone else's.
+    pub fn submit_as(&mut self, id: MessageId, order: Order) {
         let request = Request {
             method: order.method.into(),
             args: order.output.iter().map(usize::to_string).collect(),
@@ -273,10 +280,7 @@ impl Fleet {
         let ticket = self.next;
         self.next += 1;
         self.tickets.insert(ticket, vec![id]);
-        let from = order.from;
-        self.orders.insert(id, order);
-        self.event(from, Event::Submit { ticket, drafts: vec![draft] });
-        id
+        self.event(order.from, Event::Submit { ticket, drafts: vec![draft] });
     }
 
     pub fn withdraw(&mut self, id: MessageId) {
@@ -533,7 +537,7 @@ impl Fleet {
         assert_eq!(self.rules.begun, begun, "something ran again");
         for (id, ends) in &self.rules.ended {
             let before = ended.get(id).and_then(|ends| ends.last());
-            assert_eq!(ends.last(), before.or(ends.last()), "{id} ended again");
+            assert_eq!(ends.last(), before.or(ends.last()), "{id:?} ended again");
         }
         for node in self.nodes.iter().filter(|node| !node.gone) {
             super::rules::remembers_no_more(node);

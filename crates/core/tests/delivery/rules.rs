@@ -27,7 +27,8 @@ pub struct Rules {
     struck: BTreeSet<(usize, Key)>,
     /// Ends that are on their receiver's disk.
     pub ends: BTreeMap<(usize, Key), Outcome>,
-    pub ended: BTreeMap<MessageId, Vec<(Outcome, bool)>>,
+    /// What was told of each message at its origin.
+    pub ended: BTreeMap<(usize, MessageId), Vec<(Outcome, bool)>>,
     /// Ends that are or were on their origin's disk.
     recorded: BTreeMap<MessageId, Vec<Outcome>>,
     /// Ends as they were handed to the reply.
@@ -168,14 +169,14 @@ impl Rules {
             }
             Effect::Answered { result: Ok(ids), .. } => {
                 for id in ids {
-                    let known = outbox_row(node, id).is_some() || self.ended.contains_key(id);
+                    let known = outbox_row(node, id).is_some() || self.ended.contains_key(&(n, *id));
                     assert!(known, "an id is told that is not on disk");
                 }
             }
             Effect::Ended { id, outcome, provisional, .. } => {
                 let recorded = self.recorded.get(id).is_some_and(|all| all.contains(outcome));
                 assert!(recorded, "an end is told that is not on disk");
-                let ends = self.ended.entry(*id).or_default();
+                let ends = self.ended.entry((n, *id)).or_default();
                 assert!(
                     ends.last().is_none_or(|(_, provisional)| *provisional),
                     "{id} ended as {outcome:?} after {ends:?}"
@@ -301,7 +302,7 @@ impl Rules {
                 continue;
             };
             let outcome = row.outcome.as_ref().unwrap_or_else(|| panic!("{id} has no end"));
-            if let Some(told) = self.ended.get(id).and_then(|ends| ends.last())
+            if let Some(told) = self.ended.get(&(order.from, *id)).and_then(|ends| ends.last())
                 && !told.1
             {
                 assert_eq!(&told.0, outcome, "{id} has another end than was told");

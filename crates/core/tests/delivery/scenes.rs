@@ -12,7 +12,7 @@ fn fleet() -> Fleet {
 }
 
 fn last_end(fleet: &Fleet, id: &mainstay_core::id::MessageId) -> Option<(Outcome, bool)> {
-    fleet.rules.ended.get(id).and_then(|ends| ends.last()).cloned()
+    fleet.rules.ended.get(&(fleet.orders[id].from, *id)).and_then(|ends| ends.last()).cloned()
 }
 
 #[test]
@@ -52,4 +52,59 @@ fn a_node_sends_to_itself() {
         assert_eq!(last_end(&fleet, &id), Some((Outcome::Finished(Exit::Code(7)), false)));
     }
     fleet.come_to_rest();
+}
+
+/// Nobody may rely on another's ids being different: both messages run, and both answers are let go of.
+#[test]
+fn another_origin_uses_the_id_again() {
+    let mut fleet = Fleet::new(1, 3, Limits::default());
+    fleet.link_all();
+    let id = fleet.submit(Order { stream: true, output: vec![5], ..Order::ping(1, 3) });
+    fleet.submit_as(id, Order { stream: true, output: vec![6], ..Order::ping(2, 3) });
+    fleet.come_to_rest();
+    assert_eq!(fleet.rules.begun.len(), 2);
+    assert!(fleet.now.since(super::fleet::START).as_secs() < 30, "an answer had to be sent again");
+}
+
+/// The end must not release output that its origin does not have.
+#[test]
+fn output_that_a_full_disk_refused_comes_after_the_end() {
+    let mut fleet = fleet();
+    fleet.link_all();
+    let id = fleet.submit(Order { stream: true, output: vec![5, 6], ..Order::ping(HUB, 1) });
+    while fleet.rules.begun.is_empty() && fleet.step() {}
+    fleet.nodes[HUB].journal.full = true;
+    fleet.settle();
+    fleet.nodes[HUB].journal.full = false;
+    fleet.come_to_rest();
+    assert_eq!(last_end(&fleet, &id), Some((Outcome::Finished(Exit::Code(7)), false)));
+    assert_eq!(fleet.nodes[HUB].files[&id].len(), 2);
+}
+
+/// What is still under way when a node is removed leaves nothing behind.
+#[test]
+fn a_node_is_removed_while_its_message_runs_elsewhere() {
+    let mut fleet = fleet();
+    fleet.link_all();
+    fleet.submit(Order { stream: true, output: vec![5, 6], ..Order::ping(2, HUB) });
+    fleet.submit(Order::ping(HUB, 2));
+    while fleet.rules.begun.is_empty() && fleet.step() {}
+    fleet.remove(2);
+    fleet.submit(Order::ping(HUB, 2));
+    fleet.come_to_rest();
+}
+
+/// A link that comes back is a reason to offer at once what waited to be asked for again.
+#[test]
+fn a_receiver_that_was_busy_is_offered_its_message_when_it_links_again() {
+    let mut fleet = fleet();
+    fleet.link_all();
+    fleet.nodes[1].journal.full = true;
+    let id = fleet.submit(Order::ping(HUB, 1));
+    fleet.settle();
+    fleet.nodes[1].journal.full = false;
+    fleet.unlink(HUB, 1);
+    fleet.link(HUB, 1);
+    fleet.settle();
+    assert_eq!(last_end(&fleet, &id), Some((Outcome::Finished(Exit::Code(7)), false)));
 }

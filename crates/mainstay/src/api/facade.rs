@@ -73,4 +73,5 @@ facade! {
     fn send(&self, by: &Operator, text: &str) -> Vec<MessageId>;
     fn backup(&self, by: &Operator, file: &Path) -> ();
     fn audit(&self, by: &Operator, limit: usize) -> Vec<serde_json::Value>;
+    fn errors(&self, by: &Operator, limit: usize) -> Vec<serde_json::Value>;
 }

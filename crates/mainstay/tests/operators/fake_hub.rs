@@ -445,6 +445,11 @@ impl Facade for FakeHub {
         Ok(())
     }
 
+    async fn errors(&self, _: &Operator, limit: usize) -> Result<Vec<serde_json::Value>, Problem> {
+        let entry = serde_json::json!({"at": 0, "node": "node1", "text": "a message failed"});
+        Ok(vec![entry; limit.min(1)])
+    }
+
     async fn audit(&self, _: &Operator, limit: usize) -> Result<Vec<serde_json::Value>, Problem> {
         self.note(format!("audit {limit}"));
         Ok(vec![serde_json::json!({

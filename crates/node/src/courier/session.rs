@@ -250,7 +250,8 @@ async fn live(
         receiver,
         frames: waiting,
         cancel,
-        unsent: false,
+        // The entries of the trust log that were fed before.
+        unsent: true,
         heard: now,
         probed: now,
     };
