@@ -39,13 +39,28 @@ pub enum Frame {
     /// The answer to [`Frame::Enrol`].
     Enrolment(Box<Enrolment>),
     /// A node asks which keys stand behind these names.
-    Resolve(Vec<NodeName>),
+    Resolve(Resolve),
     /// The answer: the names it asked for that this fleet has, with their keys.
-    Resolved(Vec<(NodeName, KeyId)>),
+    Resolved(Resolved),
     /// What changed about the sender since its hello.
     Facts(Box<Facts>),
     /// How many messages the sender's journal has accepted by now, as in its hello.
     Mark(u64),
+}
+
+/// See [`Frame::Resolve`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Resolve {
+    /// Chosen by whoever asks; the answer has the same.
+    pub number: u64,
+    pub names: Vec<NodeName>,
+}
+
+/// See [`Frame::Resolved`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Resolved {
+    pub number: u64,
+    pub found: Vec<(NodeName, KeyId)>,
 }
 
 /// Who the sender is and where it stands. The key comes from the link's own authentication, never from here.

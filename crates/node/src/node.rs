@@ -225,12 +225,6 @@ impl NodeHandle {
         self.0.life.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn tell(&self, input: Input) {
-        if let Some(life) = self.life() {
-            life.inputs.try_send(input);
-        }
-    }
-
     /// Accepts the messages of a message file with this node as their origin: all or none.
     pub async fn send(
         &self,
@@ -258,7 +252,10 @@ impl NodeHandle {
 #[async_trait]
 impl CourierHandle for NodeHandle {
     fn wake(&self, key: KeyId) {
-        self.tell(Input::Wake(key));
+        // Between two lives there is no link either: what is owed is looked at when one is up.
+        if let Some(life) = self.life() {
+            life.inputs.wake(key);
+        }
     }
 
     fn cut(&self, key: KeyId, why: Goodbye) {
