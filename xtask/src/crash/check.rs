@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use mainstay::api::RunDetail;
 use mainstay_core::delivery::HUB_ROLE;
+use mainstay_core::delivery::record::OutboxRow;
 use mainstay_core::id::{KeyId, MessageId};
 use mainstay_core::outcome::{Exit, Outcome};
 
@@ -64,6 +65,8 @@ pub struct Verdict {
     pub run_nodes: u64,
     pub executions: u64,
     pub replies_checked: u64,
+    /// Reports of nodes, beside what was offered.
+    pub events: u64,
 }
 
 impl Verdict {
@@ -140,6 +143,10 @@ fn messages(evidence: &Evidence, verdict: &mut Verdict, known: &mut HashSet<Mark
     for (origin, book) in &evidence.books {
         let Some(key) = evidence.keys.get(origin) else { continue };
         for (id, row) in &book.outbox {
+            if !row.command {
+                event(verdict, origin, id, row);
+                continue;
+            }
             verdict.messages += 1;
             let work = told.get(&(origin.as_str(), *id));
             if work.is_none() {
@@ -170,6 +177,14 @@ fn messages(evidence: &Evidence, verdict: &mut Verdict, known: &mut HashSet<Mark
                 replied(evidence, verdict, origin, &case, least);
             }
         }
+    }
+}
+
+/// Nodes report what goes wrong of their own accord; nobody offered these. They are sent, and that is all.
+fn event(verdict: &mut Verdict, origin: &str, id: &MessageId, row: &OutboxRow) {
+    verdict.events += 1;
+    if row.outcome != Some(Outcome::Sent) {
+        verdict.blame("wrong end", || format!("event {id} of {origin}: {:?}", row.outcome));
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::AtomicU64;
 
-use mainstay_core::delivery::record::OutboxRow;
 use mainstay_core::time::Timestamp;
 
 use super::super::offer::{Accepted, Counts};
