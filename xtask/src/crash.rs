@@ -45,6 +45,9 @@ const ALLOW_EVERY: Duration = Duration::from_millis(25);
 const OFFER_WITHIN: Duration = Duration::from_secs(120);
 const QUIET_WITHIN: Duration = Duration::from_secs(180);
 
+/// Rounds between two signs of life.
+const TELL_EVERY: usize = 50;
+
 /// The hub owes nothing for so long: then the agents are done, too, unless the journals say otherwise.
 const QUIET_FOR: Duration = Duration::from_secs(1);
 
@@ -201,6 +204,9 @@ async fn kill_while_offering(
         offers.allow(due.0 - allowed.0, due.1 - allowed.1);
         allowed = due;
         disaster(fleet, &mut dice, kills).await.with_context(|| format!("in round {round}"))?;
+        if round % TELL_EVERY == 0 {
+            println!("  {round} rounds, {} kills, {} messages accepted", kills.len(), offers.accepted().0);
+        }
     }
     Ok(())
 }
@@ -333,6 +339,7 @@ fn report(evidence: &Evidence, verdict: &Verdict, took: Duration) {
     }
     line("finished", format!("{:.2} %", verdict.finished_percent()));
     line("executions in the ledger", verdict.executions.to_string());
+    line("events of the nodes themselves", verdict.events.to_string());
     line("replies checked", verdict.replies_checked.to_string());
     line("violations", verdict.by_kind.values().sum::<usize>().to_string());
     line("time", format!("{:.1} s", took.as_secs_f64()));

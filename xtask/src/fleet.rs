@@ -19,6 +19,8 @@ use hyper::Method;
 use mainstay::client::{Client, Endpoint};
 use mainstay_control::view::{NewToken, NodeView, StatusView, TokenKind, TokenSpec};
 
+use crate::started;
+
 /// How long hub and agents may take to be there. Debug builds on a busy machine are slow.
 const UP_WITHIN: Duration = Duration::from_secs(60);
 
@@ -73,6 +75,7 @@ impl Daemon {
             .process_group(0)
             .spawn()
             .with_context(|| format!("{} cannot be started", self.binary.display()))?;
+        started::add(child.id());
         self.pids.push(child.id());
         self.child = Some(child);
         Ok(())
@@ -82,6 +85,7 @@ impl Daemon {
     pub fn kill(&mut self) -> anyhow::Result<()> {
         if let Some(mut child) = self.child.take() {
             child.kill()?;
+            started::remove(child.id());
             child.wait()?;
         }
         Ok(())
@@ -91,6 +95,7 @@ impl Daemon {
     pub fn stop(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         self.terminate();
         let Some(mut child) = self.child.take() else { return Ok(None) };
+        started::remove(child.id());
         let deadline = Instant::now() + STOP_WITHIN;
         while Instant::now() < deadline {
             if let Some(status) = child.try_wait()? {
@@ -120,6 +125,7 @@ impl Daemon {
         match child.try_wait()? {
             None => Ok(true),
             Some(status) => {
+                started::remove(child.id());
                 self.child = None;
                 bail!("{} ended by itself: {status}\n{}", self.name, self.last_words())
             }

@@ -466,6 +466,7 @@ impl From<ShelfError> for Problem {
         let kind = match &e {
             ShelfError::Full => ProblemKind::Full,
             ShelfError::Conflict => ProblemKind::Conflict,
+            ShelfError::TooLarge(_) => ProblemKind::Invalid,
             _ => ProblemKind::Internal,
         };
         Self::new(kind, e.to_string())
@@ -500,7 +501,6 @@ impl From<FleetError> for Problem {
     fn from(e: FleetError) -> Self {
         match e {
             FleetError::Store(e) => e.into(),
-            FleetError::NoRoot => Self::new(ProblemKind::Conflict, e.to_string()),
             e => Self::new(ProblemKind::Internal, e.to_string()),
         }
     }

@@ -256,10 +256,12 @@ impl Inner {
         if request.method != REPORT {
             return Verdict::Refused(Rejection::UnknownMethod(request.method));
         }
-        let Some(record) = self.registry.record(&node) else {
+        // A hub is no node of its own registry, and has failures to report like any other.
+        let own = (node == self.fleet.key()).then(|| self.config.name.clone());
+        let Some(name) = own.or_else(|| Some(self.registry.record(&node)?.name.clone())) else {
             return Verdict::Refused(Rejection::UnknownNode);
         };
-        match self.report(&record.name, &request).await {
+        match self.report(&name, &request).await {
             Ok(()) => Verdict::Accepted,
             Err(e) => Verdict::Busy { reason: e.to_string(), retry_ms: 1_000 },
         }

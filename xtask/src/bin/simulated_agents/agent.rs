@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use mainstay_core::delivery::{Draft, Effect, Engine, Event, ExitReport, Incoming, Limits as Queues};
 use mainstay_core::envelope::{Envelope, Signer};
-use mainstay_core::frame::{Ack, Frame, Hello, OLDEST_PROTOCOL, PROTOCOL, Verdict};
+use mainstay_core::frame::{Ack, Frame, Hello, OLDEST_PROTOCOL, PROTOCOL, Resolve, Verdict};
 use mainstay_core::id::{KeyId, MessageId, NodeName};
 use mainstay_core::journal::{Batch, JournalError};
 use mainstay_core::outcome::{Exit, Outcome};
@@ -153,7 +153,7 @@ impl Agent {
                         self.tickets += 1;
                         self.events.push_back(Event::Submit { ticket: self.tickets, drafts });
                     }
-                    Order::Resolve(name) => self.frames.push(Frame::Resolve(vec![name])),
+                    Order::Resolve(name) => self.frames.push(Frame::Resolve(Resolve { number: 1, names: vec![name] })),
                 },
                 () = tokio::time::sleep(wake) => self.events.push_back(Event::Tick),
             }
@@ -215,7 +215,7 @@ impl Agent {
             }
             Frame::Ping(number) => self.frames.push(Frame::Pong(number)),
             Frame::Resolved(found) => {
-                let _ = self.tell.send(Told::Resolved(found.first().map(|(_, key)| *key)));
+                let _ = self.tell.send(Told::Resolved(found.found.first().map(|(_, key)| *key)));
             }
             Frame::Goodbye(why) => bail!("agent {} ({}): {why:?}", self.number, self.me.short()),
             _ => {}
