@@ -296,6 +296,8 @@ pub enum Effect {
 pub enum Refusal {
     #[error("the queue is full: {messages} messages wait to be delivered")]
     QueueFull { messages: usize },
+    #[error("a message of {0} bytes; at most {max} are carried", max = crate::frame::MAX_ENVELOPE)]
+    TooLarge(usize),
     #[error("it could not be stored: {0}")]
     Storage(String),
     #[error("no message of this node has the id {0}")]

@@ -18,7 +18,7 @@ use super::shared::{Shared, Then, Timer};
 use super::window::Item;
 use super::{Draft, Effect, HUB_ROLE, MessageStatus, Refusal, ReplyJob};
 use crate::envelope::{Audience, Body, Cancel, End, Payload, Piece, VERSION};
-use crate::frame::Verdict;
+use crate::frame::{MAX_ENVELOPE, Verdict};
 use crate::id::{KeyId, MessageId};
 use crate::journal::{Class, Op, Table};
 use crate::outcome::{Outcome, Rejection};
@@ -208,6 +208,11 @@ impl Outbox {
         let mut ops = Vec::with_capacity(drafts.len());
         for draft in drafts {
             let row = row_of(shared, now, &draft);
+            if row.envelope.len() > MAX_ENVELOPE {
+                let refusal = Refusal::TooLarge(row.envelope.len());
+                shared.out.push(Effect::Answered { ticket, result: Err(refusal) });
+                return;
+            }
             ops.push(record::put(Table::Outbox, record::message_key(&draft.id), &row));
             rows.push((draft.id, row));
         }

@@ -1,0 +1,155 @@
+//! One engine, and peers that say whatever they like.
+
+use bytes::Bytes;
+use ed25519_dalek::SigningKey;
+use mainstay_core::delivery::{Draft, Effect, Engine, Event, Incoming, Limits, Refusal};
+use mainstay_core::envelope::{Audience, Body, Payload, Request, Signer, VERSION, Verified};
+use mainstay_core::frame::{Data, Frame, MAX_ENVELOPE, MAX_FRAME, Verdict};
+use mainstay_core::id::{KeyId, MessageId};
+use mainstay_core::journal::Journal as _;
+use mainstay_core::outcome::Rejection;
+use mainstay_core::time::Timestamp;
+
+use super::fleet::START;
+use super::journal::TestJournal;
+
+/// The engine under test; its disk is at once.
+struct Lone {
+    me: KeyId,
+    engine: Engine,
+    journal: TestJournal,
+    now: Timestamp,
+    effects: Vec<Effect>,
+}
+
+fn signer(n: u8) -> Signer {
+    Signer::new(SigningKey::from_bytes(&[n; 32]))
+}
+
+fn request(method: &str) -> Request {
+    Request {
+        method: method.into(),
+        args: Vec::new(),
+        data: Bytes::new(),
+        command: true,
+        idempotent: false,
+        timeout_ms: None,
+        output_limit: 1 << 20,
+        stream: false,
+        sealed: None,
+        run: None,
+        operator: None,
+    }
+}
+
+impl Lone {
+    fn new(is_hub: bool, limits: Limits) -> Self {
+        let mut journal = TestJournal::default();
+        let (engine, effects) = Engine::open(signer(1), is_hub, limits, &mut journal, START).unwrap();
+        let mut lone = Self { me: signer(1).id(), engine, journal, now: START, effects: Vec::new() };
+        lone.carry_out(effects);
+        lone
+    }
+
+    fn event(&mut self, event: Event) {
+        let effects = self.engine.handle(self.now, event);
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            if let Effect::Commit { token, batch, .. } = effect {
+                let result = self.journal.commit(&[batch]).remove(0).map_err(|e| e.to_string());
+                self.event(Event::Committed { token, result });
+            } else {
+                self.effects.push(effect);
+            }
+        }
+    }
+
+    fn link(&mut self, peer: u8, hub: bool) {
+        self.event(Event::LinkUp { peer: signer(peer).id(), hub });
+    }
+
+    fn id(n: u8) -> MessageId {
+        MessageId::new(START, [n; 10])
+    }
+
+    /// `from` sends this over its own link or that of `peer`.
+    fn receive(
+        &mut self,
+        (peer, from): (u8, u8),
+        to: KeyId,
+        id: MessageId,
+        expires: Option<Timestamp>,
+        payload: Payload,
+        judged: Result<(), Rejection>,
+    ) -> Vec<Verdict> {
+        let body = Body {
+            v: VERSION,
+            crit: Vec::new(),
+            id,
+            from: signer(from).id(),
+            to: Audience::Node(to),
+            issued: self.now,
+            expires,
+            order: None,
+            fence: None,
+            payload,
+        };
+        let envelope = signer(from).seal(&body);
+        let data = Data { envelope: envelope.encode(), chain: Vec::new() };
+        let verified = Verified { envelope, body };
+        self.effects.clear();
+        let peer = signer(peer).id();
+        self.event(Event::Data(Box::new(Incoming { peer, data, verified, judged })));
+        self.verdicts(peer)
+    }
+
+    fn verdicts(&self, to: KeyId) -> Vec<Verdict> {
+        let acks = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Send { peer, frame: Frame::Ack(acks) } if *peer == to => Some(acks),
+            _ => None,
+        });
+        acks.flatten().map(|ack| ack.verdict.clone()).collect()
+    }
+
+    fn soon(&self) -> Option<Timestamp> {
+        Some(self.now + std::time::Duration::from_secs(3600))
+    }
+}
+
+/// One hop could carry it; with the sender's certificates the next could not, and the link of its receiver would be cut
+/// each time it is offered.
+#[test]
+fn what_the_next_hop_could_not_carry_is_not_taken() {
+    let mut hub = Lone::new(true, Limits::default());
+    hub.link(2, false);
+    let to = signer(3).id();
+    for (size, taken) in [(MAX_FRAME - 1_000, false), (MAX_ENVELOPE - 1_000, true)] {
+        let asks = Payload::Request(Request { data: vec![7; size].into(), ..request("ping") });
+        let verdicts = hub.receive((2, 2), to, Lone::id(size as u8), hub.soon(), asks, Ok(()));
+        let expected = if taken { Verdict::Held } else { Verdict::Refused(Rejection::TooLarge) };
+        assert_eq!(verdicts, [expected], "{size}");
+    }
+}
+
+#[test]
+fn a_message_of_ones_own_that_no_link_could_carry_is_refused() {
+    let mut node = Lone::new(false, Limits::default());
+    let draft = Draft {
+        id: Lone::id(1),
+        to: signer(3).id(),
+        to_name: "n3".parse().unwrap(),
+        request: Request { data: vec![7; MAX_FRAME].into(), ..request("ping") },
+        expires: node.soon().unwrap(),
+        attempts: None,
+        reply: None,
+        reply_whole: false,
+    };
+    node.event(Event::Submit { ticket: 1, drafts: vec![draft] });
+    let refused = node.effects.iter().any(|effect| {
+        matches!(effect, Effect::Answered { result: Err(Refusal::TooLarge(size)), .. } if *size > MAX_FRAME)
+    });
+    assert!(refused);
+}
