@@ -3,11 +3,13 @@
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use mainstay_core::delivery::{Draft, Effect, Engine, Event, Incoming, Limits, Refusal};
-use mainstay_core::envelope::{Audience, Body, Payload, Request, Signer, VERSION, Verified};
+use mainstay_core::envelope::{
+    Audience, Body, End, MAX_LIFETIME, Output, Payload, Piece, Request, Signer, Stream, VERSION, Verified,
+};
 use mainstay_core::frame::{Data, Frame, MAX_ENVELOPE, MAX_FRAME, Verdict};
-use mainstay_core::id::{KeyId, MessageId};
-use mainstay_core::journal::Journal as _;
-use mainstay_core::outcome::Rejection;
+use mainstay_core::id::{KeyId, MessageId, RunId};
+use mainstay_core::journal::{Journal as _, Table};
+use mainstay_core::outcome::{Exit, Outcome, Rejection};
 use mainstay_core::time::Timestamp;
 
 use super::fleet::START;
@@ -132,6 +134,69 @@ fn what_the_next_hop_could_not_carry_is_not_taken() {
         let expected = if taken { Verdict::Held } else { Verdict::Refused(Rejection::TooLarge) };
         assert_eq!(verdicts, [expected], "{size}");
     }
+}
+
+/// Whoever was a target of a run knows its id, and so the ids of its messages to all others.
+#[test]
+fn a_node_cannot_spoil_the_id_of_a_run_s_message_to_another() {
+    let mut node = Lone::new(false, Limits::default());
+    node.link(9, true);
+    let run = RunId::new(START, [5; 10]);
+    let id = MessageId::of_run(run, node.me);
+    let order = Payload::Request(Request { run: Some(run), ..request("ping") });
+    for expires in [None, Some(START), node.soon(), Some(START + MAX_LIFETIME * 3)] {
+        let denied = Err(Rejection::Denied);
+        let verdicts = node.receive((9, 4), node.me, id, expires, order.clone(), denied);
+        assert!(matches!(verdicts[..], [Verdict::Refused(_)]), "{expires:?}: {verdicts:?}");
+    }
+    let verdicts = node.receive((9, 9), node.me, id, node.soon(), order, Ok(()));
+    assert_eq!(verdicts, [Verdict::Accepted]);
+}
+
+/// The receiver of a message may say what it likes about the message, but not without end.
+#[test]
+fn output_beyond_what_was_asked_for_is_not_kept() {
+    let mut node = Lone::new(false, Limits::default());
+    node.link(9, true);
+    let draft = Draft {
+        id: Lone::id(1),
+        to: signer(3).id(),
+        to_name: "n3".parse().unwrap(),
+        request: Request { output_limit: 10_000, ..request("ping") },
+        expires: node.soon().unwrap(),
+        attempts: None,
+        reply: Some(Bytes::from_static(b"here")),
+        reply_whole: true,
+    };
+    node.event(Event::Submit { ticket: 1, drafts: vec![draft] });
+    let piece = |seq: u64, size: usize| Piece { seq, stream: Stream::Stdout, data: vec![1; size].into() };
+    let rows = |node: &Lone| node.journal.rows(Table::Replies).count();
+    // Far ahead of the first, which never comes; more than the limit in all; and crumbs.
+    let sizes = (2..60).map(|seq| (seq, 1_000)).chain((100..200_000).step_by(7).map(|seq| (seq, 0)));
+    let sizes = sizes.chain([(u64::MAX, 1), (u64::MAX - 1, 900_000), (0, 1)]);
+    for (n, (seq, size)) in sizes.enumerate() {
+        let output = Output { re: Lone::id(1), run: None, piece: piece(seq, size) };
+        let id = MessageId::new(START, [0, 0, 0, 0, 0, 0, 0, (n >> 16) as u8, (n >> 8) as u8, n as u8]);
+        node.receive((9, 3), node.me, id, None, Payload::Output(output), Ok(()));
+    }
+    let kept: usize = node.journal.rows(Table::Replies).map(|(_, row)| row.len()).sum();
+    assert!(kept < 40_000 && rows(&node) < 300, "{kept} bytes in {} rows", rows(&node));
+    let tail = (1_000..2_000).map(|seq| piece(seq, 500)).collect();
+    let end = End {
+        re: Lone::id(1),
+        run: None,
+        outcome: Outcome::Finished(Exit::Code(0)),
+        last_seq: u64::MAX,
+        tail,
+        started: None,
+        ended: START,
+        stdout_bytes: u64::MAX,
+        stderr_bytes: u64::MAX,
+        truncated: false,
+    };
+    node.receive((9, 3), node.me, Lone::id(9), None, Payload::End(end), Ok(()));
+    let kept: usize = node.journal.rows(Table::Replies).map(|(_, row)| row.len()).sum();
+    assert!(kept < 40_000, "{kept} bytes after the end");
 }
 
 #[test]
