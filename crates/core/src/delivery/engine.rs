@@ -232,7 +232,7 @@ impl Engine {
             Audience::Node(to) if to == shared.me => {}
             Audience::Node(to) if shared.is_hub => {
                 match &incoming.judged {
-                    Ok(()) => self.relay.take(shared, incoming, to),
+                    Ok(()) => self.relay.take(shared, now, incoming, to),
                     Err(why) => shared.ack(peer, id, Verdict::Refused(why.clone())),
                 }
                 return;

@@ -136,6 +136,38 @@ fn what_the_next_hop_could_not_carry_is_not_taken() {
     }
 }
 
+#[test]
+fn one_sender_cannot_take_the_whole_relay() {
+    let limits = Limits { relay_bytes: 100_000, relay_bytes_per_sender: 20_000, ..Limits::default() };
+    let mut hub = Lone::new(true, limits);
+    hub.link(2, false);
+    hub.link(4, false);
+    let to = signer(3).id();
+    let asks = || Payload::Request(Request { data: vec![7; 4_000].into(), ..request("ping") });
+    let mut held = 0;
+    for n in 0..20 {
+        let verdicts = hub.receive((2, 2), to, Lone::id(n), hub.soon(), asks(), Ok(()));
+        held += usize::from(verdicts == [Verdict::Held]);
+    }
+    assert_eq!(held, 4);
+    assert_eq!(hub.receive((4, 4), to, Lone::id(1), hub.soon(), asks(), Ok(())), [Verdict::Held]);
+    // Room that was given back is there again.
+    hub.event(Event::NodeGone { key: to });
+    let other = signer(5).id();
+    assert_eq!(hub.receive((2, 2), other, Lone::id(30), hub.soon(), asks(), Ok(())), [Verdict::Held]);
+}
+
+#[test]
+fn a_relay_holds_no_request_for_ever() {
+    let mut hub = Lone::new(true, Limits::default());
+    hub.link(2, false);
+    for expires in [None, Some(START + MAX_LIFETIME * 3)] {
+        let asks = Payload::Request(request("ping"));
+        let verdicts = hub.receive((2, 2), signer(3).id(), Lone::id(1), expires, asks, Ok(()));
+        assert_eq!(verdicts, [Verdict::Refused(Rejection::LivesTooLong)]);
+    }
+}
+
 /// Whoever was a target of a run knows its id, and so the ids of its messages to all others.
 #[test]
 fn a_node_cannot_spoil_the_id_of_a_run_s_message_to_another() {
