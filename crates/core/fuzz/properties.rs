@@ -432,6 +432,7 @@ fn records() -> Vec<(&'static str, Vec<Op>)> {
         expires: later,
         envelope: envelope(0),
         attempts: Some(4),
+        output_limit: None,
         reply: Some(Bytes::from_static(b"reply")),
         reply_whole: false,
         accepted: true,
