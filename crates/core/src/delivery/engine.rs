@@ -210,6 +210,7 @@ impl Engine {
             Timer::Again(to, item) => shared.offer_again(to, item),
             Timer::GiveUp(id) => self.outbox.give_up(shared, now, id),
             Timer::StartBy(key) => self.inbox.start_by(shared, now, key),
+            Timer::RunAgain(key) => self.inbox.run_again(shared, now, key),
             Timer::Sweep => {
                 self.outbox.sweep(shared, now);
                 self.inbox.sweep(shared, now);

@@ -447,8 +447,11 @@ impl Outbox {
             return;
         };
         // An end that is being written may still be refused for want of space: then this is looked at again.
-        let open = entry.row.outcome.is_none() && entry.end_token.is_none();
-        if !open || !shared.is_gone(audience(entry.row.to)) {
+        if entry.row.closed || entry.end_token.is_some() || !shared.is_gone(audience(entry.row.to)) {
+            return;
+        }
+        if entry.row.outcome.is_some() {
+            self.close_without(shared, id);
             return;
         }
         let outcome = if entry.row.accepted {
@@ -457,6 +460,31 @@ impl Outbox {
             Outcome::Undeliverable("its node was removed from the fleet".into())
         };
         self.end(shared, now, id, outcome, false);
+    }
+
+    /// The receiver is gone, and what it had not sent yet with it: the reply is made of what is here.
+    fn close_without(&mut self, shared: &mut Shared, id: MessageId) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        let mut ops = Vec::new();
+        if entry.row.provisional {
+            // Nothing will supersede it any more.
+            entry.row.closed = true;
+            self.closed.push_back(id);
+            ops.extend(std::mem::take(&mut entry.pieces).keys().map(|seq| delete_piece(&id, *seq)));
+        } else if !entry.is_whole() {
+            let mut last = entry.row.written;
+            while entry.pieces.contains_key(&(last + 1)) {
+                last += 1;
+            }
+            entry.row.last_seq = Some(last);
+        } else {
+            return;
+        }
+        ops.push(record::put(Table::Outbox, record::message_key(&id), &entry.row));
+        shared.commit_lazily(ops);
+        self.advance_reply(shared, id);
     }
 
     /// Time is up.
@@ -580,6 +608,7 @@ impl Outbox {
             let told = self.note_end(shared, now, id, row);
             shared.out.extend(told);
             self.acknowledge_end(shared, now, id, waiting);
+            self.end_if_gone(shared, now, id);
             let mut ops = Vec::new();
             self.forget_history(shared, &mut ops);
             if !ops.is_empty() {

@@ -61,6 +61,9 @@ pub struct InboxRow {
     pub reserved: u64,
     /// A cancel came while it was queued or ran.
     pub cancelled: bool,
+    /// A crash ended an earlier run of it; it may run again.
+    #[serde(default)]
+    pub interrupted: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
