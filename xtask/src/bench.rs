@@ -64,12 +64,8 @@ struct Bench {
 
 pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let release = !args.debug;
-    let bench = Bench {
-        binary: fleet::build("mainstay", "mainstay", release)?,
-        simulated: fleet::build("xtask", "simulated_agents", release)?,
-        seconds: args.seconds,
-        peers: args.peers,
-    };
+    let [binary, simulated] = fleet::build(["mainstay", "simulated_agents"], release)?;
+    let bench = Bench { binary, simulated, seconds: args.seconds, peers: args.peers };
     process::raise_limits()?;
     let mut figures = Figures::new(args.json);
     let wants = |part: Part| args.part == part || args.part == Part::All;

@@ -102,11 +102,8 @@ pub fn run(args: CrashArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn trial(args: &CrashArgs, seed: u64) -> anyhow::Result<ExitCode> {
-    let binary = match &args.binary {
-        Some(path) => path.canonicalize()?,
-        None => fleet::build("mainstay", "mainstay", false)?,
-    };
-    let entry = fleet::build("xtask", "ledger_entry", false)?;
+    let [built, entry] = fleet::build(["mainstay", "ledger_entry"], false)?;
+    let binary = args.binary.as_ref().map_or(Ok(built), |path| path.canonicalize())?;
     let agents = usize::from(args.agents);
     let mut fleet = Fleet::start(Plan { binary: &binary, agents, label: "crash" }).await?;
     let began = Instant::now();

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::figure::{Figure, Figures};
 use super::swarm::{Swarm, number};
-use super::{Bench, limit, process};
+use super::{Bench, process};
 use crate::fleet::{Fleet, Plan, agent_name};
 
 const PART: &str = "messages";
@@ -40,12 +40,14 @@ pub async fn measure(bench: &Bench, figures: &mut Figures) -> anyhow::Result<()>
     let fleet = Fleet::start(Plan { binary: &bench.binary, agents: 1, label: "messages" }).await?;
     let mut swarm = Swarm::start(&bench.simulated, &fleet, 1).await?;
     swarm.order("connect")?;
-    let (sign, verify) = limit::signing()?;
+    let signing = swarm.order("signing")?;
+    let (sign, verify) = (number(&signing, "sign")?, number(&signing, "verify")?);
     figures.note(format!("one core signs in {:.0} µs and verifies in {:.0} µs", sign * 1e6, verify * 1e6));
     for window in WINDOWS {
         for way in [&DIRECT, &RELAYED] {
-            // At the same time as what it bounds: disks are shared, and have their moods.
-            let synced = limit::synced_records(&fleet.root, window)?;
+            // Before and after what it bounds: disks are shared, and have their moods.
+            let limit = format!("synced {} {window}", fleet.root.display());
+            let earlier = number(&swarm.order(&limit)?, "per_second")?;
             let before = Usage::of(&fleet, &mut swarm)?;
             let order = match way.name {
                 "hub to agent" => {
@@ -55,6 +57,7 @@ pub async fn measure(bench: &Bench, figures: &mut Figures) -> anyhow::Result<()>
             };
             let result = swarm.order(&order)?;
             let used = Usage::of(&fleet, &mut swarm)?.less(&before);
+            let synced = (earlier + number(&swarm.order(&limit)?, "per_second")?) / 2.0;
             let rate = number(&result, "per_second")?;
             // One after the other, each step waits for its sync. Many at once share syncs, and then the cores
             // are what everybody shares: signatures, and writing the records.

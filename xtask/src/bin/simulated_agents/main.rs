@@ -9,14 +9,17 @@
 //! | `connect` | how long it took until all were linked |
 //! | `send NODE WINDOW SECONDS` | pings from the first agent to NODE, so many outstanding |
 //! | `receive SOCKET WINDOW SECONDS` | pings to the first agent, offered at a node's message socket |
+//! | `signing` | how many seconds one core takes to sign and to verify |
+//! | `synced DIRECTORY COUNT` | records made durable a second, so many with each sync |
 //! | `stats` | what the shared journal did so far |
 
 mod agent;
+mod limit;
 mod load;
 mod member;
 
 use std::io::BufRead as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -139,6 +142,14 @@ impl Swarm {
             ["receive", socket, window, seconds] => {
                 let first = self.agents.first_mut().context("nobody is connected")?;
                 load::receive(first, socket, window.parse()?, seconds.parse()?).await
+            }
+            ["signing"] => {
+                let (sign, verify) = limit::signing();
+                Ok(json!({ "sign": sign, "verify": verify }))
+            }
+            ["synced", directory, together] => {
+                let rate = limit::synced_records(Path::new(directory), together.parse()?)?;
+                Ok(json!({ "per_second": rate }))
             }
             ["stats"] => Ok(self.stats()),
             _ => bail!("it is not an order"),
