@@ -83,7 +83,8 @@ pub struct Up {
     /// Something queued is waited for.
     pub urgent: bool,
     pub committing: Vec<Queued>,
-    pub lazy_since: Option<u64>,
+    /// What nothing waits for is written at a time that is planned.
+    pub flush_planned: bool,
     pub methods: BTreeMap<Key, Method>,
     pub replies: VecDeque<ReplyTask>,
     pub links: BTreeMap<KeyId, LinkId>,
@@ -165,7 +166,7 @@ impl Node {
             queued: Vec::new(),
             urgent: false,
             committing: Vec::new(),
-            lazy_since: None,
+            flush_planned: false,
             methods: BTreeMap::new(),
             replies: VecDeque::new(),
             links: BTreeMap::new(),

@@ -545,13 +545,13 @@ impl World {
             };
             let batch = mainstay_core::journal::Batch { class: Class::Owed { release: 0 }, ops: vec![op] };
             up.queued.push(Queued { token: NO_TOKEN, batch });
-            up.lazy_since.get_or_insert(at);
         }
         let mut plans = Vec::new();
         if up.committing.is_empty() && !up.queued.is_empty() {
             if up.urgent {
                 plans.push((0, Own::DiskStart));
-            } else if up.lazy_since == Some(at) {
+            } else if !up.flush_planned {
+                up.flush_planned = true;
                 plans.push((LAZY_FOR, Own::DiskStart));
             }
         }
@@ -579,9 +579,6 @@ impl World {
                 }
                 up.queued.push(Queued { token, batch });
                 up.urgent |= !lazy;
-                if lazy {
-                    up.lazy_since.get_or_insert(at);
-                }
             }
             Effect::Send { peer, frame } => self.send(n, peer, frame),
             Effect::Start { key, request, .. } => {
@@ -661,12 +658,12 @@ impl World {
         let node = &mut self.nodes[n];
         let after = node.commit_latency(&mut self.rng, at);
         let Some(up) = node.up.as_mut() else { return };
+        up.flush_planned = false;
         if !up.committing.is_empty() || up.queued.is_empty() {
             return;
         }
         up.committing = std::mem::take(&mut up.queued);
         up.urgent = false;
-        up.lazy_since = None;
         self.plan_own(after, n, Own::DiskDone);
     }
 

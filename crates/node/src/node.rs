@@ -18,7 +18,7 @@ use mainstay_core::access::Rules;
 use mainstay_core::backoff::Backoff;
 use mainstay_core::delivery::engine::{OpenError, Queues};
 use mainstay_core::delivery::record::{META_CLOCK_FLOOR, META_JOURNAL_ID};
-use mainstay_core::delivery::{Engine, Event, Limits};
+use mainstay_core::delivery::{Engine, Event, Limits, Refusal};
 use mainstay_core::envelope::Signer;
 use mainstay_core::frame::{Facts, Frame, Goodbye};
 use mainstay_core::id::{JournalId, KeyId, MessageId, NodeName};
@@ -286,6 +286,9 @@ impl CourierHandle for NodeHandle {
             Err(submit::SubmitError::Text(errors)) => Err(SubmitError::Invalid(errors.to_string())),
             Err(submit::SubmitError::UnknownNodes(names) | submit::SubmitError::UnknownOffline(names)) => {
                 Err(SubmitError::UnknownNode(names.join(", ")))
+            }
+            Err(submit::SubmitError::Refused(refusal @ Refusal::TooLarge(_))) => {
+                Err(SubmitError::Invalid(refusal.to_string()))
             }
             Err(submit::SubmitError::Refused(refusal)) => Err(SubmitError::Full(refusal.to_string())),
             Err(other) => Err(SubmitError::Failed(other.to_string())),
