@@ -58,8 +58,9 @@ pub const LINK_QUEUE: usize = 2_048;
 /// Lazy writes wait for a batch that is synced anyway, but no longer than this.
 const LAZY_FOR: Duration = Duration::from_secs(1);
 
-/// A hub is told of the mark no more often than this.
-const MARK_EVERY: Duration = Duration::from_secs(10);
+/// A hub is told of the mark no more often than this: what was accepted since then could be undone by a restored
+/// journal without being noticed. It costs nothing at rest, when no mark changes.
+const MARK_EVERY: Duration = Duration::from_secs(1);
 
 /// One link, as the courier sees it.
 #[derive(Debug)]
@@ -319,7 +320,7 @@ impl Courier {
         let lazy = self.lazy_since.map(|since| since + LAZY_FOR);
         // A clock that jumps must not leave us asleep for long; nor may an idle agent wake often.
         let far = now + Duration::from_secs(600);
-        engine.into_iter().chain(lazy).chain([far]).min().unwrap_or(far)
+        engine.into_iter().chain(lazy).chain(self.mark_due()).chain([far]).min().unwrap_or(far)
     }
 
     /// Hands over what this turn wants durable, and says what has become of queues.
@@ -354,14 +355,19 @@ impl Courier {
     }
 
     fn tell_mark(&mut self) {
-        let mark = self.parts.engine.mark();
-        if self.parts.hub.is_some() || mark == self.mark_told.0 || self.mark_told.1.elapsed() < MARK_EVERY {
-            return;
+        if self.mark_due().is_some_and(|at| at <= tokio::time::Instant::now()) {
+            let mark = self.parts.engine.mark();
+            self.mark_told = (mark, tokio::time::Instant::now());
+            for session in self.sessions.values().filter(|session| session.hub) {
+                let _ = session.frames.try_send(Frame::Mark(mark));
+            }
         }
-        self.mark_told = (mark, tokio::time::Instant::now());
-        for session in self.sessions.values().filter(|session| session.hub) {
-            let _ = session.frames.try_send(Frame::Mark(mark));
-        }
+    }
+
+    /// When hubs are to hear of a mark that they do not know.
+    fn mark_due(&self) -> Option<tokio::time::Instant> {
+        let linked = self.parts.hub.is_none() && !self.sessions.is_empty();
+        (linked && self.parts.engine.mark() != self.mark_told.0).then(|| self.mark_told.1 + MARK_EVERY)
     }
 
     fn committed(&mut self, done: Done) -> Result<(), JournalError> {
@@ -471,6 +477,10 @@ impl Courier {
             let _ = old.frames.try_send(Frame::Goodbye(Goodbye::Replaced));
             old.cancel.cancel();
             self.turn(Event::LinkDown { peer });
+            if let Some(role) = &self.parts.hub {
+                // Its mark counts: of two machines with one key, one falls behind it.
+                role.link_down(peer, old.mark);
+            }
         }
         info!(node = %name, %address, "linked");
         if let Some(role) = &self.parts.hub {
@@ -628,7 +638,11 @@ impl Courier {
 
     /// Says goodbye to everyone and lets what is under way to the disk get there.
     async fn end(mut self) {
+        let mark = self.parts.engine.mark();
         for (_, session) in self.sessions.drain() {
+            if session.hub {
+                let _ = session.frames.try_send(Frame::Mark(mark));
+            }
             let _ = session.frames.try_send(Frame::Goodbye(Goodbye::Stopping));
             session.cancel.cancel();
         }

@@ -38,23 +38,20 @@ pub async fn run(
     loop {
         let Some(address) = addresses.get(turn % addresses.len().max(1)) else { return Ok(()) };
         turn += 1;
-        let attempt = async {
-            match dialer.dial(address).await {
-                Ok(dialled) => {
-                    shared.metrics.dialled("linked");
-                    Attempt::Ended(session::dial(&shared, dialled.link, address.clone()).await)
-                }
-                Err(error) => {
-                    shared.metrics.dialled(if error.is_transient() { "unreachable" } else { "untrusted" });
-                    Attempt::Failed(error)
-                }
-            }
+        let dialled = tokio::select! {
+            () = shared.stop.cancelled() => return Ok(()),
+            dialled = dialer.dial(address) => dialled,
         };
-        let attempt = tokio::select! {
-            () = shared.stop.cancelled() => {
-                return Ok(());
+        let attempt = match dialled {
+            Ok(dialled) => {
+                shared.metrics.dialled("linked");
+                // Ends by itself when the node stops, with a word to the hub.
+                Attempt::Ended(session::dial(&shared, dialled.link, address.clone()).await)
             }
-            attempt = attempt => attempt,
+            Err(error) => {
+                shared.metrics.dialled(if error.is_transient() { "unreachable" } else { "untrusted" });
+                Attempt::Failed(error)
+            }
         };
         // Only a link over which both ends proved themselves and agreed counts as success.
         if shared.take_proof() {

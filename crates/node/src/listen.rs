@@ -21,13 +21,8 @@ pub async fn run(shared: Arc<Shared>, listener: Arc<TlsListener>) {
         let tasks = shared.tasks.clone();
         tasks.spawn(async move {
             let address = incoming.address();
-            tokio::select! {
-                () = shared.stop.cancelled() => {}
-                result = meet(&shared, incoming) => {
-                    if let Err(end) = result {
-                        debug!(%address, "link ended: {end}");
-                    }
-                }
+            if let Err(end) = meet(&shared, incoming).await {
+                debug!(%address, "link ended: {end}");
             }
         });
     }
@@ -35,14 +30,23 @@ pub async fn run(shared: Arc<Shared>, listener: Arc<TlsListener>) {
 
 async fn meet(shared: &Arc<Shared>, incoming: Incoming) -> Result<(), SessionEnd> {
     let address = incoming.address();
-    let mut link = match incoming.handshake().await {
-        Ok(link) => link,
-        Err(error) => {
-            debug!(%address, %error, "no handshake");
-            return Ok(());
-        }
+    let opening = async {
+        let mut link = match incoming.handshake().await {
+            Ok(link) => link,
+            Err(error) => {
+                debug!(%address, %error, "no handshake");
+                return Ok(None);
+            }
+        };
+        let first = link.receiver.recv().await?;
+        Ok::<_, SessionEnd>(Some((link, first)))
     };
-    match link.receiver.recv().await? {
+    let opened = tokio::select! {
+        () = shared.stop.cancelled() => return Err(SessionEnd::Stopped),
+        opened = opening => opened?,
+    };
+    let Some((link, first)) = opened else { return Ok(()) };
+    match first {
         Some(Frame::Hello(hello)) if link.peer.identity.is_some() => {
             session::accept(shared, link, *hello).await
         }

@@ -33,24 +33,25 @@ async fn run_until(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<(
     let config = args.load()?;
     let key = identity::load_or_make_key(&data)?;
     let facts = mainstay_node::facts::collect(env!("CARGO_PKG_VERSION"), config.labels.clone());
-    let token = args.join_token()?.map(|text| text.parse::<JoinToken>()).transpose().map_err(|error| {
-        Problem::new(ProblemKind::Invalid, error.to_string())
-            .hint("make one on the hub: mainstay token create")
-    })?;
+    let known = identity::load_membership(&data, &key)?;
     let mut hubs = config.links.clone();
+    // A member has no use for it, and its file may be long gone.
+    let token = if known.is_some() && !hubs.is_empty() { None } else { join_token(&args)? };
     if let Some(token) = &token
-        && hubs.is_empty()
+        && (hubs.is_empty() || (known.is_none() && args.flags.links.is_empty()))
     {
+        // Before the join: one that is killed right after it must find its hub without the token.
         hubs = token.hubs.clone();
+        args.remember(&Learned { links: hubs.clone(), ..Learned::default() })?;
     }
-    let membership = match identity::load_membership(&data, &key)? {
+    let membership = match known {
         Some(membership) => membership,
         None => {
             let applicant = applicant(&data, &key, &config, token.as_ref(), &hubs, &facts)?;
             let Some(membership) = join_fleet(&applicant, &stop).await? else { return Ok(()) };
             args.remember(&Learned {
                 name: Some(membership.identity.name.clone()),
-                links: hubs.clone(),
+                links: Vec::new(),
                 ca_fingerprint: Some(membership.ca.fingerprint().to_string()),
             })?;
             membership
@@ -60,6 +61,13 @@ async fn run_until(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<(
         return Err(no_address().into());
     }
     Box::pin(serve(&data, key, config, membership, facts, hubs, stop)).await
+}
+
+fn join_token(args: &AgentArgs) -> Result<Option<JoinToken>, Problem> {
+    args.join_token()?.map(|text| text.parse::<JoinToken>()).transpose().map_err(|error| {
+        Problem::new(ProblemKind::Invalid, error.to_string())
+            .hint("make one on the hub: mainstay token create")
+    })
 }
 
 /// `None` if it was stopped before.

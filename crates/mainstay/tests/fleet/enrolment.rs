@@ -65,6 +65,12 @@ fn an_agent_that_is_killed_while_it_joins_joins_with_the_same_token() {
     lab.agent("a").stop();
     lab.start_agent("a");
     lab.until_online("a", true);
+    // Or with one in a file that is gone, as a service's unit may still say.
+    lab.agent("a").stop();
+    let gone = format!("@{}", lab.path("gone").display());
+    let mut command = lab.agent_command("a");
+    lab.start_agent_as("a", command.args(["--join", &gone]));
+    lab.until_online("a", true);
 }
 
 #[test]

@@ -108,3 +108,26 @@ fn whoever_waits_for_a_run_waits_through_a_restart_of_the_hub() {
     let events: Vec<_> = lines.iter().filter_map(|line| line["event"].as_str()).collect();
     assert_eq!(events, ["accepted", "result", "summary"], "each line once");
 }
+
+#[test]
+fn a_node_whose_journal_was_put_back_waits_for_an_operator() {
+    let mut lab = Lab::new(&["a"]);
+    assert!(lab.agent("a").stop().success());
+    let (journal, older) = (lab.path("a/journal.db"), lab.path("older.db"));
+    std::fs::copy(&journal, &older).unwrap();
+    lab.start_agent("a");
+    lab.run(&["run", "-t", "a", "--", "true"]).exits(0);
+    // It tells what it has accepted with its goodbye at the latest.
+    assert!(lab.agent("a").stop().success());
+    lab.until_online("a", false);
+    std::fs::copy(&older, &journal).unwrap();
+
+    lab.start_agent("a");
+    let state = |lab: &Lab| lab.node("a").unwrap()["state"].as_str().unwrap().to_owned();
+    eventually("the hub keeps it out", || (state(&lab) == "quarantined").then_some(()));
+    let note = lab.node("a").unwrap()["note"].as_str().unwrap().to_owned();
+    assert!(note.contains("stepped back"), "{note}");
+    lab.run(&["nodes", "accept", "a"]).exits(0);
+    lab.until_online("a", true);
+    lab.run(&["run", "-t", "a", "--", "true"]).exits(0);
+}

@@ -125,3 +125,15 @@ fn batches_stop_at_too_many_failures_and_a_retry_reaches_those_that_failed() {
     let said = lab.run(&["runs", "retry", run, "--failed", "--json"]).exits(0);
     assert_eq!(said.json().last().unwrap()["ok"], 3, "{}", said.out);
 }
+
+#[test]
+fn commands_are_killed_before_their_agent_when_memory_runs_out() {
+    let lab = Lab::new(&["a"]);
+    let of_agent = format!("/proc/{}/oom_score_adj", lab.agent_pid("a"));
+    if std::fs::write(of_agent, "-900").is_err() {
+        eprintln!("skipped: only root may spare a process");
+        return;
+    }
+    let said = lab.run(&["run", "-t", "a", "--", "cat", "/proc/self/oom_score_adj"]).exits(0);
+    assert!(said.out.ends_with("\n0\n"), "{}", said.out);
+}

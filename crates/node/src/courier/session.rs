@@ -116,8 +116,32 @@ pub fn hello(shared: &Shared) -> Hello {
     }
 }
 
+/// A link on which both ends have said what must be said before orders.
+struct Greeted {
+    link: Link,
+    peer: PeerInfo,
+    address: String,
+    start: Start,
+}
+
+/// Until a link is live, it is dropped when the node stops; from then on the courier ends it.
+async fn unless_stopped<T>(
+    shared: &Shared,
+    greeting: impl Future<Output = Result<T, SessionEnd>>,
+) -> Result<T, SessionEnd> {
+    tokio::select! {
+        () = shared.stop.cancelled() => Err(SessionEnd::Stopped),
+        greeted = greeting => greeted,
+    }
+}
+
 /// The hub's side of a link whose first frame was a hello.
-pub async fn accept(shared: &Arc<Shared>, mut link: Link, first: Hello) -> Result<(), SessionEnd> {
+pub async fn accept(shared: &Arc<Shared>, link: Link, first: Hello) -> Result<(), SessionEnd> {
+    let greeted = unless_stopped(shared, greet_node(shared, link, first)).await?;
+    live(shared, greeted).await
+}
+
+async fn greet_node(shared: &Shared, mut link: Link, first: Hello) -> Result<Greeted, SessionEnd> {
     let Some(role) = shared.hub.clone() else { return Err(SessionEnd::Stopped) };
     if common_protocol(first.protocols).is_none() {
         let protocols = (mainstay_core::frame::OLDEST_PROTOCOL, mainstay_core::frame::PROTOCOL);
@@ -149,9 +173,9 @@ pub async fn accept(shared: &Arc<Shared>, mut link: Link, first: Hello) -> Resul
         role.facts(link.peer.key, *facts);
     }
     let address = link.peer.address.map_or_else(String::new, |address| address.to_string());
-    let info = PeerInfo { key: link.peer.key, name, hub: false };
+    let peer = PeerInfo { key: link.peer.key, name, hub: false };
     let start = Start { mark: first.mark, trust };
-    live(shared, info, address, start, link).await
+    Ok(Greeted { link, peer, address, start })
 }
 
 /// Takes what a node knows beyond this hub's trust log. `false` if it does not continue it.
@@ -176,7 +200,12 @@ async fn learn_from_node(
 }
 
 /// The dialling side.
-pub async fn dial(shared: &Arc<Shared>, mut link: Link, address: String) -> Result<(), SessionEnd> {
+pub async fn dial(shared: &Arc<Shared>, link: Link, address: String) -> Result<(), SessionEnd> {
+    let greeted = unless_stopped(shared, greet_hub(shared, link, address)).await?;
+    live(shared, greeted).await
+}
+
+async fn greet_hub(shared: &Shared, mut link: Link, address: String) -> Result<Greeted, SessionEnd> {
     link.sender.send(&Frame::Hello(Box::new(hello(shared)))).await?;
     let first = match timeout(HELLO_WITHIN, link.receiver.recv()).await {
         Ok(Ok(Some(Frame::Hello(hello)))) => *hello,
@@ -209,12 +238,12 @@ pub async fn dial(shared: &Arc<Shared>, mut link: Link, address: String) -> Resu
         return refuse(link, Goodbye::Violation { what: "this key holds no hub's grant".into() }).await;
     }
     shared.proven();
-    let info = PeerInfo { key: link.peer.key, name: first.name, hub: true };
+    let peer = PeerInfo { key: link.peer.key, name: first.name, hub: true };
     let start = Start { mark: first.mark, trust: first.trust_length };
-    live(shared, info, address, start, link).await
+    Ok(Greeted { link, peer, address, start })
 }
 
-async fn refuse(link: Link, why: Goodbye) -> Result<(), SessionEnd> {
+async fn refuse<T>(link: Link, why: Goodbye) -> Result<T, SessionEnd> {
     link.farewell(why.clone()).await;
     Err(SessionEnd::Refused(why))
 }
@@ -231,13 +260,8 @@ struct Start {
     trust: u64,
 }
 
-async fn live(
-    shared: &Arc<Shared>,
-    peer: PeerInfo,
-    address: String,
-    start: Start,
-    link: Link,
-) -> Result<(), SessionEnd> {
+async fn live(shared: &Arc<Shared>, greeted: Greeted) -> Result<(), SessionEnd> {
+    let Greeted { link, peer, address, start } = greeted;
     let Link { peer: end, sender, receiver } = link;
     let chain = end.chain;
     let (frames, waiting) = mpsc::channel(LINK_QUEUE);
@@ -456,9 +480,10 @@ impl Session<'_> {
     /// What the courier still wanted said (a goodbye, as a rule), and the end.
     async fn farewell(mut self) {
         let words = async {
-            while let Ok(frame) = self.frames.try_recv() {
+            // Until the courier has let go of this link.
+            while let Some(frame) = self.frames.recv().await {
                 // Orders that were not sent yet are for the next link, if the peer may have one.
-                if matches!(frame, Frame::Goodbye(_) | Frame::Trust(_)) {
+                if !matches!(frame, Frame::Data(_)) {
                     self.sender.feed(&frame).await?;
                 }
             }

@@ -16,6 +16,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 use mainstay_core::outcome::Exit;
@@ -96,6 +97,8 @@ struct Orders<'a> {
     env: Vec<*const c_char>,
     parent: pid_t,
     report: &'a Report,
+    /// See [`is_spared`].
+    spared: bool,
 }
 
 /// A page that stays shared with a child that does not share the rest.
@@ -151,6 +154,7 @@ pub(super) fn spawn(program: &Program<'_>) -> Result<(Child, bool), SpawnError> 
         // SAFETY: no arguments, cannot fail.
         parent: unsafe { libc::getpid() },
         report: page.report(),
+        spared: is_spared(),
     };
     let mut stack = vec![0_u128; STACK_BYTES / 16];
     let flags =
@@ -194,6 +198,15 @@ pub(super) fn spawn(program: &Program<'_>) -> Result<(Child, bool), SpawnError> 
     }
 }
 
+/// Whether this process is among the last to be killed when memory runs out. What it starts must not inherit that:
+/// commands go first, and the agent stays in reach.
+fn is_spared() -> bool {
+    static SPARED: OnceLock<bool> = OnceLock::new();
+    *SPARED.get_or_init(|| {
+        std::fs::read_to_string("/proc/self/oom_score_adj").is_ok_and(|text| text.starts_with('-'))
+    })
+}
+
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
 }
@@ -231,6 +244,14 @@ unsafe fn become_program(orders: &Orders<'_>) -> Step {
         if let Some(procs) = program.cgroup {
             let joined = libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) == 1;
             orders.report.in_cgroup.store(joined.into(), Relaxed);
+        }
+        if orders.spared {
+            // Before the user changes: another one may not open it. A kernel that has none kills as it likes.
+            let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+            if file >= 0 {
+                libc::write(file, c"0".as_ptr().cast(), 1);
+                libc::close(file);
+            }
         }
         for (from, to) in [(program.stdin, 0), (program.stdout, 1), (program.stderr, 2)] {
             if !place(from.as_raw_fd(), to) {
