@@ -432,6 +432,7 @@ fn records() -> Vec<(&'static str, Vec<Op>)> {
         expires: later,
         envelope: envelope(0),
         attempts: Some(4),
+        output_limit: None,
         reply: Some(Bytes::from_static(b"reply")),
         reply_whole: false,
         accepted: true,
@@ -452,6 +453,7 @@ fn records() -> Vec<(&'static str, Vec<Op>)> {
         envelope: envelope(0),
         reserved: 4096,
         cancelled: false,
+        interrupted: false,
     };
     let piece = Piece { seq: 2, stream: Stream::Stdout, data: Bytes::from_static(b"out\n") };
     let answer = |at| AnswerRow { to: Audience::Node(peer()), envelope: envelope(at) };

@@ -55,6 +55,7 @@ mod status_of {
     after_help = "Try it: `mainstay dev` starts a hub and three agents on this machine.",
     disable_help_subcommand = true
 )]
+#[expect(rustdoc::broken_intra_doc_links, reason = "its comments are what --help shows")]
 struct Cli {
     /// The hub to command: https://HOST[:PORT] or unix:PATH [default: the one logged in to, or this machine's]
     #[arg(

@@ -18,7 +18,7 @@ use mainstay_core::access::Rules;
 use mainstay_core::backoff::Backoff;
 use mainstay_core::delivery::engine::{OpenError, Queues};
 use mainstay_core::delivery::record::{META_CLOCK_FLOOR, META_JOURNAL_ID};
-use mainstay_core::delivery::{Engine, Event, Limits};
+use mainstay_core::delivery::{Engine, Event, Limits, Refusal};
 use mainstay_core::envelope::Signer;
 use mainstay_core::frame::{Facts, Frame, Goodbye};
 use mainstay_core::id::{JournalId, KeyId, MessageId, NodeName};
@@ -287,6 +287,9 @@ impl CourierHandle for NodeHandle {
             Err(submit::SubmitError::UnknownNodes(names) | submit::SubmitError::UnknownOffline(names)) => {
                 Err(SubmitError::UnknownNode(names.join(", ")))
             }
+            Err(submit::SubmitError::Refused(refusal @ Refusal::TooLarge(_))) => {
+                Err(SubmitError::Invalid(refusal.to_string()))
+            }
             Err(submit::SubmitError::Refused(refusal)) => Err(SubmitError::Full(refusal.to_string())),
             Err(other) => Err(SubmitError::Failed(other.to_string())),
         }
@@ -338,7 +341,12 @@ impl Node {
         let mut ready = Some(ready);
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
+            let began = tokio::time::Instant::now();
             let result = self.live(&stop, &mut ready).await;
+            if began.elapsed() > LONGEST_PAUSE {
+                // It was a life, not another failed start.
+                backoff.reset();
+            }
             match result {
                 Ok(()) if stop.is_cancelled() => return Ok(()),
                 Ok(()) => {}

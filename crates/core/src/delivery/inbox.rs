@@ -111,6 +111,11 @@ pub(super) enum InboxThen {
         peer: KeyId,
         id: MessageId,
     },
+    /// What the first run of a message has taken of its room is reserved again.
+    RoomAgain {
+        key: Key,
+        bytes: u64,
+    },
     /// That it was taken back is on disk.
     CancelNoted {
         key: Key,
@@ -233,6 +238,8 @@ impl Inbox {
             return;
         }
         let refusal = match incoming.judged {
+            // Before anything else, so that what is remembered below is never by the word of who may say nothing.
+            Err(Rejection::Denied) => Some(Rejection::Denied),
             _ if body.expires.is_none_or(|end| end.since(now) > MAX_LIFETIME + CLOCK_SLACK) => {
                 Some(Rejection::LivesTooLong)
             }
@@ -267,6 +274,7 @@ impl Inbox {
             envelope: incoming.data.envelope,
             reserved,
             cancelled: false,
+            interrupted: false,
         };
         self.mark += 1;
         self.open += 1;
@@ -367,6 +375,7 @@ impl Inbox {
             envelope: Bytes::new(),
             reserved: 0,
             cancelled: true,
+            interrupted: false,
         };
         let end = End {
             re: key.id,
@@ -419,6 +428,19 @@ impl Inbox {
                         shared.ack(peer, id, verdict);
                     }
                     self.start_waiting(shared, now);
+                }
+            },
+            InboxThen::RoomAgain { key, bytes } => match result {
+                Ok(()) => {
+                    if let Some(entry) = self.entries.get_mut(&key) {
+                        entry.reserved += bytes;
+                    }
+                    self.waiting.push_front(key);
+                    self.start_waiting(shared, now);
+                }
+                Err(_) => {
+                    let wait = std::time::Duration::from_millis(BUSY_RETRY_MS);
+                    shared.at(now + wait, Timer::RunAgain(key));
                 }
             },
             InboxThen::Started { key } => self.begin(shared, now, key),
@@ -540,6 +562,7 @@ impl Inbox {
             envelope: Bytes::new(),
             reserved: 0,
             cancelled: false,
+            interrupted: false,
         };
         let mut ops = vec![record::put(Table::Inbox, record::inbox_key(&key), &row)];
         self.entries.insert(key, Entry::new(row, None, 1));
@@ -617,11 +640,9 @@ impl Inbox {
         if again && !entry.row.cancelled && now < entry.row.expires {
             // Output goes on being numbered: what came before the crash stays, as it would in a log.
             entry.row.state = InboxState::Accepted;
-            let op = record::put(Table::Inbox, record::inbox_key(&key), &entry.row);
-            shared.commit_lazily(vec![op]);
+            entry.row.interrupted = true;
             shared.at(entry.row.expires, Timer::StartBy(key));
-            self.waiting.push_front(key);
-            self.start_waiting(shared, now);
+            self.run_again(shared, now, key);
             return;
         }
         let started = match entry.row.state {
@@ -630,6 +651,28 @@ impl Inbox {
         };
         let report = ExitReport::without_output(Outcome::Interrupted);
         self.end(shared, now, key, report, started);
+    }
+
+    /// Lets a message run once more, as soon as there is room for all of its output again.
+    pub fn run_again(&mut self, shared: &mut Shared, now: Timestamp, key: Key) {
+        let Some(entry) = self.entries.get(&key).filter(|entry| entry.row.state == InboxState::Accepted)
+        else {
+            return;
+        };
+        if entry.row.cancelled || now >= entry.row.expires {
+            self.end(shared, now, key, ExitReport::without_output(Outcome::Interrupted), None);
+            return;
+        }
+        let op = record::put(Table::Inbox, record::inbox_key(&key), &entry.row);
+        let missing = entry.row.reserved.saturating_sub(entry.reserved);
+        if missing == 0 {
+            shared.commit_lazily(vec![op]);
+            self.waiting.push_front(key);
+            self.start_waiting(shared, now);
+        } else {
+            let then = InboxThen::RoomAgain { key, bytes: missing };
+            shared.commit(Class::New { reserve: missing }, vec![op], Then::Inbox(then));
+        }
     }
 
     pub fn start_by(&mut self, shared: &mut Shared, now: Timestamp, key: Key) {
@@ -711,12 +754,19 @@ impl Inbox {
         shared: &mut Shared,
         now: Timestamp,
         key: Key,
-        report: ExitReport,
+        mut report: ExitReport,
         started: Option<Timestamp>,
     ) {
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
+        if entry.row.interrupted
+            && matches!(report.outcome, Outcome::Cancelled | Outcome::Expired)
+            && started.is_none()
+        {
+            // It did not start again, but nobody may think that it never did.
+            report.outcome = Outcome::Interrupted;
+        }
         let request = entry.request.take();
         let sender = entry.row.sender;
         let run = request.as_ref().and_then(|request| request.run);

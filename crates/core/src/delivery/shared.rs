@@ -33,6 +33,8 @@ pub(super) enum Timer {
     GiveUp(MessageId),
     /// A message that waits here has had its time.
     StartBy(Key),
+    /// A message that may run again found no room for its output.
+    RunAgain(Key),
     Sweep,
 }
 

@@ -19,6 +19,7 @@ fn id(byte: u8) -> MessageId {
 
 fn row(outcome: Option<Outcome>) -> OutboxRow {
     OutboxRow {
+        output_limit: None,
         to: key(2),
         to_name: "node2".parse().unwrap(),
         method: "cmd".into(),
