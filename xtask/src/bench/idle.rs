@@ -43,17 +43,23 @@ pub async fn measure(bench: &Bench, figures: &mut Figures) -> anyhow::Result<()>
     let hub = fleet.hub.pid().context("the hub has ended")?;
     let agents: Vec<u32> = fleet.agents.iter().filter_map(crate::fleet::Daemon::pid).collect();
     let watched: Vec<u32> = agents.iter().copied().chain([hub]).collect();
-    let before = watched.iter().map(|pid| process::switches(*pid)).collect::<anyhow::Result<Vec<_>>>()?;
+    let before = watched.iter().map(|pid| process::wakes(*pid)).collect::<anyhow::Result<Vec<_>>>()?;
     tokio::time::sleep(WATCHED).await;
     let minutes = WATCHED.as_secs_f64() / 60.0;
     let mut wakes = Vec::new();
     for (pid, before) in watched.iter().zip(before) {
-        wakes.push((process::switches(*pid)? - before) as f64 / minutes);
+        wakes.push((process::wakes(*pid)? - before) as f64 / minutes);
     }
     let of_hub = wakes.pop().unwrap_or(0.0);
     let mut memory =
         agents.iter().map(|pid| Ok(process::resident(*pid)? / MIB)).collect::<anyhow::Result<Vec<_>>>()?;
     figures.add(Figure::new(PART, "agent, resident", median(&mut memory), "MiB").at_most(GOAL_AGENT_MIB));
+    let mut own =
+        agents.iter().map(|pid| Ok(process::own(*pid)? / MIB)).collect::<anyhow::Result<Vec<_>>>()?;
+    figures.note(format!(
+        "an agent's memory: {:.1} MiB are its own, the rest is of the binary's file, which all processes share",
+        median(&mut own),
+    ));
     figures.add(Figure::new(PART, "agent, wake-ups", median(&mut wakes), "/min").at_most(GOAL_WAKES));
     figures.add(Figure::new(PART, "hub, resident", process::resident(hub)? / MIB, "MiB"));
     figures.add(Figure::new(PART, "hub, wake-ups", of_hub, "/min"));

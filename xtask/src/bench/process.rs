@@ -4,10 +4,19 @@ use std::fs;
 
 use anyhow::Context as _;
 
-/// Bytes resident.
+/// Bytes resident, those of files that it has mapped included.
 pub fn resident(pid: u32) -> anyhow::Result<f64> {
+    memory(pid, "VmRSS:")
+}
+
+/// Bytes resident that no other process can share.
+pub fn own(pid: u32) -> anyhow::Result<f64> {
+    memory(pid, "RssAnon:")
+}
+
+fn memory(pid: u32, field: &str) -> anyhow::Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such figure")?;
     let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kib * 1024.0)
 }
@@ -23,13 +32,14 @@ pub fn cpu(pid: u32) -> anyhow::Result<f64> {
     Ok((ticks(11)? + ticks(12)?) / a_second as f64)
 }
 
-/// How often its threads were switched in, of their own will or not, so far.
-pub fn switches(pid: u32) -> anyhow::Result<u64> {
+/// How often its threads went to sleep so far, which is how often they were woken. That they were put aside for others on
+/// a busy machine does not count: it is no wake-up, and says nothing of them.
+pub fn wakes(pid: u32) -> anyhow::Result<u64> {
     let mut sum = 0;
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
         // A thread may end while we look.
         let Ok(status) = fs::read_to_string(thread?.path().join("status")) else { continue };
-        for line in status.lines().filter(|line| line.contains("ctxt_switches:")) {
+        for line in status.lines().filter(|line| line.starts_with("voluntary_ctxt_switches:")) {
             sum += line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
         }
     }

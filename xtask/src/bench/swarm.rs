@@ -94,7 +94,7 @@ pub async fn measure(bench: &Bench, agents: usize, figures: &mut Figures) -> any
     let after = process::resident(hub)?;
     let mut times = Vec::new();
     let mut split = (0.0, 0.0);
-    let (run_cpu, mut answered) = (process::cpu(hub)?, 0);
+    let (run_cpu, mut answered) = ((process::cpu(hub)?, process::cpu(swarm.pid())?), 0);
     for _ in 0..RUNS {
         let (accepted, whole, ok) = run(bench, &fleet)?;
         times.push(whole);
@@ -102,15 +102,16 @@ pub async fn measure(bench: &Bench, agents: usize, figures: &mut Figures) -> any
         answered = ok;
     }
     ensure!(answered == agents as u64, "only {answered} of {agents} answered well");
-    let run_cpu = (process::cpu(hub)? - run_cpu) / RUNS as f64;
+    let each = |seconds: f64| seconds * 1e6 / (RUNS * agents) as f64;
+    let run_cpu = (each(process::cpu(hub)? - run_cpu.0), each(process::cpu(swarm.pid())? - run_cpu.1));
     let whole = super::figure::median(&mut times);
     let peak = process::resident(hub)?;
     let large = agents >= LARGE;
     let goal = |figure: Figure, most: f64| if large { figure.at_most(most) } else { figure };
     figures.add(Figure::new(PART, format!("{agents} agents joined"), joined, "s"));
     figures.add(goal(Figure::new(PART, format!("{agents} agents linked"), linked, "s"), GOAL_LINKED_S));
-    let each = (after - before) / agents as f64 / KIB;
-    figures.add(goal(Figure::new(PART, format!("hub memory for each of {agents}"), each, "KiB"), GOAL_KIB));
+    let memory = (after - before) / agents as f64 / KIB;
+    figures.add(goal(Figure::new(PART, format!("hub memory for each of {agents}"), memory, "KiB"), GOAL_KIB));
     let all = (peak - before) / agents as f64 / KIB;
     figures.add(Figure::new(PART, format!("the same, after {RUNS} runs"), all, "KiB"));
     figures.add(goal(
@@ -123,10 +124,11 @@ pub async fn measure(bench: &Bench, agents: usize, figures: &mut Figures) -> any
         links_cpu.1 * 1e6 / agents as f64,
     ));
     figures.note(format!(
-        "run to {agents}: start to accepted {:.2} s, to all durable {:.2} s; {:.0} µs of the hub's processor for each",
+        "run to {agents}: start to accepted {:.2} s, to all durable {:.2} s; for each {:.0} µs of the hub's processor and {:.0} µs of the agents'",
         split.0,
         split.1,
-        run_cpu * 1e6 / agents as f64,
+        run_cpu.0,
+        run_cpu.1,
     ));
     Ok(())
 }
