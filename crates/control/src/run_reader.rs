@@ -264,7 +264,7 @@ impl RunReader {
             }
         }
         let kept = (out.len() as u64, err.len() as u64);
-        view.truncated |= end.truncated || !self.with_output && end.stdout_bytes + end.stderr_bytes > 0;
+        view.truncated |= end.truncated || !self.with_output && end.stdout_bytes.max(end.stderr_bytes) > 0;
         view.truncated |= self.with_output && kept != (end.stdout_bytes, end.stderr_bytes);
         if view.truncated {
             view.stdout_bytes = Some(end.stdout_bytes);

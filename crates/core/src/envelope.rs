@@ -19,8 +19,9 @@ pub const VERSION: u8 = 1;
 /// Put before the body's bytes when signing, so that no signature made for another purpose fits.
 const DOMAIN: &[u8] = b"mainstay-envelope-v1\0";
 
-/// The critical fields that this code understands. `fence`, `sealed` and `order` are reserved from version 1.
-const UNDERSTOOD: [&str; 3] = ["sealed", "fence", "order"];
+/// The critical fields that this code understands. `fence` and `order` are reserved from version 1 and not among them:
+/// whoever marks one as critical counts on it being obeyed, and nothing here would.
+const UNDERSTOOD: [&str; 1] = ["sealed"];
 
 /// No message lives longer, so that what must be remembered against replays is bounded.
 pub const MAX_LIFETIME: std::time::Duration = std::time::Duration::from_secs(30 * 24 * 3600);
@@ -219,7 +220,7 @@ impl EnvelopeError {
     pub fn rejection(&self) -> Rejection {
         match self {
             Self::Malformed(_) | Self::Signature => Rejection::BadSignature,
-            Self::Version(_) | Self::Critical(_) => Rejection::NotUnderstood(self.to_string()),
+            Self::Version(_) | Self::Critical(_) => Rejection::NotUnderstood(self.to_string()).plain(),
         }
     }
 }
@@ -387,10 +388,12 @@ mod tests {
         let mut newer = body(&signer(1));
         newer.v = VERSION + 1;
         assert!(matches!(signer(1).seal(&newer).verify(), Err(EnvelopeError::Version(2))));
-        let mut critical = body(&signer(1));
-        critical.crit = vec!["quorum".into()];
-        assert!(
-            matches!(signer(1).seal(&critical).verify(), Err(EnvelopeError::Critical(name)) if name == "quorum")
-        );
+        for field in ["quorum", "fence", "order"] {
+            let mut critical = body(&signer(1));
+            critical.crit = vec!["sealed".into(), field.into()];
+            assert!(
+                matches!(signer(1).seal(&critical).verify(), Err(EnvelopeError::Critical(name)) if name == field)
+            );
+        }
     }
 }

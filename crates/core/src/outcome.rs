@@ -4,6 +4,25 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// Longest reason that is kept of what another node says, in bytes. Ours are a line.
+const MAX_REASON: usize = 2048;
+
+/// A reason in another's words, made fit to be stored, logged and shown: one line, of bounded length.
+fn plain(reason: String) -> String {
+    if reason.len() <= MAX_REASON && !reason.contains(char::is_control) {
+        return reason;
+    }
+    let mut plain = String::new();
+    for c in reason.chars() {
+        if plain.len() + c.len_utf8() > MAX_REASON {
+            plain.push('…');
+            break;
+        }
+        plain.push(if c.is_control() { ' ' } else { c });
+    }
+    plain
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -55,6 +74,17 @@ impl Outcome {
             Self::Cancelled => "cancelled",
             Self::Lost => "lost",
             Self::Sent => "sent",
+        }
+    }
+
+    /// The same with its reason in one line of bounded length: for whatever another node said.
+    #[must_use]
+    pub fn plain(self) -> Self {
+        match self {
+            Self::Failed(reason) => Self::Failed(plain(reason)),
+            Self::Undeliverable(reason) => Self::Undeliverable(plain(reason)),
+            Self::Rejected(why) => Self::Rejected(why.plain()),
+            other => other,
         }
     }
 
@@ -116,6 +146,20 @@ pub enum Rejection {
     Expired,
 }
 
+impl Rejection {
+    /// The same with its words in one line of bounded length. They may be another's in both directions: what
+    /// somebody sent, said back to them.
+    #[must_use]
+    pub fn plain(self) -> Self {
+        match self {
+            Self::NotUnderstood(what) => Self::NotUnderstood(plain(what)),
+            Self::UnknownMethod(name) => Self::UnknownMethod(plain(name)),
+            Self::BadArguments(why) => Self::BadArguments(plain(why)),
+            other => other,
+        }
+    }
+}
+
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -137,6 +181,17 @@ impl fmt::Display for Rejection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_say_is_cut_to_one_harmless_line() {
+        let hostile = format!("no\n2026-01-01 INFO forged \u{1b}[2J{}", "é".repeat(1 << 20));
+        let Outcome::Failed(reason) = Outcome::Failed(hostile.clone()).plain() else { panic!() };
+        assert!(reason.len() <= MAX_REASON + '…'.len_utf8() && reason.starts_with("no 2026"));
+        assert!(!reason.contains(char::is_control));
+        let Rejection::UnknownMethod(name) = Rejection::UnknownMethod(hostile).plain() else { panic!() };
+        assert_eq!(name, reason);
+        assert_eq!(Outcome::Failed("it is gone".into()).plain(), Outcome::Failed("it is gone".into()));
+    }
 
     #[test]
     fn yesterdays_bytes_still_read() {

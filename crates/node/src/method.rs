@@ -97,9 +97,10 @@ impl Methods {
 
     /// The method of a request whose arguments it takes, or what the sender is told.
     pub fn accept(&self, request: &Request) -> Result<&Arc<dyn Method>, Rejection> {
-        let method =
-            self.get(&request.method).ok_or_else(|| Rejection::UnknownMethod(request.method.clone()))?;
-        method.check(request).map_err(Rejection::BadArguments)?;
+        let method = self
+            .get(&request.method)
+            .ok_or_else(|| Rejection::UnknownMethod(request.method.clone()).plain())?;
+        method.check(request).map_err(|why| Rejection::BadArguments(why).plain())?;
         Ok(method)
     }
 

@@ -223,7 +223,7 @@ impl Inner {
             Payload::Output(output) => (output.run, output.re, Answer::Output(output.piece)),
             Payload::End(end) => {
                 let note = EndNote {
-                    outcome: end.outcome,
+                    outcome: end.outcome.plain(),
                     last_seq: end.last_seq,
                     tail: end.tail,
                     started: end.started,
@@ -254,7 +254,7 @@ impl Inner {
 
     async fn event(&self, node: KeyId, request: Request) -> Verdict {
         if request.method != REPORT {
-            return Verdict::Refused(Rejection::UnknownMethod(request.method));
+            return Verdict::Refused(Rejection::UnknownMethod(request.method).plain());
         }
         // A hub is no node of its own registry, and has failures to report like any other.
         let own = (node == self.fleet.key()).then(|| self.config.name.clone());

@@ -253,7 +253,10 @@ impl Engine {
                 let waiting = (peer, id, None);
                 self.outbox.received_piece(shared, now, from, output.re, output.piece, waiting);
             }
-            Payload::End(end) => self.outbox.received_end(shared, now, from, end, waiting),
+            Payload::End(mut end) => {
+                end.outcome = end.outcome.plain();
+                self.outbox.received_end(shared, now, from, end, waiting);
+            }
             Payload::Receipt(receipt) => {
                 shared.ack(peer, id, Verdict::Accepted);
                 if self.inbox.answers.receipt(shared, from, &receipt.re) {
@@ -262,7 +265,7 @@ impl Engine {
                 if self.outbox.audience(&receipt.re) == Some(Audience::Node(from)) {
                     match receipt.refused {
                         None => self.outbox.accepted(shared, now, receipt.re),
-                        Some(why) => self.outbox.refused(shared, now, receipt.re, why, true),
+                        Some(why) => self.outbox.refused(shared, now, receipt.re, why.plain(), true),
                     }
                 }
             }
@@ -272,6 +275,10 @@ impl Engine {
     fn acked(&mut self, now: Timestamp, peer: KeyId, ack: Ack) {
         let shared = &mut self.shared;
         let Ack { id, verdict } = ack;
+        let verdict = match verdict {
+            Verdict::Refused(why) => Verdict::Refused(why.plain()),
+            other => other,
+        };
         match shared.windows.acked(&peer, &id) {
             None => {}
             Some(Acked::Lent) => shared.out.push(Effect::Lent { peer, id, verdict }),

@@ -36,6 +36,10 @@ const REFUSALS: usize = 4_096;
 /// send at all could fill the journal with them.
 const TOMBSTONES: usize = 4_096;
 
+/// Of them, what one node may have: a cancel needs no access rule, and the rest is for others. The hub role is not
+/// bound by it, since whoever cancels a run over many nodes must reach each.
+const TOMBSTONES_PER_ORIGIN: usize = 128;
+
 #[derive(Debug)]
 struct Entry {
     row: InboxRow,
@@ -87,6 +91,7 @@ pub(super) struct Inbox {
     open_bytes: usize,
     refused: VecDeque<Key>,
     tombstones: usize,
+    tombstones_of: BTreeMap<KeyId, usize>,
     /// Messages accepted over this journal's life.
     mark: u64,
     /// The same, as far as it is on disk: all that a hello may claim.
@@ -169,7 +174,7 @@ impl Inbox {
             }
         }
         if is_tombstone(&row) {
-            self.tombstones += 1;
+            self.count_tombstone(&key);
         }
         let state = row.state;
         let mut entry = Entry::new(row, request, next_seq);
@@ -344,6 +349,21 @@ impl Inbox {
         }
     }
 
+    fn count_tombstone(&mut self, key: &Key) {
+        self.tombstones += 1;
+        *self.tombstones_of.entry(key.origin).or_default() += 1;
+    }
+
+    fn uncount_tombstone(&mut self, key: &Key) {
+        self.tombstones -= 1;
+        if let Some(count) = self.tombstones_of.get_mut(&key.origin) {
+            *count -= 1;
+            if *count == 0 {
+                self.tombstones_of.remove(&key.origin);
+            }
+        }
+    }
+
     /// The cancel came before its message: the message must not run when it comes.
     fn tombstone(
         &mut self,
@@ -359,7 +379,9 @@ impl Inbox {
             shared.ack(incoming.peer, body.id, Verdict::Accepted);
             return;
         }
-        if self.tombstones >= TOMBSTONES {
+        let of_origin = self.tombstones_of.get(&key.origin).copied().unwrap_or(0);
+        let its_share_is_used = key.origin != HUB_ROLE && of_origin >= TOMBSTONES_PER_ORIGIN;
+        if self.tombstones >= TOMBSTONES || its_share_is_used {
             let reason = format!("{} cancels wait for their messages on this node", self.tombstones);
             shared.ack(incoming.peer, body.id, Verdict::Busy { reason, retry_ms: BUSY_RETRY_MS });
             return;
@@ -393,7 +415,7 @@ impl Inbox {
         let answer = self.answers.add(shared, now, to, key, END_NUMBER, Payload::End(end));
         let ops = vec![record::put(Table::Inbox, record::inbox_key(&key), &row), answer];
         self.entries.insert(key, Entry::new(row, None, 1));
-        self.tombstones += 1;
+        self.count_tombstone(&key);
         let then = InboxThen::Tombstone { key, peer: incoming.peer, id: body.id };
         let token = shared.commit(Class::New { reserve: 0 }, ops, Then::Inbox(then));
         if let Some(entry) = self.entries.get_mut(&key) {
@@ -454,7 +476,7 @@ impl Inbox {
                 }
                 Err(reason) => {
                     self.entries.remove(&key);
-                    self.tombstones -= 1;
+                    self.uncount_tombstone(&key);
                     self.answers.forget(key, END_NUMBER);
                     shared.ack(peer, id, Verdict::Busy { reason, retry_ms: BUSY_RETRY_MS });
                 }
@@ -823,7 +845,7 @@ impl Inbox {
             .map(|key| {
                 let gone = self.entries.remove(&key);
                 if gone.is_some_and(|entry| is_tombstone(&entry.row)) {
-                    self.tombstones -= 1;
+                    self.uncount_tombstone(&key);
                 }
                 record::delete(Table::Inbox, record::inbox_key(&key))
             })

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use mainstay_core::delivery::{Draft, Effect, Engine, Event, Incoming, Limits, Refusal};
 use mainstay_core::envelope::{
-    Audience, Body, End, MAX_LIFETIME, Output, Payload, Piece, Request, Signer, Stream, VERSION, Verified,
+    Audience, Body, Cancel, End, MAX_LIFETIME, Output, Payload, Piece, Request, Signer, Stream, VERSION,
+    Verified,
 };
 use mainstay_core::frame::{Data, Frame, MAX_ENVELOPE, MAX_FRAME, Verdict};
 use mainstay_core::id::{KeyId, MessageId, RunId};
@@ -166,6 +167,29 @@ fn a_relay_holds_no_request_for_ever() {
         let verdicts = hub.receive((2, 2), signer(3).id(), Lone::id(1), expires, asks, Ok(()));
         assert_eq!(verdicts, [Verdict::Refused(Rejection::LivesTooLong)]);
     }
+}
+
+#[test]
+fn cancels_of_one_node_leave_room_for_those_of_others() {
+    let mut node = Lone::new(false, Limits::default());
+    node.link(9, true);
+    let cancel = |n: u16| {
+        let re = MessageId::new(START, [1, 0, 0, 0, 0, 0, 0, 0, (n >> 8) as u8, n as u8]);
+        let id = MessageId::new(START, [2, 0, 0, 0, 0, 0, 0, 0, (n >> 8) as u8, n as u8]);
+        (id, Payload::Cancel(Cancel { re, run: None }))
+    };
+    let mut taken = 0;
+    for n in 0..5_000 {
+        let (id, payload) = cancel(n);
+        let verdicts = node.receive((9, 4), node.me, id, None, payload, Ok(()));
+        taken += usize::from(verdicts == [Verdict::Accepted]);
+    }
+    assert!((1..1_000).contains(&taken), "{taken}");
+    let (id, payload) = cancel(0);
+    assert_eq!(node.receive((9, 3), node.me, id, None, payload, Ok(())), [Verdict::Accepted]);
+    let run = RunId::new(START, [5; 10]);
+    let payload = Payload::Cancel(Cancel { re: MessageId::of_run(run, node.me), run: Some(run) });
+    assert_eq!(node.receive((9, 9), node.me, Lone::id(7), None, payload, Ok(())), [Verdict::Accepted]);
 }
 
 /// Whoever was a target of a run knows its id, and so the ids of its messages to all others.
