@@ -45,6 +45,9 @@ const ALLOW_EVERY: Duration = Duration::from_millis(25);
 const OFFER_WITHIN: Duration = Duration::from_secs(120);
 const QUIET_WITHIN: Duration = Duration::from_secs(180);
 
+/// Rounds between two signs of life.
+const TELL_EVERY: usize = 50;
+
 /// The hub owes nothing for so long: then the agents are done, too, unless the journals say otherwise.
 const QUIET_FOR: Duration = Duration::from_secs(1);
 
@@ -99,11 +102,8 @@ pub fn run(args: CrashArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn trial(args: &CrashArgs, seed: u64) -> anyhow::Result<ExitCode> {
-    let binary = match &args.binary {
-        Some(path) => path.canonicalize()?,
-        None => fleet::build("mainstay", "mainstay", false)?,
-    };
-    let entry = fleet::build("xtask", "ledger_entry", false)?;
+    let [built, entry] = fleet::build(["mainstay", "ledger_entry"], false)?;
+    let binary = args.binary.as_ref().map_or(Ok(built), |path| path.canonicalize())?;
     let agents = usize::from(args.agents);
     let mut fleet = Fleet::start(Plan { binary: &binary, agents, label: "crash" }).await?;
     let began = Instant::now();
@@ -201,6 +201,9 @@ async fn kill_while_offering(
         offers.allow(due.0 - allowed.0, due.1 - allowed.1);
         allowed = due;
         disaster(fleet, &mut dice, kills).await.with_context(|| format!("in round {round}"))?;
+        if round % TELL_EVERY == 0 {
+            println!("  {round} rounds, {} kills, {} messages accepted", kills.len(), offers.accepted().0);
+        }
     }
     Ok(())
 }
@@ -333,6 +336,7 @@ fn report(evidence: &Evidence, verdict: &Verdict, took: Duration) {
     }
     line("finished", format!("{:.2} %", verdict.finished_percent()));
     line("executions in the ledger", verdict.executions.to_string());
+    line("events of the nodes themselves", verdict.events.to_string());
     line("replies checked", verdict.replies_checked.to_string());
     line("violations", verdict.by_kind.values().sum::<usize>().to_string());
     line("time", format!("{:.1} s", took.as_secs_f64()));

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -18,6 +18,8 @@ use anyhow::{Context as _, bail};
 use hyper::Method;
 use mainstay::client::{Client, Endpoint};
 use mainstay_control::view::{NewToken, NodeView, StatusView, TokenKind, TokenSpec};
+
+use crate::started;
 
 /// How long hub and agents may take to be there. Debug builds on a busy machine are slow.
 const UP_WITHIN: Duration = Duration::from_secs(60);
@@ -73,6 +75,7 @@ impl Daemon {
             .process_group(0)
             .spawn()
             .with_context(|| format!("{} cannot be started", self.binary.display()))?;
+        started::add(child.id());
         self.pids.push(child.id());
         self.child = Some(child);
         Ok(())
@@ -82,6 +85,7 @@ impl Daemon {
     pub fn kill(&mut self) -> anyhow::Result<()> {
         if let Some(mut child) = self.child.take() {
             child.kill()?;
+            started::remove(child.id());
             child.wait()?;
         }
         Ok(())
@@ -91,6 +95,7 @@ impl Daemon {
     pub fn stop(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         self.terminate();
         let Some(mut child) = self.child.take() else { return Ok(None) };
+        started::remove(child.id());
         let deadline = Instant::now() + STOP_WITHIN;
         while Instant::now() < deadline {
             if let Some(status) = child.try_wait()? {
@@ -120,6 +125,7 @@ impl Daemon {
         match child.try_wait()? {
             None => Ok(true),
             Some(status) => {
+                started::remove(child.id());
                 self.child = None;
                 bail!("{} ended by itself: {status}\n{}", self.name, self.last_words())
             }
@@ -319,21 +325,23 @@ fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-/// Builds a binary of this workspace and says where it is.
-pub fn build(package: &str, binary: &str, release: bool) -> anyhow::Result<PathBuf> {
+/// Builds binaries of the product and of this package, and says where they are. All in one go: built one by one, what
+/// both depend on might be built again for each.
+pub fn build<const N: usize>(binaries: [&str; N], release: bool) -> anyhow::Result<[PathBuf; N]> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["build", "--quiet", "--package", package, "--bin", binary]);
+    command.args(["build", "--quiet", "--package", "mainstay", "--package", "xtask"]);
+    for binary in binaries {
+        command.args(["--bin", binary]);
+    }
     if release {
         command.arg("--release");
     }
     let status = command.status().context("cargo cannot be started")?;
     if !status.success() {
-        bail!("{package} does not build");
+        bail!("it does not build");
     }
-    let profile = if release { "release" } else { "debug" };
-    let path = target_directory()?.join(profile).join(binary);
-    File::open(&path).with_context(|| format!("{} is not where it should be", path.display()))?;
-    Ok(path)
+    let directory = target_directory()?.join(if release { "release" } else { "debug" });
+    Ok(binaries.map(|binary| directory.join(binary)))
 }
 
 /// Of the build that this program is from.

@@ -3,6 +3,7 @@
 mod bench;
 mod crash;
 mod fleet;
+mod started;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -25,7 +26,9 @@ enum Task {
 }
 
 fn main() -> anyhow::Result<std::process::ExitCode> {
-    match Cli::parse().task {
+    let cli = Cli::parse();
+    started::end_with_this_program()?;
+    match cli.task {
         Task::Crash(args) => crash::run(args),
         Task::Bench(args) => bench::run(args),
         Task::Test(args) => test::run(&args),

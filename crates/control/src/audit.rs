@@ -8,7 +8,8 @@ use bytes::Bytes;
 use mainstay_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{Mutex, oneshot};
 
 use crate::shelf::{Shelf, ShelfError};
 
@@ -33,13 +34,18 @@ struct Line {
 struct Head {
     hash: String,
     position: u64,
+    /// The log may go on after this.
+    stale: bool,
 }
 
 pub struct Audit {
     shelf: Shelf,
     /// Held across the append: entries follow one another.
     head: Mutex<Head>,
+    waiting: std::sync::Mutex<Vec<Waiting>>,
 }
+
+type Waiting = (Line, oneshot::Sender<Result<(), ShelfError>>);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
@@ -55,15 +61,17 @@ fn hash(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
 
-fn first() -> String {
-    "0".repeat(64)
+impl Head {
+    fn first() -> Self {
+        Self { hash: "0".repeat(64), position: 0, stale: false }
+    }
 }
 
 impl Audit {
     /// Finds the end of the chain, and checks the chain on the way. A broken one is reported and gone on with: the hub must
     /// not fall silent because someone tampered with its log.
     pub async fn open(shelf: Shelf) -> Result<Self, AuditError> {
-        let mut head = Head { hash: first(), position: 0 };
+        let mut head = Head::first();
         loop {
             let page = shelf.read(LOG, head.position, PAGE).await?;
             if page.is_empty() {
@@ -73,10 +81,10 @@ impl Audit {
                 if let Err(e) = check(&head, position, &bytes) {
                     tracing::error!("{e}");
                 }
-                head = Head { hash: hash(&bytes), position };
+                head = Head { hash: hash(&bytes), position, stale: false };
             }
         }
-        Ok(Self { shelf, head: Mutex::new(head) })
+        Ok(Self { shelf, head: Mutex::new(head), waiting: std::sync::Mutex::default() })
     }
 
     /// Writes an entry. When this returns, it is durable.
@@ -87,7 +95,6 @@ impl Audit {
         act: &str,
         detail: Value,
     ) -> Result<(), AuditError> {
-        let mut head = self.head.lock().await;
         let detail = match detail.to_string() {
             text if text.len() > MAX_DETAIL => Value::String(format!("{} bytes, left out", text.len())),
             _ => detail,
@@ -97,31 +104,59 @@ impl Audit {
             operator: operator.to_owned(),
             act: act.to_owned(),
             detail,
-            previous: head.hash.clone(),
+            previous: String::new(),
         };
-        let bytes = Bytes::from(serde_json::to_vec(&line).expect("a line is JSON"));
-        match self.shelf.append(LOG, vec![bytes.clone()]).await {
-            Ok(positions) => {
-                head.hash = hash(&bytes);
-                head.position = positions.last().copied().unwrap_or(head.position);
-                Ok(())
+        let (done, mut written) = oneshot::channel();
+        self.waiting.lock().expect("no holder panics").push((line, done));
+        // Whoever comes first writes for all who wait by then, with one sync.
+        let mut head = self.head.lock().await;
+        match written.try_recv() {
+            Ok(result) => return Ok(result?),
+            Err(TryRecvError::Closed) => {
+                return Err(ShelfError::Unknown("whoever wrote it went away".into()).into());
             }
-            Err(e) => {
-                // It may be there all the same: the chain must go on from what is really the last.
-                if let Ok(page) = self.shelf.read(LOG, head.position, PAGE).await
-                    && let Some((position, bytes)) = page.last()
-                {
-                    head.hash = hash(bytes);
-                    head.position = *position;
-                }
-                Err(e.into())
+            Err(TryRecvError::Empty) => {}
+        }
+        let waiting = std::mem::take(&mut *self.waiting.lock().expect("no holder panics"));
+        let (mut lines, done): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+        let result = self.write(&mut head, &mut lines).await;
+        for done in done {
+            done.send(result.clone()).ok();
+        }
+        Ok(result?)
+    }
+
+    async fn write(&self, head: &mut Head, lines: &mut [Line]) -> Result<(), ShelfError> {
+        if head.stale {
+            while let page @ [.., (position, bytes)] = &self.shelf.read(LOG, head.position, PAGE).await?[..] {
+                tracing::debug!(
+                    count = page.len(),
+                    "the audit log has entries whose writing was not heard of"
+                );
+                head.hash = hash(bytes);
+                head.position = *position;
             }
         }
+        let mut previous = head.hash.clone();
+        let mut entries = Vec::with_capacity(lines.len());
+        for line in lines {
+            line.previous = previous;
+            let bytes = Bytes::from(serde_json::to_vec(line).expect("a line is JSON"));
+            previous = hash(&bytes);
+            entries.push(bytes);
+        }
+        // Whether this fails, or is dropped while it waits: some of it may be in the log all the same.
+        head.stale = true;
+        let positions = self.shelf.append(LOG, entries).await?;
+        head.stale = false;
+        head.hash = previous;
+        head.position = positions.last().copied().unwrap_or(head.position);
+        Ok(())
     }
 
     /// Checks the whole chain. Returns how many entries it has.
     pub async fn verify(&self) -> Result<u64, AuditError> {
-        let mut head = Head { hash: first(), position: 0 };
+        let mut head = Head::first();
         let mut count = 0;
         loop {
             let page = self.shelf.read(LOG, head.position, PAGE).await?;
@@ -131,7 +166,7 @@ impl Audit {
             for (position, bytes) in page {
                 check(&head, position, &bytes)?;
                 count += 1;
-                head = Head { hash: hash(&bytes), position };
+                head = Head { hash: hash(&bytes), position, stale: false };
             }
         }
     }

@@ -3,7 +3,7 @@
 //! Everything here is quick and holds no lock across an await, because the courier asks for every frame. What must be
 //! written first, and what follows from it, goes through [`crate::recorder`].
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,9 @@ use crate::run_record::{RunRecord, cancel_id};
 /// forgotten.
 const BUSY_MIN: Duration = Duration::from_millis(100);
 const BUSY_MAX: Duration = Duration::from_secs(60);
+
+/// Runs with batches that a node is held by, before the list is looked over for those that are gone.
+const HELD_BEFORE_TIDYING: usize = 64;
 
 /// A run with what is needed to send it.
 pub struct OpenRun {
@@ -105,12 +108,18 @@ impl Dispatch {
     /// Adds a run that is live, and what its nodes are owed. Returns the linked nodes to look at.
     pub fn add(&mut self, open: OpenRun, steps: &[Step]) -> Vec<KeyId> {
         let run = open.run.record.run;
+        let known: HashSet<RunId> =
+            if open.run.is_gated() { self.runs.keys().copied().collect() } else { HashSet::new() };
         self.runs.insert(run, open);
         let open = self.runs.get_mut(&run).expect("it was just put there");
         if open.run.is_gated() {
             for node in open.run.nodes() {
                 if open.run.slot(node).stage == Stage::Held {
                     let peer = self.peers.entry(open.run.key(node)).or_default();
+                    // A node that is always linked has nobody else to tidy up behind it.
+                    if peer.held.len() >= HELD_BEFORE_TIDYING {
+                        peer.held.retain(|run| known.contains(run));
+                    }
                     peer.held.push(run);
                     if peer.linked {
                         open.run.node_ready(node);
@@ -121,9 +130,14 @@ impl Dispatch {
         self.owe(run, steps)
     }
 
-    pub fn remove(&mut self, run: &RunId) -> Option<Run> {
-        // What stands in queues of peers is dropped when it is met.
-        self.runs.remove(run).map(|open| open.run)
+    pub fn remove(&mut self, run: &RunId) {
+        let Some(open) = self.runs.remove(run) else { return };
+        // A node that is away for long must not gather what is no longer owed to it.
+        for (key, _) in open.run.targets() {
+            if let Some(peer) = self.peers.get_mut(key) {
+                peer.queue.retain(|item| item.run != *run);
+            }
+        }
     }
 
     /// Queues what follows from an entry. Returns the linked nodes to look at.

@@ -63,8 +63,6 @@ pub enum FleetError {
         "the trust log in the store does not let this hub's key be a hub: {IDENTITY_KEY} and the store do not belong together"
     )]
     NotAHub,
-    #[error("the root key is not on this machine: bring {ROOT_KEY} back for this")]
-    NoRoot,
     #[error("the stored trust log is damaged")]
     Trust(#[from] TrustError),
     #[error(transparent)]

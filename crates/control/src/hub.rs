@@ -200,6 +200,16 @@ impl Hub {
         self.settle().await;
     }
 
+    /// Does work to its end, even if whoever asked goes away meanwhile: an act that is dropped between two writes would be half
+    /// done until the next start.
+    async fn whole<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let done = self.tasks.spawn(work).await;
+        done.unwrap_or_else(|e| Err(Problem::new(ProblemKind::Internal, e.to_string())))
+    }
+
     /// Keys, certificates and the trust log.
     pub fn fleet(&self) -> &Fleet {
         &self.inner.fleet
@@ -237,6 +247,11 @@ impl Hub {
 
     /// Writes a consistent copy of the hub's whole state to a new file, which must not exist (0600).
     pub async fn backup(&self, by: &Operator, file: &Path) -> Result<(), Problem> {
+        let (hub, by, file) = (self.clone(), by.clone(), file.to_owned());
+        self.whole(async move { hub.back_up(&by, &file).await }).await
+    }
+
+    async fn back_up(&self, by: &Operator, file: &Path) -> Result<(), Problem> {
         admin(by)?;
         let inner = &self.inner;
         let Some(store) = &inner.config.embedded else {
@@ -451,6 +466,7 @@ impl From<ShelfError> for Problem {
         let kind = match &e {
             ShelfError::Full => ProblemKind::Full,
             ShelfError::Conflict => ProblemKind::Conflict,
+            ShelfError::TooLarge(_) => ProblemKind::Invalid,
             _ => ProblemKind::Internal,
         };
         Self::new(kind, e.to_string())
@@ -485,7 +501,6 @@ impl From<FleetError> for Problem {
     fn from(e: FleetError) -> Self {
         match e {
             FleetError::Store(e) => e.into(),
-            FleetError::NoRoot => Self::new(ProblemKind::Conflict, e.to_string()),
             e => Self::new(ProblemKind::Internal, e.to_string()),
         }
     }

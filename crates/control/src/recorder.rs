@@ -38,6 +38,9 @@ const HINT_DELAY: Duration = Duration::from_secs(1);
 /// The longest piece that is kept whole, since an entry must fit the Store's bound for one value.
 const MAX_PIECE: usize = 448 * 1024;
 
+/// Places of nodes in one entry, five bytes each: far below the Store's bound for one value.
+const NODES_PER_ENTRY: usize = 50_000;
+
 /// When a node shall try again after the Store refused.
 const RETRY_MS: u64 = 1_000;
 
@@ -255,10 +258,9 @@ impl Recorder {
                 if open.slot(node).stage == Stage::Done || open.slot(node).has_end() {
                     return;
                 }
+                // Nodes look for duplicates before anything else, so whatever is refused never ran.
                 let outcome = Outcome::of_refusal(why);
-                // A node looks at the expiry before it looks for duplicates; so after an earlier sending this
-                // does not say that the order never ran.
-                let provisional = outcome == Outcome::Expired && !open.refused_at_first(node);
+                let provisional = false;
                 drafts.entry(run).or_default().push(Entry::Decided { node, outcome, at, provisional });
             }
             Note::Expire(run) => {
@@ -316,8 +318,8 @@ impl Recorder {
                     let worth =
                         |node: &u32| !open.slot(*node).has_end() && open.slot(*node).stage == Stage::Taken;
                     let nodes: Vec<u32> = nodes.into_iter().filter(worth).collect();
-                    if !nodes.is_empty() {
-                        draft.push(Entry::Taken(nodes));
+                    for some in nodes.chunks(NODES_PER_ENTRY) {
+                        draft.push(Entry::Taken(some.to_vec()));
                     }
                 }
             }
@@ -415,8 +417,8 @@ impl Recorder {
             return;
         }
         let nodes = dispatch.next_to_start(run, now, self.inner.started);
-        if !nodes.is_empty() {
-            next.entry(run).or_default().push(Entry::Started(nodes));
+        for some in nodes.chunks(NODES_PER_ENTRY) {
+            next.entry(run).or_default().push(Entry::Started(some.to_vec()));
         }
     }
 

@@ -470,11 +470,6 @@ impl Run {
         }
     }
 
-    /// Whether the node refused the first and only sending, so that it cannot have taken an earlier one.
-    pub fn refused_at_first(&self, node: u32) -> bool {
-        self.slot(node).sends <= 1
-    }
-
     fn add_targets(&mut self, nodes: &[(KeyId, NodeName)]) {
         for (key, name) in nodes {
             if self.is_whole() || self.places.contains_key(key) {
@@ -656,3 +651,6 @@ impl Slot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -149,7 +149,7 @@ impl RunReader {
         }
         let result = match entry {
             Entry::Decided { outcome, provisional, .. } => self.decided(node, &outcome, provisional),
-            _ => self.result(node).await?,
+            entry => self.result(node, position, entry).await?,
         };
         if ended {
             self.heard.remove(&node);
@@ -234,7 +234,7 @@ impl RunReader {
     }
 
     /// The node's own end, with its whole output put together.
-    async fn result(&self, node: u32) -> Result<ResultView, ShelfError> {
+    async fn result(&self, node: u32, position: u64, entry: Entry) -> Result<ResultView, ShelfError> {
         let mut view = self.blank(node);
         let Some(heard) = self.heard.get(&node) else {
             return Ok(view);
@@ -247,7 +247,8 @@ impl RunReader {
             .map(|started| i64::try_from(end.ended.since(started).as_millis()).unwrap_or(i64::MAX));
         let (mut out, mut err) = (Vec::new(), Vec::new());
         if self.with_output {
-            let mut last: Option<(u64, Entry)> = None;
+            // Most often all the output came with the end itself.
+            let mut last = Some((position, entry));
             for (seq, at) in &heard.pieces {
                 if last.as_ref().is_none_or(|(position, _)| position != at) {
                     let page = self.shelf.read(&self.id().log(), at - 1, 1).await?;

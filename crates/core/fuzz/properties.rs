@@ -14,7 +14,8 @@ use mainstay_core::envelope::{
     Audience, Body, Cancel, End, Envelope, Output, Payload, Piece, Receipt, Request, Signer, Stream, VERSION,
 };
 use mainstay_core::frame::{
-    Ack, Data, Enrol, Enrolment, Facts, Frame, FrameError, Goodbye, Hello, MAX_FRAME, Verdict,
+    Ack, Data, Enrol, Enrolment, Facts, Frame, FrameError, Goodbye, Hello, MAX_FRAME, Resolve, Resolved,
+    Verdict,
 };
 use mainstay_core::id::{JournalId, KeyId, MessageId, RunId};
 use mainstay_core::journal::{Batch, Journal, JournalError, Op, Table};
@@ -411,8 +412,8 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("ping", Frame::Ping(7)),
         ("enrol", Frame::Enrol(Box::new(enrol))),
         ("enrolment", Frame::Enrolment(Box::new(joined))),
-        ("resolve", Frame::Resolve(vec![name()])),
-        ("resolved", Frame::Resolved(vec![(name(), signer().id())])),
+        ("resolve", Frame::Resolve(Resolve { number: 7, names: vec![name()] })),
+        ("resolved", Frame::Resolved(Resolved { number: 7, found: vec![(name(), signer().id())] })),
         ("facts", Frame::Facts(Box::new(facts()))),
     ]
 }
@@ -431,6 +432,7 @@ fn records() -> Vec<(&'static str, Vec<Op>)> {
         expires: later,
         envelope: envelope(0),
         attempts: Some(4),
+        output_limit: None,
         reply: Some(Bytes::from_static(b"reply")),
         reply_whole: false,
         accepted: true,

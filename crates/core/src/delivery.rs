@@ -61,6 +61,8 @@ pub struct Limits {
     /// Envelopes held for one node that is away, and for all together.
     pub relay_messages_per_node: usize,
     pub relay_bytes: usize,
+    /// Of these, what one sender may have held.
+    pub relay_bytes_per_sender: usize,
     /// Methods that run at the same time.
     pub running: usize,
     /// Most output that a message may ask to be kept.
@@ -81,6 +83,8 @@ impl Default for Limits {
             inbox_bytes: 64 << 20,
             relay_messages_per_node: 10_000,
             relay_bytes: 1 << 30,
+            // Tens of thousands of ordinary messages; a single node cannot take the room of all others.
+            relay_bytes_per_sender: 64 << 20,
             // Enough that sleeping commands do not starve short ones, few enough for a small board.
             running: 64,
             output_limit: 16 << 20,
@@ -296,6 +300,8 @@ pub enum Effect {
 pub enum Refusal {
     #[error("the queue is full: {messages} messages wait to be delivered")]
     QueueFull { messages: usize },
+    #[error("a message of {0} bytes; at most {max} are carried", max = crate::frame::MAX_ENVELOPE)]
+    TooLarge(usize),
     #[error("it could not be stored: {0}")]
     Storage(String),
     #[error("no message of this node has the id {0}")]

@@ -14,6 +14,13 @@ use crate::time::Timestamp;
 /// The largest frame, in bytes. Output pieces and trust entries are cut to stay well below it.
 pub const MAX_FRAME: usize = 1 << 20;
 
+/// The largest envelope, in bytes. A relay adds the sender's certificates, and the frame around it may be encoded at
+/// greater length than it came: what one hop could just carry, the next one must be able to carry too.
+pub const MAX_ENVELOPE: usize = MAX_FRAME - (64 << 10);
+
+/// Most bytes of certificates that travel with an envelope: chains of ours are below 2 KiB.
+pub const MAX_CHAIN_BYTES: usize = 32 << 10;
+
 /// The newest link protocol this code speaks; it also speaks the one before, if there was one.
 pub const PROTOCOL: u16 = 1;
 pub const OLDEST_PROTOCOL: u16 = 1;
@@ -39,13 +46,28 @@ pub enum Frame {
     /// The answer to [`Frame::Enrol`].
     Enrolment(Box<Enrolment>),
     /// A node asks which keys stand behind these names.
-    Resolve(Vec<NodeName>),
+    Resolve(Resolve),
     /// The answer: the names it asked for that this fleet has, with their keys.
-    Resolved(Vec<(NodeName, KeyId)>),
+    Resolved(Resolved),
     /// What changed about the sender since its hello.
     Facts(Box<Facts>),
     /// How many messages the sender's journal has accepted by now, as in its hello.
     Mark(u64),
+}
+
+/// See [`Frame::Resolve`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Resolve {
+    /// Chosen by whoever asks; the answer has the same.
+    pub number: u64,
+    pub names: Vec<NodeName>,
+}
+
+/// See [`Frame::Resolved`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Resolved {
+    pub number: u64,
+    pub found: Vec<(NodeName, KeyId)>,
 }
 
 /// Who the sender is and where it stands. The key comes from the link's own authentication, never from here.
@@ -119,6 +141,14 @@ pub struct Data {
     /// The signer's certificate chain (DER, leaf first) when a relay passes on what another node signed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chain: Vec<Bytes>,
+}
+
+impl Data {
+    /// Whether every hop can carry it.
+    pub fn is_too_large(&self) -> bool {
+        let chain: usize = self.chain.iter().map(Bytes::len).sum();
+        self.envelope.len() > MAX_ENVELOPE || chain > MAX_CHAIN_BYTES
+    }
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

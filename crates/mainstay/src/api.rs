@@ -95,6 +95,7 @@ fn described() -> (Router<Api>, utoipa::openapi::OpenApi) {
         .routes(routes!(fleet::status))
         .routes(routes!(fleet::backup))
         .routes(routes!(fleet::audit))
+        .routes(routes!(fleet::errors))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::show, nodes::remove))
         .routes(routes!(nodes::accept))

@@ -9,6 +9,7 @@ mod backup;
 mod completions;
 mod daemon;
 mod dev;
+mod errors;
 mod hub;
 mod login;
 mod nodes;
@@ -54,6 +55,7 @@ mod status_of {
     after_help = "Try it: `mainstay dev` starts a hub and three agents on this machine.",
     disable_help_subcommand = true
 )]
+#[expect(rustdoc::broken_intra_doc_links, reason = "its comments are what --help shows")]
 struct Cli {
     /// The hub to command: https://HOST[:PORT] or unix:PATH [default: the one logged in to, or this machine's]
     #[arg(
@@ -90,6 +92,7 @@ enum Command {
     Backup(backup::BackupArgs),
     Restore(restore::RestoreArgs),
     Audit(audit::AuditArgs),
+    Errors(errors::ErrorsArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -154,6 +157,7 @@ fn execute(cli: Cli, screen: &mut Screen) -> Done {
         Command::Runs(command) => at_once(runs::run(&client()?, command, screen)),
         Command::Status(args) => at_once(status::run(&client()?, &args, screen)),
         Command::Backup(args) => at_once(backup::run(&client()?, &args, screen)),
+        Command::Errors(args) => at_once(errors::run(&client()?, &args, screen)),
         Command::Audit(args) => at_once(audit::run(&client()?, &args, screen)),
     }
 }

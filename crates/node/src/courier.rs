@@ -17,8 +17,8 @@ pub mod runner;
 pub mod session;
 pub mod submit;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mainstay_core::delivery::engine::Queues;
@@ -29,7 +29,7 @@ use mainstay_core::id::{KeyId, MessageId, NodeName};
 use mainstay_core::journal::JournalError;
 use mainstay_core::outcome::Outcome;
 use mainstay_store::group_commit::Handle as Journal;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -71,6 +71,8 @@ pub struct LinkUp {
     pub address: String,
     /// The peer's mark, as its hello gave it.
     pub mark: u64,
+    /// How much of the trust log the peer has, or was sent over this link.
+    pub trust: u64,
     pub frames: mpsc::Sender<Frame>,
     pub cancel: CancellationToken,
 }
@@ -105,7 +107,6 @@ pub enum Input {
         answer: oneshot::Sender<Vec<MessageStatus>>,
         most: usize,
     },
-    Wake(KeyId),
     Cut {
         peer: KeyId,
         why: Goodbye,
@@ -124,7 +125,42 @@ pub enum Input {
 
 /// Sends inputs to a courier. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Inputs(mpsc::Sender<Input>);
+pub struct Inputs {
+    queue: mpsc::Sender<Input>,
+    wakes: Arc<Wakes>,
+}
+
+/// Peers that may be owed something new. A set and not a queue: a run over ten thousand nodes must neither
+/// wait for the courier nor have one of them forgotten.
+#[derive(Debug, Default)]
+pub struct Wakes {
+    peers: Mutex<BTreeSet<KeyId>>,
+    some: Notify,
+}
+
+impl Wakes {
+    fn add(&self, peer: KeyId) {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).insert(peer);
+        self.some.notify_one();
+    }
+
+    /// Some of them; if there are more, the next turn comes at once.
+    fn take(&self) -> Vec<KeyId> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let some = std::iter::from_fn(|| peers.pop_first()).take(TURN).collect();
+        if !peers.is_empty() {
+            self.some.notify_one();
+        }
+        some
+    }
+}
+
+/// The courier's end of [`Inputs`].
+#[derive(Debug)]
+pub struct Waiting {
+    queue: mpsc::Receiver<Input>,
+    wakes: Arc<Wakes>,
+}
 
 /// The courier has stopped.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
@@ -132,18 +168,19 @@ pub struct Inputs(mpsc::Sender<Input>);
 pub struct Stopped;
 
 impl Inputs {
-    pub fn channel() -> (Self, mpsc::Receiver<Input>) {
+    pub fn channel() -> (Self, Waiting) {
         let (sender, receiver) = mpsc::channel(INPUTS);
-        (Self(sender), receiver)
+        let wakes = Arc::<Wakes>::default();
+        (Self { queue: sender, wakes: wakes.clone() }, Waiting { queue: receiver, wakes })
     }
 
     pub async fn send(&self, input: Input) -> Result<(), Stopped> {
-        self.0.send(input).await.map_err(|_| Stopped)
+        self.queue.send(input).await.map_err(|_| Stopped)
     }
 
-    /// For callers that must not wait: a full queue means that the courier is busy and will look anyway.
-    pub fn try_send(&self, input: Input) {
-        let _ = self.0.try_send(input);
+    /// This peer may be owed something new. Does not wait, and is not lost.
+    pub fn wake(&self, peer: KeyId) {
+        self.wakes.add(peer);
     }
 
     pub async fn submit(&self, drafts: Vec<Draft>) -> Result<Result<Vec<MessageId>, Refusal>, Stopped> {
@@ -177,7 +214,7 @@ pub struct Parts {
     pub engine: Engine,
     pub first: Vec<Effect>,
     pub journal: Journal,
-    pub inputs: mpsc::Receiver<Input>,
+    pub inputs: Waiting,
     pub own: Inputs,
     pub clock: Clock,
     pub judge: Arc<Judge>,
@@ -260,15 +297,17 @@ impl Courier {
                         self.committed(finished)?;
                     }
                 }
-                Some(input) = self.parts.inputs.recv(), if self.outstanding < OUTSTANDING => {
+                Some(input) = self.parts.inputs.queue.recv(), if self.outstanding < OUTSTANDING => {
                     self.input(input);
                     for _ in 1..TURN {
-                        match self.parts.inputs.try_recv() {
+                        match self.parts.inputs.queue.try_recv() {
                             Ok(input) => self.input(input),
                             Err(_) => break,
                         }
                     }
                 }
+                // Looked at in every turn, so that nothing else that comes can keep them waiting.
+                () = self.parts.inputs.wakes.some.notified() => {}
                 () = tokio::time::sleep_until(wake) => self.turn(Event::Tick),
             }
         }
@@ -285,6 +324,9 @@ impl Courier {
 
     /// Hands over what this turn wants durable, and says what has become of queues.
     fn finish_turn(&mut self) {
+        for peer in self.parts.inputs.wakes.take() {
+            self.lend(peer);
+        }
         let reports = std::mem::take(&mut self.reports);
         if !reports.is_empty() {
             // Nobody waits for the answer: ticket 0 is never given out.
@@ -387,11 +429,11 @@ impl Courier {
             Input::Messages { answer, most } => {
                 let _ = answer.send(self.parts.engine.messages().take(most).collect());
             }
-            Input::Wake(peer) => self.lend(peer),
             Input::Cut { peer, why } => self.cut(peer, why),
             Input::Broadcast(frame) => {
-                for session in self.sessions.values() {
-                    let _ = session.frames.try_send(frame.clone());
+                // A link that takes no more is cut, and made up to date by its next hello: it must not go on without.
+                for peer in self.sessions.keys().copied().collect::<Vec<_>>() {
+                    self.send(peer, frame.clone());
                 }
             }
             Input::Tell { peer, frame } => self.send(peer, frame),
@@ -413,7 +455,17 @@ impl Courier {
     }
 
     fn link_up(&mut self, link: LinkUp) {
-        let LinkUp { session, peer, name, hub, address, mark, frames, cancel } = link;
+        let LinkUp { session, peer, name, hub, address, mark, trust, frames, cancel } = link;
+        if !self.may_link(&peer) {
+            // It was revoked while it said hello: nobody will cut a link that was not there then.
+            let _ = frames.try_send(Frame::Goodbye(Goodbye::Revoked));
+            cancel.cancel();
+            return;
+        }
+        let news = if hub { Vec::new() } else { self.parts.judge.trust_after(trust) };
+        if !news.is_empty() {
+            let _ = frames.try_send(Frame::Trust(news));
+        }
         if let Some(old) = self.sessions.remove(&peer) {
             // The node dialled again before this end noticed that the old link is dead.
             let _ = old.frames.try_send(Frame::Goodbye(Goodbye::Replaced));
@@ -426,6 +478,11 @@ impl Courier {
         }
         self.sessions.insert(peer, Session { id: session, name, address, hub, mark, frames, cancel });
         self.turn(Event::LinkUp { peer, hub });
+    }
+
+    fn may_link(&self, peer: &KeyId) -> bool {
+        !self.parts.judge.is_revoked(peer)
+            && self.parts.hub.as_ref().is_none_or(|role| role.name_of(*peer).is_some())
     }
 
     fn link_down(&mut self, id: u64, peer: KeyId) {

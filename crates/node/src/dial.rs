@@ -21,6 +21,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// A node that was revoked, or waits for an operator, asks no more often than this.
 const UNWELCOME_WAIT: Duration = Duration::from_secs(60);
 
+/// Two machines with one key take the link from each other; not in a hurry.
+const REPLACED_WAIT: Duration = Duration::from_secs(5);
+
 /// Links to one of `addresses`, again and again, until the node stops.
 pub async fn run(
     shared: Arc<Shared>,
@@ -67,6 +70,10 @@ pub async fn run(
             Attempt::Ended(Err(SessionEnd::Goodbye(mainstay_core::frame::Goodbye::Waiting { reason }))) => {
                 warn!(%address, "an operator must accept this node: {reason}");
                 wait = wait.max(UNWELCOME_WAIT / 20);
+            }
+            Attempt::Ended(Err(SessionEnd::Goodbye(mainstay_core::frame::Goodbye::Replaced))) => {
+                warn!(%address, "another process links with this node's key; only one machine may have it");
+                wait = wait.max(REPLACED_WAIT);
             }
             Attempt::Ended(Err(end)) => info!(%address, "link ended: {end}"),
             Attempt::Failed(error) => log_failure(error),

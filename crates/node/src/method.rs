@@ -1,6 +1,6 @@
 //! Methods: what a node does with a message that it accepted.
 //!
-//! A method is one file in `method/` and one line in [`table`]. It gets the request and a sink for output, and
+//! A method is one file in `method/` and one line in `table`. It gets the request and a sink for output, and
 //! ends in an [`Outcome`]. Who may call it, when it starts, what is on disk before and after, and how answers
 //! travel is decided by the courier and not here.
 

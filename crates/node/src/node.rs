@@ -18,7 +18,7 @@ use mainstay_core::access::Rules;
 use mainstay_core::backoff::Backoff;
 use mainstay_core::delivery::engine::{OpenError, Queues};
 use mainstay_core::delivery::record::{META_CLOCK_FLOOR, META_JOURNAL_ID};
-use mainstay_core::delivery::{Engine, Event, Limits};
+use mainstay_core::delivery::{Engine, Event, Limits, Refusal};
 use mainstay_core::envelope::Signer;
 use mainstay_core::frame::{Facts, Frame, Goodbye};
 use mainstay_core::id::{JournalId, KeyId, MessageId, NodeName};
@@ -225,12 +225,6 @@ impl NodeHandle {
         self.0.life.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn tell(&self, input: Input) {
-        if let Some(life) = self.life() {
-            life.inputs.try_send(input);
-        }
-    }
-
     /// Accepts the messages of a message file with this node as their origin: all or none.
     pub async fn send(
         &self,
@@ -258,7 +252,10 @@ impl NodeHandle {
 #[async_trait]
 impl CourierHandle for NodeHandle {
     fn wake(&self, key: KeyId) {
-        self.tell(Input::Wake(key));
+        // Between two lives there is no link either: what is owed is looked at when one is up.
+        if let Some(life) = self.life() {
+            life.inputs.wake(key);
+        }
     }
 
     fn cut(&self, key: KeyId, why: Goodbye) {
@@ -289,6 +286,9 @@ impl CourierHandle for NodeHandle {
             Err(submit::SubmitError::Text(errors)) => Err(SubmitError::Invalid(errors.to_string())),
             Err(submit::SubmitError::UnknownNodes(names) | submit::SubmitError::UnknownOffline(names)) => {
                 Err(SubmitError::UnknownNode(names.join(", ")))
+            }
+            Err(submit::SubmitError::Refused(refusal @ Refusal::TooLarge(_))) => {
+                Err(SubmitError::Invalid(refusal.to_string()))
             }
             Err(submit::SubmitError::Refused(refusal)) => Err(SubmitError::Full(refusal.to_string())),
             Err(other) => Err(SubmitError::Failed(other.to_string())),
@@ -341,7 +341,12 @@ impl Node {
         let mut ready = Some(ready);
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
+            let began = tokio::time::Instant::now();
             let result = self.live(&stop, &mut ready).await;
+            if began.elapsed() > LONGEST_PAUSE {
+                // It was a life, not another failed start.
+                backoff.reset();
+            }
             match result {
                 Ok(()) if stop.is_cancelled() => return Ok(()),
                 Ok(()) => {}

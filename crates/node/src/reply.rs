@@ -1,7 +1,7 @@
 //! Replies: what the origin of a message does with the answer, by its own stored instructions. The responder
 //! has no say in any of it.
 //!
-//! A reply method is one file in `reply/` and one line in [`table`]. Each answer (or part of one) is planned,
+//! A reply method is one file in `reply/` and one line in `table`. Each answer (or part of one) is planned,
 //! the plan's mark is put on disk by the caller, and then it is written; after a crash it is written
 //! again with the same mark. How often a failed reply is tried is the caller's business, and never changes
 //! the message's outcome.

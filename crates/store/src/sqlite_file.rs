@@ -13,7 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
@@ -434,6 +434,11 @@ fn in_use(path: &Path, format: &Format) -> FileError {
     FileError::Failed(format!("the {} {} is in use by another process", format.noun, path.display()))
 }
 
+/// A program that this process is just starting holds a copy of the lock until it is executed; so does what a
+/// killed process had begun. Another process that really uses the file holds it for longer.
+const LOCK_WITHIN: Duration = Duration::from_millis(500);
+const LOCK_AGAIN: Duration = Duration::from_millis(10);
+
 /// The lock that says "this database is open". A file of its own: opening and closing the database's file
 /// beside SQLite would drop SQLite's own locks on it.
 fn lock(path: &Path, format: &Format) -> Result<File, FileError> {
@@ -445,10 +450,14 @@ fn lock(path: &Path, format: &Format) -> Result<File, FileError> {
         .mode(0o600)
         .open(&lock_path)
         .map_err(|error| FileError::from_io(&lock_path, &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(in_use(path, format)),
-        Err(TryLockError::Error(error)) => Err(FileError::from_io(&lock_path, &error)),
+    let until = Instant::now() + LOCK_WITHIN;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOCK_AGAIN),
+            Err(TryLockError::WouldBlock) => return Err(in_use(path, format)),
+            Err(TryLockError::Error(error)) => return Err(FileError::from_io(&lock_path, &error)),
+        }
     }
 }
 

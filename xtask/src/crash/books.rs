@@ -125,8 +125,14 @@ pub fn read_mark(text: &str) -> Option<Mark> {
     Some((key.parse().ok()?, id.parse().ok()?))
 }
 
-/// How often each message's output begins in the reply files of a node: once, if it was appended once.
-pub fn replies(data: &Path) -> anyhow::Result<HashMap<Mark, usize>> {
+/// How a command's output begins; the mark follows, and the end of the line.
+const RAN: &str = "ran ";
+
+/// What there is of each message's output in the reply files of a node: how long each stretch is that begins as its
+/// output does, up to where the next begins. One stretch, if it was appended once.
+pub type Replies = HashMap<Mark, Vec<usize>>;
+
+pub fn replies(data: &Path) -> anyhow::Result<Replies> {
     let mut found = HashMap::new();
     let received = data.join("received");
     let senders = match fs::read_dir(&received) {
@@ -134,13 +140,28 @@ pub fn replies(data: &Path) -> anyhow::Result<HashMap<Mark, usize>> {
         senders => senders?,
     };
     for sender in senders {
+        let sender = sender?.path();
         for file in [ONCE, AGAIN] {
-            let path = sender.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?.path();
-            let Ok(text) = fs::read_to_string(path.join(DIRECTORY).join(file)) else { continue };
-            for mark in text.lines().filter_map(|line| line.strip_prefix("ran ")).filter_map(read_mark) {
-                *found.entry(mark).or_default() += 1;
+            match fs::read_to_string(sender.join(DIRECTORY).join(file)) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                text => stretches(&text?, &mut found),
             }
         }
     }
     Ok(found)
+}
+
+/// Not by lines: what was interrupted may have stopped in the middle of one.
+fn stretches(text: &str, found: &mut Replies) {
+    let begins: Vec<(usize, Mark)> = text
+        .match_indices(RAN)
+        .filter_map(|(at, _)| {
+            let line = text[at + RAN.len()..].split('\n').next()?;
+            Some((at, read_mark(line)?))
+        })
+        .collect();
+    let ends = begins.iter().skip(1).map(|(at, _)| *at).chain([text.len()]);
+    for ((at, mark), end) in begins.iter().zip(ends) {
+        found.entry(*mark).or_default().push(end - at);
+    }
 }

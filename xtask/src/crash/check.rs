@@ -12,16 +12,20 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use mainstay::api::RunDetail;
 use mainstay_core::delivery::HUB_ROLE;
+use mainstay_core::delivery::record::OutboxRow;
 use mainstay_core::id::{KeyId, MessageId};
 use mainstay_core::outcome::{Exit, Outcome};
 
-use super::books::{Book, Entry, Ledger, Mark};
+use super::books::{Book, Entry, Ledger, Mark, Replies};
 use super::offer::Offered;
-use super::work::AGAIN;
+use super::work::{AGAIN, Work};
 
 /// How far the time of a kill and that of an entry in the ledger may lie apart: a command ends, and its node
 /// must still notice and write it; a node is killed, and what it has just spawned must still begin.
 const SLACK_MS: i64 = 3_000;
+
+/// Output below this is appended in one piece; between the pieces of a larger one there may be other answers.
+const ONE_PIECE: u64 = 60_000;
 
 /// Of all that was accepted, this share must have finished, in percent.
 const MUST_FINISH: u64 = 95;
@@ -44,7 +48,7 @@ pub struct Evidence {
     pub keys: BTreeMap<String, KeyId>,
     pub pids: BTreeMap<String, Vec<u32>>,
     pub ledger: Ledger,
-    pub replies: BTreeMap<String, HashMap<Mark, usize>>,
+    pub replies: BTreeMap<String, Replies>,
     pub kills: Vec<Kill>,
     /// What was seen to go wrong while it ran.
     pub mishaps: Vec<String>,
@@ -61,6 +65,8 @@ pub struct Verdict {
     pub run_nodes: u64,
     pub executions: u64,
     pub replies_checked: u64,
+    /// Reports of nodes, beside what was offered.
+    pub events: u64,
 }
 
 impl Verdict {
@@ -121,9 +127,9 @@ pub fn check(evidence: &Evidence) -> Verdict {
 
 fn messages(evidence: &Evidence, verdict: &mut Verdict, known: &mut HashSet<Mark>) {
     let names: HashMap<KeyId, &str> = evidence.keys.iter().map(|(name, key)| (*key, name.as_str())).collect();
-    let mut told: HashSet<(&str, MessageId)> = HashSet::new();
+    let mut told: HashMap<(&str, MessageId), &Work> = HashMap::new();
     for message in &evidence.offered.messages {
-        told.insert((&message.origin, message.id));
+        told.insert((&message.origin, message.id), &message.work);
         let there = evidence.books.get(&message.origin).and_then(|book| book.outbox.get(&message.id));
         if there.is_none() {
             verdict.messages += 1;
@@ -137,8 +143,13 @@ fn messages(evidence: &Evidence, verdict: &mut Verdict, known: &mut HashSet<Mark
     for (origin, book) in &evidence.books {
         let Some(key) = evidence.keys.get(origin) else { continue };
         for (id, row) in &book.outbox {
+            if !row.command {
+                event(verdict, origin, id, row);
+                continue;
+            }
             verdict.messages += 1;
-            if !told.contains(&(origin.as_str(), *id)) {
+            let work = told.get(&(origin.as_str(), *id));
+            if work.is_none() {
                 verdict.unknown_but_accepted += 1;
             }
             let what = format!("message {id} from {origin} to {}", row.to_name);
@@ -162,9 +173,18 @@ fn messages(evidence: &Evidence, verdict: &mut Verdict, known: &mut HashSet<Mark
             known.insert(case.mark);
             one(evidence, verdict, &case);
             if contains(reply, super::work::DIRECTORY.as_bytes()) {
-                replied(evidence, verdict, origin, &case);
+                let least = work.map_or(0, |work| if work.output < ONE_PIECE { work.output } else { 0 });
+                replied(evidence, verdict, origin, &case, least);
             }
         }
+    }
+}
+
+/// Nodes report what goes wrong of their own accord; nobody offered these. They are sent, and that is all.
+fn event(verdict: &mut Verdict, origin: &str, id: &MessageId, row: &OutboxRow) {
+    verdict.events += 1;
+    if row.outcome != Some(Outcome::Sent) {
+        verdict.blame("wrong end", || format!("event {id} of {origin}: {:?}", row.outcome));
     }
 }
 
@@ -270,17 +290,19 @@ fn overlaps_a_kill(evidence: &Evidence, case: &Case<'_>, entry: &Entry) -> bool 
     evidence.kills.iter().any(|kill| kill.node == case.receiver && (from..=until).contains(&kill.at))
 }
 
-fn replied(evidence: &Evidence, verdict: &mut Verdict, origin: &str, case: &Case<'_>) {
+/// `least`: so much there must be of it in one stretch.
+fn replied(evidence: &Evidence, verdict: &mut Verdict, origin: &str, case: &Case<'_>, least: u64) {
     verdict.replies_checked += 1;
-    let found =
-        evidence.replies.get(origin).and_then(|replies| replies.get(&case.mark)).copied().unwrap_or(0);
+    let nothing = Vec::new();
+    let found = evidence.replies.get(origin).and_then(|replies| replies.get(&case.mark)).unwrap_or(&nothing);
     let good = match case.outcome {
-        Some("finished") => found == 1,
-        _ => found <= 1,
+        Some("finished") => found.len() == 1 && found[0] as u64 >= least,
+        _ => found.len() <= 1,
     };
     if !good && !case.idempotent {
         verdict.blame("reply", || {
-            format!("{} ({}): {found} times in the reply file", case.what, case.outcome.unwrap_or("no end"))
+            let outcome = case.outcome.unwrap_or("no end");
+            format!("{} ({outcome}): stretches of {found:?} bytes, not one of {least} or more", case.what)
         });
     }
 }
@@ -317,3 +339,6 @@ fn static_word(word: &str) -> &'static str {
     ];
     WORDS.into_iter().find(|known| *known == word).unwrap_or("unknown")
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,6 +37,11 @@ impl Hub {
         which: &str,
         name: Option<NodeName>,
     ) -> Result<NodeView, Problem> {
+        let (hub, by, which) = (self.clone(), by.clone(), which.to_owned());
+        self.whole(async move { hub.accept(&by, &which, name).await }).await
+    }
+
+    async fn accept(&self, by: &Operator, which: &str, name: Option<NodeName>) -> Result<NodeView, Problem> {
         admin(by)?;
         let inner = &self.inner;
         let key = self.find(which)?;
@@ -92,6 +97,16 @@ impl Hub {
         which: &str,
         labels: BTreeMap<String, Option<String>>,
     ) -> Result<NodeView, Problem> {
+        let (hub, by, which) = (self.clone(), by.clone(), which.to_owned());
+        self.whole(async move { hub.label(&by, &which, labels).await }).await
+    }
+
+    async fn label(
+        &self,
+        by: &Operator,
+        which: &str,
+        labels: BTreeMap<String, Option<String>>,
+    ) -> Result<NodeView, Problem> {
         admin(by)?;
         check_labels(labels.iter().filter_map(|(name, value)| Some((name, value.as_ref()?))))?;
         let inner = &self.inner;
@@ -124,7 +139,8 @@ impl Hub {
     pub async fn revoke_node(&self, by: &Operator, which: &str, reason: &str) -> Result<NodeView, Problem> {
         admin(by)?;
         let key = self.find(which)?;
-        self.throw_out(by, key, which, NodeState::Revoked, reason).await?;
+        let (hub, by, name, reason) = (self.clone(), by.clone(), which.to_owned(), reason.to_owned());
+        self.whole(async move { hub.throw_out(&by, key, &name, NodeState::Revoked, &reason).await }).await?;
         self.inner.registry.view(&key).ok_or_else(|| unknown(which))
     }
 
@@ -132,7 +148,8 @@ impl Hub {
     pub async fn remove_node(&self, by: &Operator, which: &str) -> Result<(), Problem> {
         admin(by)?;
         let key = self.find(which)?;
-        self.throw_out(by, key, which, NodeState::Removed, "removed").await
+        let (hub, by, name) = (self.clone(), by.clone(), which.to_owned());
+        self.whole(async move { hub.throw_out(&by, key, &name, NodeState::Removed, "removed").await }).await
     }
 
     /// The trust log first, since it alone keeps the key out; each later step is made up for at the next start.

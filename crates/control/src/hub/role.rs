@@ -21,14 +21,27 @@ use crate::view::NodeState;
 /// The event by which a node reports what went wrong on it.
 const REPORT: &str = "errors.report";
 
+/// How soon a node asks again when the hub itself could not answer.
+const RETRY_MS: u64 = 1_000;
+
 #[async_trait]
 impl HubRole for Hub {
     async fn admit(&self, key: KeyId, hello: &Hello) -> Admission {
-        self.inner.admit(key, hello).await
+        match self.inner.admit(key, hello) {
+            Ok(admission) => admission,
+            Err(why) => {
+                let (inner, note) = (self.inner.clone(), why.clone());
+                self.tasks.spawn(async move { inner.quarantine(key, &note).await }).await.ok();
+                Admission::Refuse(Goodbye::Waiting { reason: why })
+            }
+        }
     }
 
     async fn enrol(&self, key: KeyId, enrol: Enrol) -> Enrolment {
-        self.inner.enrol(key, enrol).await
+        // To its end even if the link goes: half an enrolment would be in the way of the next one.
+        let inner = self.inner.clone();
+        let done = self.tasks.spawn(async move { inner.enrol(key, enrol).await }).await;
+        done.unwrap_or(Enrolment::Waiting { retry_ms: RETRY_MS })
     }
 
     fn link_up(&self, key: KeyId, address: &str) {
@@ -105,32 +118,38 @@ impl HubRole for Hub {
     }
 
     async fn learn_trust(&self, entries: Vec<Bytes>) -> Result<(), LearnError> {
-        let inner = &self.inner;
-        let acts = inner.fleet.learn(entries).await.map_err(|e| match e {
+        let inner = self.inner.clone();
+        let done = self.tasks.spawn(async move { inner.learn(entries).await }).await;
+        done.unwrap_or_else(|e| Err(LearnError::Store(e.to_string())))
+    }
+}
+
+impl Inner {
+    async fn learn(&self, entries: Vec<Bytes>) -> Result<(), LearnError> {
+        let acts = self.fleet.learn(entries).await.map_err(|e| match e {
             FleetError::Trust(e) => LearnError::Trust(e),
             e => LearnError::Store(e.to_string()),
         })?;
         for act in acts {
             if let Act::Revoke { key, reason } = act {
-                inner.cut(key, Goodbye::Revoked);
+                self.cut(key, Goodbye::Revoked);
                 // The trust log alone keeps it out already; the rest is made up for at the next start.
-                if let Err(e) = inner.end_node(key, NodeState::Revoked, &reason).await {
+                if let Err(e) = self.end_node(key, NodeState::Revoked, &reason).await {
                     tracing::warn!(key = %key.short(), "a revoked node was not ended: {e}");
                 }
             }
         }
-        inner.trust_changed();
+        self.trust_changed();
         Ok(())
     }
-}
 
-impl Inner {
-    async fn admit(&self, key: KeyId, hello: &Hello) -> Admission {
+    /// `Err` with the reason if the node must be put into quarantine.
+    fn admit(&self, key: KeyId, hello: &Hello) -> Result<Admission, String> {
         if self.fleet.trust().read().expect("no holder panics").is_revoked(&key) {
-            return Admission::Refuse(Goodbye::Revoked);
+            return Ok(Admission::Refuse(Goodbye::Revoked));
         }
         let waiting = |reason: String| Admission::Refuse(Goodbye::Waiting { reason });
-        match self.registry.judge(&key, hello.journal, hello.mark) {
+        Ok(match self.registry.judge(&key, hello.journal, hello.mark) {
             Standing::Good(name) => {
                 if let Some(facts) = &hello.facts {
                     self.registry.facts(&key, (**facts).clone());
@@ -138,23 +157,25 @@ impl Inner {
                 Admission::Admit { name }
             }
             Standing::Gone => Admission::Refuse(Goodbye::Revoked),
-            Standing::Quarantined(why) => {
-                if self.registry.state(&key) == Some(NodeState::Active) {
-                    let quarantine = |record: &mut crate::registry::NodeRecord| {
-                        record.state = NodeState::Quarantined;
-                        record.note = Some(why.clone());
-                    };
-                    // Refused even if this could not be written: it will be found out again.
-                    if let Err(e) = self.registry.update(key, quarantine).await {
-                        tracing::warn!(key = %key.short(), "a quarantine could not be written: {e}");
-                    }
-                }
-                waiting(why)
+            Standing::Quarantined(why) if self.registry.state(&key) == Some(NodeState::Active) => {
+                return Err(why);
             }
+            Standing::Quarantined(why) => waiting(why),
             Standing::Unknown => {
                 self.registry.apply(key, applicant_of_hello(hello, self.now()));
                 waiting("this hub does not know the node; an operator must accept it".into())
             }
+        })
+    }
+
+    async fn quarantine(&self, key: KeyId, why: &str) {
+        let quarantine = |record: &mut crate::registry::NodeRecord| {
+            record.state = NodeState::Quarantined;
+            record.note = Some(why.to_owned());
+        };
+        // It is refused even if this could not be written: it will be found out again.
+        if let Err(e) = self.registry.update(key, quarantine).await {
+            tracing::warn!(key = %key.short(), "a quarantine could not be written: {e}");
         }
     }
 
@@ -235,10 +256,12 @@ impl Inner {
         if request.method != REPORT {
             return Verdict::Refused(Rejection::UnknownMethod(request.method));
         }
-        let Some(record) = self.registry.record(&node) else {
+        // A hub is no node of its own registry, and has failures to report like any other.
+        let own = (node == self.fleet.key()).then(|| self.config.name.clone());
+        let Some(name) = own.or_else(|| Some(self.registry.record(&node)?.name.clone())) else {
             return Verdict::Refused(Rejection::UnknownNode);
         };
-        match self.report(&record.name, &request).await {
+        match self.report(&name, &request).await {
             Ok(()) => Verdict::Accepted,
             Err(e) => Verdict::Busy { reason: e.to_string(), retry_ms: 1_000 },
         }

@@ -7,6 +7,7 @@ use data_encoding::BASE64;
 use mainstay_core::batch::{BatchSize, FailureLimit};
 use mainstay_core::envelope::MAX_LIFETIME;
 use mainstay_core::id::{KeyId, MessageId, NodeName, RunId};
+use mainstay_core::method::MethodName;
 use mainstay_core::seal::{ContentKey, Private, Sealed};
 use mainstay_core::target::{Target, glob_matches};
 use mainstay_core::time::Timestamp;
@@ -54,7 +55,8 @@ impl Hub {
         let nodes = self.choose(by, &spec.targets)?;
         let sealed = self.seal(&spec)?;
         let (record, nodes) = self.record(by, spec, sealed, nodes)?;
-        self.accept(record, nodes, "run.start").await
+        let hub = self.clone();
+        self.whole(async move { hub.accept_run(record, nodes, "run.start").await }).await
     }
 
     fn choose(&self, by: &Operator, targets: &[String]) -> Result<Vec<(KeyId, NodeName)>, Problem> {
@@ -122,7 +124,10 @@ impl Hub {
         sealed: Option<Sealed>,
         nodes: Vec<(KeyId, NodeName)>,
     ) -> Result<(RunRecord, Vec<(KeyId, NodeName)>), Problem> {
-        may_call(by, &spec.method)?;
+        // Under its own name, so that what an operator may call does not hang on which alias was typed.
+        let method = MethodName::resolve(&spec.method).map_err(|e| invalid(format!("method: {e}")))?;
+        let method = method.canonical().to_owned();
+        may_call(by, &method)?;
         if let Some(text) = &spec.batch {
             text.parse::<BatchSize>().map_err(|e| invalid(e.to_string()))?;
         }
@@ -132,7 +137,7 @@ impl Hub {
         if spec.timeout_ms == Some(0) {
             return Err(invalid("timeout_ms: a timeout of 0 leaves no time to run"));
         }
-        if spec.method == "cmd" && spec.args.is_empty() && spec.script.is_none() {
+        if method == "cmd" && spec.args.is_empty() && spec.script.is_none() {
             return Err(invalid("args: no command is given"));
         }
         let lifetime = spec.expires_ms.unwrap_or(DEFAULT_EXPIRES_MS);
@@ -153,7 +158,7 @@ impl Hub {
             expires: created + std::time::Duration::from_millis(lifetime),
             targets: spec.targets,
             nodes: nodes.len() as u64,
-            method: spec.method,
+            method,
             args: spec.args,
             data: spec.script.map(Bytes::from).unwrap_or_default(),
             sealed,
@@ -167,7 +172,7 @@ impl Hub {
         Ok((record, nodes))
     }
 
-    async fn accept(
+    async fn accept_run(
         &self,
         record: RunRecord,
         nodes: Vec<(KeyId, NodeName)>,
@@ -297,8 +302,8 @@ impl Hub {
     /// Events after a position (0 for all), those to come included. Ends after `summary`, which comes
     /// when no node is pending. The number with an event is the position to continue from.
     pub async fn watch_run(&self, run: RunId, from: u64) -> Result<RunEvents, Problem> {
-        let grown = self.inner.watch(run);
         let record = self.inner.record_of(run).await?;
+        let grown = self.inner.watch(run);
         let watcher = Watcher {
             reader: RunReader::new(self.inner.shelf.clone(), Arc::new(record)),
             grown,
@@ -372,7 +377,8 @@ impl Hub {
             nodes: nodes.len() as u64,
             ..record
         };
-        self.accept(again, nodes, "run.retry").await
+        let hub = self.clone();
+        self.whole(async move { hub.accept_run(again, nodes, "run.retry").await }).await
     }
 
     /// Forgets ended runs that were created before this time. Returns how many.
@@ -380,13 +386,14 @@ impl Hub {
         admin(by)?;
         let inner = &self.inner;
         inner.audit.note(inner.now(), &by.name, "runs.prune", json!({"before": before_ms})).await?;
-        Ok(inner.prune(Timestamp::from_millis(before_ms), u64::MAX).await?)
+        self.prune_to(Timestamp::from_millis(before_ms), u64::MAX).await
     }
 
     /// Forgets ended runs that were created before `before`, and then the oldest until at most `bytes` are kept. Done daily by
     /// itself, with the bounds of the configuration.
     pub async fn prune_to(&self, before: Timestamp, bytes: u64) -> Result<u64, Problem> {
-        Ok(self.inner.prune(before, bytes).await?)
+        let inner = self.inner.clone();
+        self.whole(async move { Ok(inner.prune(before, bytes).await?) }).await
     }
 
     /// Sends the messages of a message file (seed 004's format), with this hub as their origin: all or none.

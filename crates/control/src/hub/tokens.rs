@@ -15,6 +15,8 @@ use crate::view::*;
 /// Long enough to set up some machines, short enough to forget about.
 const DEFAULT_JOIN_LIFETIME: Duration = Duration::from_secs(3600);
 
+const MAX_NAME: usize = 64;
+
 /// Programs at the API hold their token for long.
 const MAX_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -52,6 +54,11 @@ impl Hub {
     }
 
     pub async fn create_token(&self, by: &Operator, spec: TokenSpec) -> Result<NewToken, Problem> {
+        let (hub, by) = (self.clone(), by.clone());
+        self.whole(async move { hub.make_token(&by, spec).await }).await
+    }
+
+    async fn make_token(&self, by: &Operator, spec: TokenSpec) -> Result<NewToken, Problem> {
         admin(by)?;
         let invalid = |what: &str| Err(Problem::new(ProblemKind::Invalid, what));
         let inner = &self.inner;
@@ -91,6 +98,13 @@ impl Hub {
                 if spec.uses.is_some() || !spec.labels.is_empty() {
                     return invalid("uses and labels are for join tokens");
                 }
+                // The name stands in the audit log, where it must not pass for someone else's or for the system's.
+                if let Some(name) = &spec.name {
+                    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-@".contains(&b);
+                    if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(plain) {
+                        return invalid("name: an operator's name is 1 to 64 of a-z A-Z 0-9 . _ - @");
+                    }
+                }
                 if let Some(target) = &spec.targets {
                     parse_target(target)?;
                 }
@@ -120,6 +134,11 @@ impl Hub {
     }
 
     pub async fn revoke_token(&self, by: &Operator, id: &str) -> Result<(), Problem> {
+        let (hub, by, id) = (self.clone(), by.clone(), id.to_owned());
+        self.whole(async move { hub.end_token(&by, &id).await }).await
+    }
+
+    async fn end_token(&self, by: &Operator, id: &str) -> Result<(), Problem> {
         admin(by)?;
         let inner = &self.inner;
         inner.audit.note(inner.now(), &by.name, "token.revoke", json!({"token": id})).await?;

@@ -18,6 +18,7 @@ use mainstay_core::outcome::{Exit, Outcome};
 use mainstay_core::time::Timestamp;
 use mainstay_node::hub_role::*;
 use mainstay_store::SqliteStore;
+use mainstay_store::fault_vfs::FaultDisk;
 
 pub const START: i64 = 1_800_000_000_000;
 
@@ -96,6 +97,10 @@ impl Fixture {
 
     pub async fn in_dir(dir: tempfile::TempDir, clock: TestClock) -> Self {
         let store = store(dir.path(), &clock);
+        Self::over(store, dir, clock).await
+    }
+
+    async fn over(store: Arc<SqliteStore>, dir: tempfile::TempDir, clock: TestClock) -> Self {
         let hub = open(dir.path(), &clock, &store).await;
         let courier = Arc::new(FakeCourier::default());
         hub.attach(courier.clone());
@@ -103,6 +108,13 @@ impl Fixture {
     }
 
     /// As after a kill: nothing is flushed, all handles are dropped, the same store is opened.
+    /// On a disk that fails when told.
+    pub async fn on(disk: &FaultDisk, dir: tempfile::TempDir, clock: TestClock) -> Self {
+        let time = clock.clone();
+        let (store, _) = SqliteStore::open_on(disk, Arc::new(move || time.now())).unwrap();
+        Self::over(Arc::new(store), dir, clock).await
+    }
+
     pub async fn restart(self) -> Self {
         let (dir, clock) = self.stop().await;
         Self::in_dir(dir, clock).await

@@ -2,5 +2,7 @@
 
 mod enrolment;
 mod fakes;
+mod faults;
 mod keeping;
 mod runs;
+mod scale;

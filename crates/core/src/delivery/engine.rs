@@ -224,11 +224,16 @@ impl Engine {
         let shared = &mut self.shared;
         let body = &incoming.verified.body;
         let (peer, id, from) = (incoming.peer, body.id, body.from);
+        if incoming.data.is_too_large() {
+            // Passed on, it would not fit its frame, and cut its receiver's link each time.
+            shared.ack(peer, id, Verdict::Refused(Rejection::TooLarge));
+            return;
+        }
         match body.to {
             Audience::Node(to) if to == shared.me => {}
             Audience::Node(to) if shared.is_hub => {
                 match &incoming.judged {
-                    Ok(()) => self.relay.take(shared, incoming, to),
+                    Ok(()) => self.relay.take(shared, now, incoming, to),
                     Err(why) => shared.ack(peer, id, Verdict::Refused(why.clone())),
                 }
                 return;

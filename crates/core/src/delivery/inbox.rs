@@ -238,6 +238,8 @@ impl Inbox {
             return;
         }
         let refusal = match incoming.judged {
+            // Before anything else, so that what is remembered below is never by the word of who may say nothing.
+            Err(Rejection::Denied) => Some(Rejection::Denied),
             _ if body.expires.is_none_or(|end| end.since(now) > MAX_LIFETIME + CLOCK_SLACK) => {
                 Some(Rejection::LivesTooLong)
             }

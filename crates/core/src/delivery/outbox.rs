@@ -18,7 +18,7 @@ use super::shared::{Shared, Then, Timer};
 use super::window::Item;
 use super::{Draft, Effect, HUB_ROLE, MessageStatus, Refusal, ReplyJob};
 use crate::envelope::{Audience, Body, Cancel, End, Payload, Piece, VERSION};
-use crate::frame::Verdict;
+use crate::frame::{MAX_ENVELOPE, Verdict};
 use crate::id::{KeyId, MessageId};
 use crate::journal::{Class, Op, Table};
 use crate::outcome::{Outcome, Rejection};
@@ -39,6 +39,8 @@ struct Entry {
     /// again from here: what happens meanwhile to the reply is put off.
     end_token: Option<u64>,
     put_off: Vec<ReplyStep>,
+    /// Bytes of output taken so far, as far as this life knows.
+    taken: u64,
     /// The end came through a relay before all of its output did: its sender is owed a receipt for it
     /// (by the id of its envelope) once the rest is here, and not sooner, since a receipt releases the output as well.
     receipt_due: Option<(KeyId, MessageId)>,
@@ -60,6 +62,7 @@ impl Entry {
             telling: false,
             end_token: None,
             put_off: Vec::new(),
+            taken: 0,
             receipt_due: None,
         }
     }
@@ -74,13 +77,39 @@ impl Entry {
         here as u64 >= last.saturating_sub(row.written)
     }
 
+    fn output_limit(&self) -> u64 {
+        self.row.output_limit.unwrap_or(OUTPUT_LIMIT)
+    }
+
+    fn most_pieces(&self) -> u64 {
+        FEW_PIECES + self.output_limit() / CRUMB
+    }
+
+    /// Cuts a piece to what was asked for. An honest receiver stays within that by itself.
+    fn cut(&mut self, mut piece: Piece) -> Piece {
+        let room = self.output_limit().saturating_sub(self.taken);
+        piece.data.truncate(usize::try_from(room).unwrap_or(usize::MAX));
+        self.taken += piece.data.len() as u64;
+        piece
+    }
+
     /// Whether this piece is still to be stored.
     fn wants(&self, seq: u64) -> bool {
         let row = &self.row;
-        let within = row.last_seq.is_none_or(|last| seq <= last);
+        let within = row.last_seq.is_none_or(|last| seq <= last) && seq <= self.most_pieces();
         row.reply.is_some() && !row.closed && within && seq > row.written && !self.pieces.contains_key(&seq)
     }
 }
+
+/// Pieces of output that any message may come in, however little output was asked for …
+const FEW_PIECES: u64 = 1024;
+
+/// … and one more for each so many bytes of it. A receiver that cuts its output smaller is not believed, so that it
+/// cannot fill this node's memory and disk with crumbs.
+const CRUMB: u64 = 32;
+
+/// For rows that do not say how much output was asked for: as much as was ever asked for by a message.
+const OUTPUT_LIMIT: u64 = 1 << 20;
 
 /// An origin whose disk is full lets answers wait at their senders for this long before they try again.
 const BUSY_RETRY_MS: u64 = 5_000;
@@ -162,6 +191,7 @@ impl Outbox {
     pub fn load_piece(&mut self, id: MessageId, piece: Piece) -> Option<Op> {
         match self.entries.get_mut(&id) {
             Some(entry) if entry.wants(piece.seq) => {
+                entry.taken += piece.data.len() as u64;
                 entry.pieces.insert(piece.seq, piece);
                 None
             }
@@ -208,6 +238,11 @@ impl Outbox {
         let mut ops = Vec::with_capacity(drafts.len());
         for draft in drafts {
             let row = row_of(shared, now, &draft);
+            if row.envelope.len() > MAX_ENVELOPE {
+                let refusal = Refusal::TooLarge(row.envelope.len());
+                shared.out.push(Effect::Answered { ticket, result: Err(refusal) });
+                return;
+            }
             ops.push(record::put(Table::Outbox, record::message_key(&draft.id), &row));
             rows.push((draft.id, row));
         }
@@ -256,6 +291,9 @@ impl Outbox {
             OutboxThen::Piece { id, piece, waiting } => {
                 self.piece_tokens.remove(&(id, piece.seq));
                 if let Err(reason) = result {
+                    if let Some(entry) = self.entries.get_mut(&id) {
+                        entry.taken = entry.taken.saturating_sub(piece.data.len() as u64);
+                    }
                     busy(shared, waiting, &reason);
                     return;
                 }
@@ -503,7 +541,7 @@ impl Outbox {
         shared: &mut Shared,
         now: Timestamp,
         from: KeyId,
-        end: End,
+        mut end: End,
         waiting: Waiting,
     ) {
         let Some(entry) = self.entries.get_mut(&end.re).filter(|entry| entry.row.to == from) else {
@@ -526,11 +564,13 @@ impl Outbox {
         row.accepted = true;
         row.outcome = Some(end.outcome.clone());
         row.provisional = false;
+        end.last_seq = end.last_seq.min(entry.most_pieces());
+        end.tail = new_pieces(entry, &end);
         row.last_seq = Some(end.last_seq);
         row.envelope = bytes::Bytes::new();
         row.closed = row.reply.is_none();
         let mut ops = vec![record::put(Table::Outbox, record::message_key(&id), &row)];
-        for piece in new_pieces(entry, &end) {
+        for piece in &end.tail {
             let key = record::reply_key(&id, piece.seq);
             ops.push(record::put(Table::Replies, key, &ReplyRow { piece: piece.clone() }));
         }
@@ -553,12 +593,17 @@ impl Outbox {
         };
         entry.end_token = None;
         if let Err(reason) = result {
+            let cut: usize = end.tail.iter().map(|piece| piece.data.len()).sum();
+            entry.taken = entry.taken.saturating_sub(cut as u64);
             busy(shared, waiting, &reason);
             shared.at(entry.row.expires.max(now), Timer::GiveUp(id));
             self.end_if_gone(shared, now, id);
         } else {
-            for piece in new_pieces(entry, &end) {
-                entry.pieces.insert(piece.seq, piece);
+            for piece in end.tail {
+                // One that came alone meanwhile is here already.
+                if entry.wants(piece.seq) {
+                    entry.pieces.insert(piece.seq, piece);
+                }
             }
             let told = self.note_end(shared, now, id, row);
             shared.out.extend(told);
@@ -625,6 +670,7 @@ impl Outbox {
             }
             return;
         }
+        let piece = entry.cut(piece);
         let op = record::put(
             Table::Replies,
             record::reply_key(&re, piece.seq),
@@ -833,8 +879,10 @@ fn busy(shared: &mut Shared, waiting: Vec<Waiting>, reason: &str) {
 }
 
 /// The pieces of an end that have not come before, for a message whose output someone wants.
-fn new_pieces(entry: &Entry, end: &End) -> Vec<Piece> {
-    end.tail.iter().filter(|piece| piece.seq <= end.last_seq && entry.wants(piece.seq)).cloned().collect()
+fn new_pieces(entry: &mut Entry, end: &End) -> Vec<Piece> {
+    let new = |piece: &&Piece| piece.seq <= end.last_seq && entry.wants(piece.seq);
+    let new: Vec<Piece> = end.tail.iter().filter(new).cloned().collect();
+    new.into_iter().map(|piece| entry.cut(piece)).collect()
 }
 
 fn job(id: MessageId, entry: &Entry, upto: u64) -> Option<ReplyJob> {
@@ -874,6 +922,7 @@ fn row_of(shared: &Shared, now: Timestamp, draft: &Draft) -> OutboxRow {
         expires: draft.expires,
         envelope: shared.seal(&body),
         attempts: draft.attempts,
+        output_limit: Some(draft.request.output_limit),
         reply: draft.reply.clone(),
         reply_whole: draft.reply_whole,
         accepted: false,

@@ -22,6 +22,9 @@ pub struct OutboxRow {
     /// The signed request; dropped at the final end.
     pub envelope: Bytes,
     pub attempts: Option<u32>,
+    /// Most bytes of output that were asked for; `None` in rows of versions that did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_limit: Option<u64>,
     pub reply: Option<Bytes>,
     pub reply_whole: bool,
     /// The receiver said that it is on its disk.

@@ -3,13 +3,15 @@
 //! A held envelope is only ever let go of when its receiver says that it is on its own disk, when its time is
 //! over, or when the receiver is gone. The sender keeps its copy regardless until the receiver's own word.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
 
 use super::record::{self, RelayKey, RelayRow};
 use super::shared::{Shared, Then};
 use super::window::Item;
 use super::{CLOCK_SLACK, Incoming};
-use crate::envelope::Audience;
+use crate::envelope::{Audience, MAX_LIFETIME, Payload};
 use crate::frame::{Data, Verdict};
 use crate::id::{KeyId, MessageId};
 use crate::journal::{Class, Table};
@@ -23,6 +25,7 @@ const BUSY_RETRY_MS: u64 = 5_000;
 pub(super) struct Relay {
     held: BTreeMap<RelayKey, Held>,
     bytes: usize,
+    bytes_of: HashMap<KeyId, usize>,
 }
 
 #[derive(Debug)]
@@ -42,7 +45,7 @@ pub(super) enum RelayThen {
 
 impl Relay {
     pub fn load(&mut self, shared: &mut Shared, key: RelayKey, row: RelayRow) {
-        self.bytes += row.envelope.len();
+        self.count_in(&key, weight(&row));
         self.held.insert(key, Held { row, waiting: Vec::new(), storing: None });
         shared.owe(Audience::Node(key.to), Item::Relayed(key));
     }
@@ -51,7 +54,7 @@ impl Relay {
         self.held.len()
     }
 
-    pub fn take(&mut self, shared: &mut Shared, incoming: Incoming, to: KeyId) {
+    pub fn take(&mut self, shared: &mut Shared, now: Timestamp, incoming: Incoming, to: KeyId) {
         let body = &incoming.verified.body;
         let key = RelayKey { to, from: body.from, id: body.id };
         if let Some(held) = self.held.get_mut(&key) {
@@ -62,11 +65,24 @@ impl Relay {
             }
             return;
         }
-        let size = incoming.data.envelope.len();
+        let lives = body.expires.map(|end| end.since(now));
+        if matches!(body.payload, Payload::Request(_))
+            && lives.is_none_or(|lives| lives > MAX_LIFETIME + CLOCK_SLACK)
+        {
+            // Its receiver would refuse it: it must not wait for that here for ever.
+            shared.ack(incoming.peer, body.id, Verdict::Refused(Rejection::LivesTooLong));
+            return;
+        }
+        let row =
+            RelayRow { envelope: incoming.data.envelope, chain: incoming.data.chain, expires: body.expires };
+        let size = weight(&row);
+        let of_sender = self.bytes_of.get(&key.from).copied().unwrap_or(0);
         let full = if shared.owed_to(Audience::Node(to)) >= shared.limits.relay_messages_per_node {
             Some("the queue of its receiver is full")
         } else if self.bytes + size > shared.limits.relay_bytes {
             Some("the relay's queue is full")
+        } else if of_sender + size > shared.limits.relay_bytes_per_sender {
+            Some("the relay holds too much of this sender already")
         } else {
             None
         };
@@ -75,10 +91,8 @@ impl Relay {
             shared.ack(incoming.peer, body.id, verdict);
             return;
         }
-        let row =
-            RelayRow { envelope: incoming.data.envelope, chain: incoming.data.chain, expires: body.expires };
         let op = record::put(Table::Relay, record::relay_key(&key), &row);
-        self.bytes += size;
+        self.count_in(&key, size);
         let token = shared.commit(Class::New { reserve: 0 }, vec![op], Then::Relay(RelayThen::Stored(key)));
         let waiting = vec![(incoming.peer, body.id)];
         self.held.insert(key, Held { row, waiting, storing: Some(token) });
@@ -143,9 +157,21 @@ impl Relay {
         }
     }
 
+    fn count_in(&mut self, key: &RelayKey, size: usize) {
+        self.bytes += size;
+        *self.bytes_of.entry(key.from).or_default() += size;
+    }
+
     fn forget(&mut self, shared: &mut Shared, key: &RelayKey) {
         if let Some(held) = self.held.remove(key) {
-            self.bytes -= held.row.envelope.len();
+            let size = weight(&held.row);
+            self.bytes -= size;
+            if let Some(bytes) = self.bytes_of.get_mut(&key.from) {
+                *bytes -= size;
+                if *bytes == 0 {
+                    self.bytes_of.remove(&key.from);
+                }
+            }
         }
         shared.settle(Audience::Node(key.to), Item::Relayed(*key));
     }
@@ -169,4 +195,10 @@ impl Relay {
             self.let_go(shared, key, &Verdict::Refused(Rejection::Expired));
         }
     }
+}
+
+/// What an envelope takes of the room: its bytes, and about what a row and its place in the queue cost beside them.
+fn weight(row: &RelayRow) -> usize {
+    const BESIDES: usize = 512;
+    row.envelope.len() + row.chain.iter().map(Bytes::len).sum::<usize>() + BESIDES
 }

@@ -2,6 +2,7 @@
 //! order, links that come and go, nodes that die between any two effects, disks that are full.
 
 mod fleet;
+mod hostile;
 mod journal;
 mod random;
 mod restarts;

@@ -22,13 +22,29 @@ macro_rules! facade {
             $(async fn $name(&self $(, $argument: $kind)*) -> Result<$answer, Problem>;)*
         }
 
+        /// Here the trait is not known: a method that the hub lacks is an error, not a call of the trait's own
+        /// method by itself, for ever.
+        mod direct {
+            use super::{
+                BTreeMap, Hub, MessageId, NewToken, NodeName, NodeView, Operator, Path, Problem, RunEvents, RunId,
+                RunNodeView, RunSpec, RunView, StatusView, TokenSpec, TokenView,
+            };
+
+            pub(super) fn operator_by_uid(hub: &Hub, uid: u32) -> Result<Operator, Problem> {
+                Hub::operator_by_uid(hub, uid)
+            }
+            $(pub(super) async fn $name(hub: &Hub $(, $argument: $kind)*) -> Result<$answer, Problem> {
+                Hub::$name(hub $(, $argument)*).await
+            })*
+        }
+
         #[async_trait]
         impl Facade for Hub {
             fn operator_by_uid(&self, uid: u32) -> Result<Operator, Problem> {
-                Hub::operator_by_uid(self, uid)
+                direct::operator_by_uid(self, uid)
             }
             $(async fn $name(&self $(, $argument: $kind)*) -> Result<$answer, Problem> {
-                Hub::$name(self $(, $argument)*).await
+                direct::$name(self $(, $argument)*).await
             })*
         }
     };
@@ -57,4 +73,5 @@ facade! {
     fn send(&self, by: &Operator, text: &str) -> Vec<MessageId>;
     fn backup(&self, by: &Operator, file: &Path) -> ();
     fn audit(&self, by: &Operator, limit: usize) -> Vec<serde_json::Value>;
+    fn errors(&self, by: &Operator, limit: usize) -> Vec<serde_json::Value>;
 }

@@ -53,6 +53,18 @@ pub(super) async fn audit(
     Ok(Json(api.hub.audit(&by, limit).await?))
 }
 
+/// What nodes reported last to have gone wrong with their own messages, newest first.
+#[utoipa::path(get, path = "/v1/errors", operation_id = "errors", params(Entries),
+    responses((status = 200, body = Vec<serde_json::Value>), (status = "default", body = Problem)))]
+pub(super) async fn errors(
+    State(api): State<Api>,
+    Caller(by): Caller,
+    Params(entries): Params<Entries>,
+) -> Result<Json<Vec<serde_json::Value>>, Failure> {
+    let limit = entries.limit.unwrap_or(100).min(MAX_ENTRIES);
+    Ok(Json(api.hub.errors(&by, limit).await?))
+}
+
 /// A consistent copy of the hub's whole state, keys included: keep it as safe as the hub itself.
 #[utoipa::path(post, path = "/v1/backup", operation_id = "backup",
     responses((status = 200, content_type = "application/octet-stream"), (status = "default", body = Problem)))]

@@ -11,6 +11,9 @@ use tracing_subscriber::EnvFilter;
 
 use super::{Done, Stop, status_of};
 
+/// The variable by which `dev` gives its process's number to what it starts: they end when it does, however that was.
+pub(super) const PARENT: &str = "MAINSTAY_DEV_PARENT";
+
 /// How many threads serve a daemon.
 #[derive(Clone, Copy)]
 pub(super) enum Threads {
@@ -34,6 +37,7 @@ where
     let stop = CancellationToken::new();
     let result = runtime.block_on(async {
         let signals = stop_on_signals(stop.clone())?;
+        end_with_parent(&stop)?;
         let result = body(stop.clone()).await;
         signals.abort();
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -70,6 +74,19 @@ fn stop_on_signals(stop: CancellationToken) -> std::io::Result<tokio::task::Join
         }
         stop.cancel();
     }))
+}
+
+/// Asks for SIGTERM at the end of the `dev` that started this daemon, if one did.
+fn end_with_parent(stop: &CancellationToken) -> std::io::Result<()> {
+    let Some(parent) = std::env::var(PARENT).ok().and_then(|pid| pid.parse::<i32>().ok()) else {
+        return Ok(());
+    };
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM)?;
+    if nix::unistd::getppid().as_raw() != parent {
+        // It ended before we had asked.
+        stop.cancel();
+    }
+    Ok(())
 }
 
 fn start_log() {

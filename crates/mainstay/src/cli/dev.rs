@@ -1,7 +1,7 @@
 //! `mainstay dev`: a hub and some agents on this machine, to try things with.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser as _};
 use mainstay_control::view::{NewToken, NodeView, Problem, ProblemKind, StatusView, TokenKind, TokenSpec};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use super::screen::Screen;
@@ -47,11 +47,43 @@ pub struct DevArgs {
 
 pub(super) fn run(args: DevArgs, screen: &mut Screen) -> Done {
     super::at_once(async {
-        let mut fleet = Fleet::start(&args, screen).await?;
-        let result = fleet.serve(&args, screen).await;
+        // Before anything is started: whenever the end comes, it is we who clean up.
+        let mut signals = Signals::listen()?;
+        let mut fleet = tokio::select! {
+            () = signals.next() => return Ok(status_of::FAILED),
+            fleet = Fleet::start(&args) => fleet?,
+        };
+        let result = tokio::select! {
+            biased;
+            () = signals.next() => {
+                // Ctrl-C is how it ends, unless there was a tour to finish.
+                let status = if args.once { status_of::FAILED } else { status_of::WELL };
+                screen.note("stopping …").map(|()| status).map_err(Stop::from)
+            }
+            result = fleet.serve(&args, screen) => result,
+        };
         fleet.stop().await;
         result
     })
+}
+
+/// What asks this program to end: Ctrl-C, SIGTERM, or that its terminal is closed.
+struct Signals([Signal; 3]);
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        let of = |kind| signal(kind);
+        Ok(Self([of(SignalKind::interrupt())?, of(SignalKind::terminate())?, of(SignalKind::hangup())?]))
+    }
+
+    async fn next(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
 }
 
 /// How long the hub and the agents may take to be there.
@@ -70,6 +102,12 @@ struct Fleet {
     agents: Vec<Daemon>,
     client: Client,
     pointer: DevPointer,
+    /// Where agents link to.
+    listen: SocketAddr,
+    /// Where the API is served over TLS.
+    http: SocketAddr,
+    /// Held as long as this fleet may touch its directory.
+    _lock: File,
 }
 
 enum Directory {
@@ -98,13 +136,13 @@ impl Drop for Directory {
 struct Daemon {
     what: String,
     child: Child,
+    data: PathBuf,
     log: PathBuf,
-    /// What to type to start it anew.
-    again: String,
 }
 
 impl Fleet {
-    async fn start(args: &DevArgs, screen: &mut Screen) -> Result<Self, Stop> {
+    /// Starts the hub. Stopped before, it leaves nothing running.
+    async fn start(args: &DevArgs) -> Result<Self, Stop> {
         let directory = match &args.dir {
             Some(path) => {
                 make_directory(path)?;
@@ -112,34 +150,22 @@ impl Fleet {
             }
             None => Directory::Own(temporary_directory()?),
         };
+        let lock = lock_directory(directory.path())?;
         let data = directory.path().join("hub");
+        wait_for_predecessor(&data).await?;
         let listen = or_free(args.listen)?;
         let http = or_free(args.http)?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("hub").arg("--data").arg(&data).args(["--listen", &listen.to_string()]);
         command.args(["--http", &http.to_string()]);
-        let hub = Daemon::start("the hub".into(), command, directory.path().join("hub.log"))?;
+        let hub = Daemon::start("the hub".into(), command, data.clone())?;
         let socket = data.join("api.sock");
         let client = Client::new(Endpoint::Unix(socket.clone()));
         let pointer = DevPointer::new(socket);
-        let mut fleet = Self { directory, hub, agents: Vec::new(), client, pointer };
-        let started = fleet.bring_up(args, listen, screen).await;
-        if let Err(stop) = started {
-            fleet.stop().await;
-            return Err(stop);
-        }
-        if !screen.json {
-            screen.note(&format!("hub    {listen} (agents), https://{http} (API)"))?;
-        }
-        Ok(fleet)
+        Ok(Self { directory, hub, agents: Vec::new(), client, pointer, listen, http, _lock: lock })
     }
 
-    async fn bring_up(
-        &mut self,
-        args: &DevArgs,
-        listen: SocketAddr,
-        screen: &mut Screen,
-    ) -> Result<(), Stop> {
+    async fn bring_up(&mut self, args: &DevArgs, screen: &mut Screen) -> Result<(), Stop> {
         self.until("the hub does not answer", async |fleet| {
             Ok(fleet.client.get::<StatusView>("/v1/status").await.is_ok())
         })
@@ -147,7 +173,7 @@ impl Fleet {
         if args.nodes > 0 {
             let token = self.token(u32::from(args.nodes)).await?;
             for n in 1..=args.nodes {
-                let agent = self.start_agent(n, &token, listen)?;
+                let agent = self.start_agent(n, &token)?;
                 self.agents.push(agent);
             }
         }
@@ -162,6 +188,9 @@ impl Fleet {
         })
         .await?;
         self.pointer.write()?;
+        if !screen.json {
+            screen.note(&format!("hub    {} (agents), https://{} (API)", self.listen, self.http))?;
+        }
         Ok(())
     }
 
@@ -184,7 +213,7 @@ impl Fleet {
         Ok(path)
     }
 
-    fn start_agent(&self, n: u16, token: &Path, hub: SocketAddr) -> Result<Daemon, Stop> {
+    fn start_agent(&self, n: u16, token: &Path) -> Result<Daemon, Stop> {
         let name = format!("{PREFIX}{n}");
         let data = self.directory.path().join(&name);
         // Something to choose by: every third is a database.
@@ -192,8 +221,8 @@ impl Fleet {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("agent").arg("--data").arg(&data).args(["--name", &name]);
         command.arg("--join").arg(format!("@{}", token.display()));
-        command.args(["--link", &hub.to_string(), "--label", &format!("role={role}")]);
-        Daemon::start(format!("agent {name}"), command, self.directory.path().join(format!("{name}.log")))
+        command.args(["--link", &self.listen.to_string(), "--label", &format!("role={role}")]);
+        Daemon::start(format!("agent {name}"), command, data)
     }
 
     /// Waits for something, while everything that was started still runs.
@@ -218,35 +247,28 @@ impl Fleet {
 
     /// Fails if a child has ended, with its last words.
     fn check(&mut self) -> Result<(), Stop> {
-        for daemon in std::iter::once(&mut self.hub).chain(&mut self.agents) {
-            if let Some(status) = daemon.child.try_wait()? {
-                let mut problem =
-                    Problem::new(ProblemKind::Internal, format!("{} ended: {status}", daemon.what));
-                for line in daemon.last_words() {
-                    problem = problem.hint(line);
-                }
-                return Err(problem.into());
-            }
-        }
-        Ok(())
+        self.hub.check()?;
+        self.agents.iter_mut().try_for_each(Daemon::check)
     }
 
-    /// An agent that ends is what one may want to try; without the hub there is nothing left.
-    fn note_ends(&mut self, screen: &mut Screen) -> Result<(), Stop> {
+    /// An agent that is killed is a thing worth trying: the others go on.
+    fn note_ended_agents(&mut self, screen: &mut Screen) -> Result<(), Stop> {
         let mut ended = Vec::new();
-        for (index, agent) in self.agents.iter_mut().enumerate() {
-            if let Some(status) = agent.child.try_wait()? {
-                ended.push((index, status));
+        self.agents.retain_mut(|daemon| match daemon.child.try_wait() {
+            Ok(Some(status)) => {
+                let data = daemon.data.display();
+                ended.push(format!("{} ended: {status}", daemon.what));
+                ended.push(format!("start it again with `mainstay agent --data {data}`"));
+                false
             }
-        }
-        for (index, status) in ended.into_iter().rev() {
-            let agent = self.agents.remove(index);
-            screen.note(&format!("{} ended: {status}; again: {}", agent.what, agent.again))?;
-        }
-        self.check()
+            _ => true,
+        });
+        Ok(ended.iter().try_for_each(|line| screen.note(line))?)
     }
 
+    /// Everything from here on; only a tour ends by itself.
     async fn serve(&mut self, args: &DevArgs, screen: &mut Screen) -> Done {
+        self.bring_up(args, screen).await?;
         if args.once {
             return self.tour(screen).await;
         }
@@ -261,17 +283,15 @@ impl Fleet {
         ] {
             screen.note(line)?;
         }
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
         loop {
-            tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                () = tokio::time::sleep(Duration::from_secs(1)) => self.note_ends(screen)?,
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            self.hub.check()?;
+            self.note_ended_agents(screen)?;
+            // Another `dev` that was the newest has ended: commands find this one again.
+            if DevPointer::read().is_none_or(|pointer| !pointer.is_alive()) {
+                self.pointer.write()?;
             }
         }
-        screen.note("stopping …")?;
-        Ok(status_of::WELL)
     }
 
     /// What a newcomer would type first, for real.
@@ -316,16 +336,26 @@ impl Fleet {
 const PREFIX: &str = "node";
 
 impl Daemon {
-    fn start(what: String, mut command: Command, log: PathBuf) -> Result<Self, Stop> {
+    fn start(what: String, mut command: Command, data: PathBuf) -> Result<Self, Stop> {
+        let log = data.with_extension("log");
         let file = OpenOptions::new().create(true).append(true).open(&log)?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
         // Ctrl-C is for us: we stop the others in their order.
         command.process_group(0);
+        // If we are killed, nobody else stops them.
+        command.env(super::daemon::PARENT, std::process::id().to_string());
         let child = command.spawn()?;
-        let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).collect();
-        let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
-        let again = shell_words(&words.iter().map(AsRef::as_ref).collect::<Vec<_>>());
-        Ok(Self { what, child, log, again })
+        Ok(Self { what, child, data, log })
+    }
+
+    /// Fails if it has ended, with its last words.
+    fn check(&mut self) -> Result<(), Stop> {
+        let Some(status) = self.child.try_wait()? else { return Ok(()) };
+        let mut problem = Problem::new(ProblemKind::Internal, format!("{} ended: {status}", self.what));
+        for line in self.last_words() {
+            problem = problem.hint(line);
+        }
+        Err(problem.into())
     }
 
     fn terminate(&self) {
@@ -354,6 +384,32 @@ impl Daemon {
 
 fn make_directory(path: &Path) -> Result<(), Stop> {
     Ok(DirBuilder::new().recursive(true).mode(0o700).create(path)?)
+}
+
+/// One `dev` at a time works in a directory.
+fn lock_directory(path: &Path) -> Result<File, Stop> {
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path.join("dev.lock"))?;
+    file.try_lock().map_err(|_| {
+        let message = format!("another `mainstay dev` works in {}", path.display());
+        Problem::new(ProblemKind::Conflict, message).hint("give this one a directory of its own with --dir")
+    })?;
+    Ok(file)
+}
+
+/// A `dev` that was killed may have a hub that is still stopping.
+async fn wait_for_predecessor(data: &Path) -> Result<(), Stop> {
+    let socket = data.join("api.sock");
+    let deadline = Instant::now() + STOP_WITHIN;
+    while std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+        if Instant::now() >= deadline {
+            let message = format!("a hub runs in {} already", data.display());
+            return Err(Problem::new(ProblemKind::Conflict, message)
+                .hint("stop it, or give this one a directory of its own with --dir")
+                .into());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
 }
 
 /// A new directory of this user alone. Its name is short: sockets' paths are limited to about 100 bytes.

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use mainstay_control::backup::{self, BackupError};
 use mainstay_control::view::{Problem, ProblemKind};
 
-use super::Done;
 use super::screen::Screen;
+use super::{Done, status_of};
+use crate::causes::with_causes;
 use crate::config::data_dir;
 
 /// Makes a hub on this machine from a backup
@@ -22,7 +24,28 @@ pub(super) struct RestoreArgs {
     data: Option<PathBuf>,
 }
 
-pub(super) fn run(args: &RestoreArgs, _screen: &mut Screen) -> Done {
+pub(super) fn run(args: &RestoreArgs, screen: &mut Screen) -> Done {
     let data = args.data.clone().unwrap_or_else(data_dir::default);
-    Err(Problem::new(ProblemKind::Internal, format!("{} to {}", args.file.display(), data.display())).into())
+    // A name that was mistyped must not leave directories behind.
+    std::fs::File::open(&args.file).map_err(|e| {
+        Problem::new(ProblemKind::Invalid, format!("{} cannot be read: {e}", args.file.display()))
+    })?;
+    backup::restore(&args.file, &data).map_err(|error| problem(&error))?;
+    if screen.json {
+        screen.object(&serde_json::json!({"event": "restored", "data": data}))?;
+    } else {
+        screen.line(&format!("{} holds the hub of {} now.", data.display(), args.file.display()))?;
+        screen.note("The hub that the backup is of must never run again: start this one in its place.")?;
+    }
+    Ok(status_of::WELL)
+}
+
+fn problem(error: &BackupError) -> Problem {
+    let problem = Problem::new(ProblemKind::Invalid, with_causes(error));
+    match error {
+        BackupError::NotEmpty { .. } => {
+            problem.hint("name another directory with --data, or move this one away")
+        }
+        _ => problem,
+    }
 }

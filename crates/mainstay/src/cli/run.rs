@@ -67,8 +67,9 @@ pub(super) struct RunArgs {
     /// Only list the nodes that are meant
     #[arg(long)]
     preview: bool,
-    /// A variable of its environment; sealed to each node
-    #[arg(short, long = "env", value_name = "K=V", value_parser = variable)]
+    /// A variable of its environment, sealed to each node; a name alone takes our own value, which then stands in no
+    /// argument
+    #[arg(short, long = "env", value_name = "K[=V]", value_parser = variable)]
     env: Vec<(String, String)>,
     /// The directory to run it in
     #[arg(long, value_name = "DIR")]
@@ -173,8 +174,12 @@ fn share(text: &str) -> Result<String, String> {
 
 fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("write NAME=VALUE".into()),
+        Some(("", _)) => Err("write NAME=VALUE".into()),
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => match std::env::var(text) {
+            Ok(value) => Ok((text.to_owned(), value)),
+            Err(_) => Err(format!("{text} is not in our own environment; or write NAME=VALUE")),
+        },
     }
 }
 

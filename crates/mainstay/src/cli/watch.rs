@@ -219,7 +219,8 @@ async fn pending_of(client: &Client, run: RunId) -> Result<RunDetail, Problem> {
 /// Whether a pending node can come to an end without some machine coming back first.
 fn moves(node: &RunNodeView) -> bool {
     let why = node.pending.as_deref().unwrap_or_default();
-    !(why.starts_with("away") || why.starts_with("waiting for its batch"))
+    // A node may be away before it got the order, or with the order accepted.
+    !(why.contains("away since") || why.starts_with("waiting for its batch"))
 }
 
 /// Says for each reason which nodes it keeps, and how to come back.

@@ -6,21 +6,12 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::endpoint::HttpsHub;
+use crate::causes::with_causes;
 
 /// Why not, in words.
 pub(super) async fn dial(hub: &HttpsHub) -> Result<TlsStream<TcpStream>, String> {
     let fingerprint: Fingerprint =
         hub.ca_fingerprint.parse().map_err(|e| format!("the CA fingerprint: {e}"))?;
-    let dialer = HttpsDialer::new(Trust::Fingerprint(fingerprint)).map_err(|e| chain(&e))?;
-    dialer.dial(&hub.authority).await.map_err(|e| chain(&e))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(deeper) = source {
-        text = format!("{text}: {deeper}");
-        source = deeper.source();
-    }
-    text
+    let dialer = HttpsDialer::new(Trust::Fingerprint(fingerprint)).map_err(|e| with_causes(&e))?;
+    dialer.dial(&hub.authority).await.map_err(|e| with_causes(&e))
 }

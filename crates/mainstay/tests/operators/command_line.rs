@@ -179,6 +179,7 @@ async fn wrong_usage_says_what_is_right() {
         &["runs", "show", "ffff"],
         &["runs", "show", "0190"],
         &["send", "/nowhere"],
+        &["restore", "/nowhere", "--data", "/nowhere/data"],
         &["login", "http://hub"],
         &["login", "https://hub"],
         &["--hub", "https://hub", "status"],
@@ -214,6 +215,7 @@ async fn the_fleet_is_shown_and_changed() {
         &["runs", "watch"],
         &["runs", "prune", "--older", "7d", "--yes"],
         &["audit"],
+        &["errors"],
     ] {
         write!(shown, "$ mainstay {}\n{}\n\n", arguments.join(" "), hub.command(arguments).await).unwrap();
     }
@@ -243,6 +245,7 @@ async fn every_answer_is_json_lines_if_asked() {
         &["runs", "retry", "5d0c81f2", "--detach"],
         &["runs", "prune", "--older", "7d", "--yes"],
         &["audit"],
+        &["errors"],
     ] {
         let text = hub.command(&[&["--json"], arguments].concat()).await;
         let text = text.strip_suffix("--- exit status: 0").unwrap_or_else(|| panic!("{arguments:?}: {text}"));

@@ -167,7 +167,7 @@ fn events(command: &str) -> Vec<RunEvent> {
             summary(3, 0),
         ],
         "fail" => vec![accepted(2), result("ship1", 0, ""), result("ship10", 7, "no\n"), summary(1, 1)],
-        "away" => vec![accepted(3), result("ship1", 0, "up\n")],
+        "away" => vec![accepted(4), result("ship1", 0, "up\n")],
         "live" => vec![
             accepted(2),
             output("ship1", 1, "one\ntw"),
@@ -382,11 +382,11 @@ impl Facade for FakeHub {
         });
         let mut nodes: Vec<RunNodeView> = ended.collect();
         if self.command() == "away" {
-            for name in ["ship2", "ship3"] {
+            for (name, why) in [("ship2", ""), ("ship3", ""), ("ship4", "accepted; ")] {
                 nodes.push(RunNodeView {
                     node: name.parse().unwrap(),
                     result: None,
-                    pending: Some("away since 2026-11-17 09:00 UTC".into()),
+                    pending: Some(format!("{why}away since 2026-11-17 09:00 UTC")),
                 });
             }
         }
@@ -443,6 +443,11 @@ impl Facade for FakeHub {
             return Err(Problem::new(ProblemKind::Full, "the disk is full"));
         }
         Ok(())
+    }
+
+    async fn errors(&self, _: &Operator, limit: usize) -> Result<Vec<serde_json::Value>, Problem> {
+        let entry = serde_json::json!({"at": 0, "node": "node1", "text": "a message failed"});
+        Ok(vec![entry; limit.min(1)])
     }
 
     async fn audit(&self, _: &Operator, limit: usize) -> Result<Vec<serde_json::Value>, Problem> {

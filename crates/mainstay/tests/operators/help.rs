@@ -38,6 +38,7 @@ async fn help_of_every_command() {
         "backup",
         "restore",
         "audit",
+        "errors",
         "completions",
     ] {
         let mut command = program(home.path());

@@ -10,7 +10,6 @@ use mainstay_core::envelope::Request;
 use mainstay_core::id::{MessageId, NodeName};
 use mainstay_core::outcome::Outcome;
 use mainstay_core::time::Timestamp;
-use serde::Serialize;
 
 pub const METHOD: &str = "errors.report";
 
@@ -19,16 +18,6 @@ const EXPIRES: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
 /// With more own messages than this waiting, reports would only add to the trouble.
 const MOST_WAITING: usize = 10_000;
-
-/// What a report says; JSON, as the hub keeps it.
-#[derive(Debug, Serialize)]
-struct Report<'a> {
-    message: String,
-    to: &'a str,
-    method: &'a str,
-    outcome: &'static str,
-    text: String,
-}
 
 /// The report of an end that was not what its sender hoped for; `None` if there is none to make.
 pub fn report(
@@ -42,14 +31,7 @@ pub fn report(
     if outcome.is_ok() || method == METHOD || queues.outbox > MOST_WAITING {
         return None;
     }
-    let report = Report {
-        message: id.to_string(),
-        to: to.as_str(),
-        method,
-        outcome: outcome.word(),
-        text: outcome.to_string(),
-    };
-    let data = serde_json::to_vec(&report).ok()?;
+    let text = format!("message {id} to {to}, method {method}: {outcome}");
     let mut random = [0; 10];
     getrandom::fill(&mut random).ok()?;
     Some(Draft {
@@ -59,7 +41,7 @@ pub fn report(
         request: Request {
             method: METHOD.into(),
             args: Vec::new(),
-            data: Bytes::from(data),
+            data: Bytes::from(text),
             command: false,
             idempotent: false,
             timeout_ms: None,

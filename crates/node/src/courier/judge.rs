@@ -56,6 +56,15 @@ impl Judge {
         self.trust.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub fn is_revoked(&self, key: &KeyId) -> bool {
+        self.trust().is_revoked(key)
+    }
+
+    /// Entries of the trust log that a peer with this many does not have.
+    pub fn trust_after(&self, epoch: u64) -> Vec<Bytes> {
+        self.trust().after(epoch).to_vec()
+    }
+
     /// What this node sends to itself needs no rule.
     pub fn own(&self, body: &Body) -> Result<(), Rejection> {
         match &body.payload {

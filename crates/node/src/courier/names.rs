@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mainstay_core::frame::Frame;
+use mainstay_core::frame::{Frame, Resolve, Resolved};
 use mainstay_core::id::{KeyId, NodeName};
 use mainstay_core::journal::{Batch, Class, Op, Table};
 use mainstay_store::group_commit::Handle as Journal;
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
 use super::{Input, Inputs};
 
@@ -20,17 +20,24 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 pub struct Names {
     known: Arc<Mutex<HashMap<NodeName, KeyId>>>,
     journal: Journal,
-    /// Counts answers, so that whoever waits looks again.
-    answers: Arc<watch::Sender<u64>>,
+    /// Who waits for the answer to which question.
+    asking: Arc<Mutex<Asking>>,
+}
+
+#[derive(Default)]
+struct Asking {
+    last: u64,
+    waiting: HashMap<u64, oneshot::Sender<()>>,
 }
 
 impl Names {
     pub fn new(known: HashMap<NodeName, KeyId>, journal: Journal) -> Self {
-        Self { known: Arc::new(Mutex::new(known)), journal, answers: Arc::new(watch::channel(0).0) }
+        Self { known: Arc::new(Mutex::new(known)), journal, asking: Arc::default() }
     }
 
     /// Takes a hub's answer.
-    pub async fn resolved(&self, found: Vec<(NodeName, KeyId)>) {
+    pub async fn resolved(&self, answer: Resolved) {
+        let Resolved { number, found } = answer;
         let mut ops = Vec::new();
         {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,20 +56,34 @@ impl Names {
             // A memory aid: a full disk costs only the next offline look-up.
             let _ = self.journal.commit(Batch { class: Class::New { reserve: 0 }, ops }).await;
         }
-        self.answers.send_modify(|count| *count += 1);
+        if let Some(waiting) = self.asking().waiting.remove(&number) {
+            let _ = waiting.send(());
+        }
     }
 
     /// The keys of these names: as a linked hub says, else as it once said.
     pub async fn ask(&self, inputs: &Inputs, names: &[NodeName]) -> HashMap<NodeName, KeyId> {
         let hub = inputs.links().await.ok().and_then(|links| links.first().map(|(key, _, _)| *key));
         if let Some(peer) = hub {
-            let mut answers = self.answers.subscribe();
-            let question = Input::Tell { peer, frame: Frame::Resolve(names.to_vec()) };
-            if inputs.send(question).await.is_ok() {
-                let _ = tokio::time::timeout(ANSWER_WITHIN, answers.changed()).await;
+            let (answered, answer) = oneshot::channel();
+            let number = {
+                let mut asking = self.asking();
+                asking.last += 1;
+                let number = asking.last;
+                asking.waiting.insert(number, answered);
+                number
+            };
+            let question = Frame::Resolve(Resolve { number, names: names.to_vec() });
+            if inputs.send(Input::Tell { peer, frame: question }).await.is_ok() {
+                let _ = tokio::time::timeout(ANSWER_WITHIN, answer).await;
             }
+            self.asking().waiting.remove(&number);
         }
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         names.iter().filter_map(|name| known.get(name).map(|key| (name.clone(), *key))).collect()
+    }
+
+    fn asking(&self) -> std::sync::MutexGuard<'_, Asking> {
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -89,13 +89,13 @@ impl Runner {
         );
         let (output, mut chunks) = OutputSink::channel(request.output_limit);
         let call = Call { origin: key.origin, id: key.id, request, private, output, cancel };
-        let forward = async {
+        // It owns the receiver: a method whose output nobody takes any more must not wait for room.
+        let forward = async move {
             while let Some(chunk) = chunks.recv().await {
                 let bytes = u32::try_from(chunk.data.len()).unwrap_or(u32::MAX);
-                // Given back by `room` when it is on disk. The semaphore is never closed.
-                if let Ok(permit) = room.acquire_many(bytes).await {
-                    permit.forget();
-                }
+                // Given back by `room` when it is on disk; closed when the node stops.
+                let Ok(permit) = room.acquire_many(bytes).await else { return };
+                permit.forget();
                 let (stream, data) = (chunk.stream, chunk.data);
                 let event = MethodEvent::Output { key, stream, data };
                 if self.inputs.send(Input::Method(event)).await.is_err() {
@@ -143,6 +143,7 @@ impl Runner {
     pub fn kill_all(&self) {
         for running in self.lock().values() {
             running.cancel.cancel();
+            running.room.close();
         }
     }
 

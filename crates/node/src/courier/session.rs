@@ -14,7 +14,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use mainstay_core::delivery::Incoming;
 use mainstay_core::envelope::{Audience, Envelope, Payload, Verified};
-use mainstay_core::frame::{Ack, Data, Frame, Goodbye, Hello, Verdict, common_protocol};
+use mainstay_core::frame::{Ack, Data, Frame, Goodbye, Hello, Resolve, Resolved, Verdict, common_protocol};
 use mainstay_core::outcome::Rejection;
 use mainstay_link::link::{Link, LinkError, LinkReceiver, LinkSender};
 use tokio::sync::mpsc;
@@ -36,6 +36,11 @@ const DEAD_AFTER: Duration = Duration::from_secs(80);
 
 /// The peer's hello, and all that must come before orders, is there within this.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
+
+/// Answers of one node that wait for the Store: a window's worth. More is sent only by a node that keeps to no window,
+/// and stays in its socket.
+const ANSWERS: usize = 512;
+const ANSWER_BYTES: usize = 4 << 20;
 
 /// Last words get this long to leave.
 const FAREWELL_WITHIN: Duration = Duration::from_secs(2);
@@ -134,15 +139,19 @@ pub async fn accept(shared: &Arc<Shared>, mut link: Link, first: Hello) -> Resul
     } else if !shared.trust.has_prefix(first.trust_length, &first.trust_head) {
         return refuse(link, Goodbye::TrustForked).await;
     }
-    for frame in trust_frames(&shared.trust.after(first.trust_length.min(length))) {
+    let had = first.trust_length.min(length);
+    let news = shared.trust.after(had);
+    for frame in trust_frames(&news) {
         link.sender.feed(&frame).await?;
     }
+    let trust = had + news.len() as u64;
     if let Some(facts) = first.facts {
         role.facts(link.peer.key, *facts);
     }
     let address = link.peer.address.map_or_else(String::new, |address| address.to_string());
     let info = PeerInfo { key: link.peer.key, name, hub: false };
-    live(shared, info, address, first.mark, link).await
+    let start = Start { mark: first.mark, trust };
+    live(shared, info, address, start, link).await
 }
 
 /// Takes what a node knows beyond this hub's trust log. `false` if it does not continue it.
@@ -201,7 +210,8 @@ pub async fn dial(shared: &Arc<Shared>, mut link: Link, address: String) -> Resu
     }
     shared.proven();
     let info = PeerInfo { key: link.peer.key, name: first.name, hub: true };
-    live(shared, info, address, first.mark, link).await
+    let start = Start { mark: first.mark, trust: first.trust_length };
+    live(shared, info, address, start, link).await
 }
 
 async fn refuse(link: Link, why: Goodbye) -> Result<(), SessionEnd> {
@@ -215,11 +225,17 @@ fn trust_frames(entries: &[Bytes]) -> Vec<Frame> {
     entries.chunks(256).map(|some| Frame::Trust(some.to_vec())).collect()
 }
 
+/// Where the two ends stood when the link was made.
+struct Start {
+    mark: u64,
+    trust: u64,
+}
+
 async fn live(
     shared: &Arc<Shared>,
     peer: PeerInfo,
     address: String,
-    mark: u64,
+    start: Start,
     link: Link,
 ) -> Result<(), SessionEnd> {
     let Link { peer: end, sender, receiver } = link;
@@ -233,7 +249,8 @@ async fn live(
         name: peer.name.clone(),
         hub: peer.hub,
         address,
-        mark,
+        mark: start.mark,
+        trust: start.trust,
         frames,
         cancel: cancel.clone(),
     };
@@ -248,7 +265,8 @@ async fn live(
         receiver,
         frames: waiting,
         cancel,
-        unsent: false,
+        // The entries of the trust log that were fed before.
+        unsent: true,
         heard: now,
         probed: now,
     };
@@ -261,17 +279,23 @@ async fn live(
 impl Session<'_> {
     async fn run(&mut self) -> Result<(), SessionEnd> {
         let mut answers = FuturesUnordered::new();
+        let mut answer_bytes = 0;
         loop {
             // Acknowledgements of answers that the Store has by now go out together.
             let next_probe = self.probed + PROBE_EVERY;
             tokio::select! {
                 () = self.cancel.cancelled() => return Err(SessionEnd::Cut),
-                frame = self.receiver.recv() => {
+                frame = self.receiver.recv(), if answers.len() < ANSWERS && answer_bytes < ANSWER_BYTES => {
                     let Some(frame) = frame? else { return Err(SessionEnd::Closed) };
                     self.heard = Instant::now();
                     self.probed = self.heard;
+                    let bytes = match &frame {
+                        Frame::Data(data) => data.envelope.len(),
+                        _ => 0,
+                    };
                     if let Some(answer) = self.frame(frame).await? {
-                        answers.push(answer);
+                        answer_bytes += bytes;
+                        answers.push(async move { (answer.await, bytes) });
                     }
                 }
                 Some(frame) = self.frames.recv(), if !self.unsent => {
@@ -288,11 +312,15 @@ impl Session<'_> {
                     sent?;
                     self.unsent = false;
                 }
-                Some(ack) = answers.next(), if !answers.is_empty() && !self.unsent => {
+                Some((ack, bytes)) = answers.next(), if !answers.is_empty() && !self.unsent => {
                     let mut acks = vec![ack];
-                    while let Some(Some(ack)) = futures_util::FutureExt::now_or_never(answers.next()) {
+                    answer_bytes -= bytes;
+                    while let Some(Some((ack, bytes))) = futures_util::FutureExt::now_or_never(answers.next()) {
                         acks.push(ack);
+                        answer_bytes -= bytes;
                     }
+                    // It was not read while these were waited for, which is no silence of its own.
+                    self.heard = Instant::now();
                     self.sender.feed(&Frame::Ack(acks)).await?;
                     self.unsent = true;
                 }
@@ -334,17 +362,20 @@ impl Session<'_> {
                     role.facts(peer, *facts);
                 }
             }
-            Frame::Resolve(names) => {
+            Frame::Resolve(Resolve { number, names }) => {
                 if let Some(role) = &shared.hub {
                     let found = names
                         .into_iter()
                         .take(MAX_NAMES)
                         .filter_map(|name| role.resolve(&name).map(|key| (name, key)))
                         .collect();
-                    shared.inputs().send(Input::Tell { peer, frame: Frame::Resolved(found) }).await?;
+                    shared
+                        .inputs()
+                        .send(Input::Tell { peer, frame: Frame::Resolved(Resolved { number, found }) })
+                        .await?;
                 }
             }
-            Frame::Resolved(found) if self.peer.hub => shared.names.resolved(found).await,
+            Frame::Resolved(answer) if self.peer.hub => shared.names.resolved(answer).await,
             Frame::Hello(_)
             | Frame::Trust(_)
             | Frame::Enrol(_)
@@ -426,7 +457,10 @@ impl Session<'_> {
     async fn farewell(mut self) {
         let words = async {
             while let Ok(frame) = self.frames.try_recv() {
-                self.sender.feed(&frame).await?;
+                // Orders that were not sent yet are for the next link, if the peer may have one.
+                if matches!(frame, Frame::Goodbye(_) | Frame::Trust(_)) {
+                    self.sender.feed(&frame).await?;
+                }
             }
             self.sender.close().await
         };

@@ -1,0 +1,11 @@
+//! Whole fleets of real processes on this machine: what people see when machines, hubs and networks fail.
+
+mod disk;
+mod enrolment;
+mod lab;
+mod messages;
+mod outages;
+mod runs;
+mod secrets;
+mod strangers;
+mod tour;

@@ -1,0 +1,110 @@
+//! Machines that are away, and processes that are killed: nothing accepted is lost or run twice.
+
+use crate::lab::{Lab, eventually, processes_with};
+
+#[test]
+fn a_node_that_is_away_gets_its_work_when_it_returns() {
+    let mut lab = Lab::new(&["a", "b"]);
+    assert!(lab.agent("b").stop().success());
+    lab.until_online("b", false);
+    let done = lab.path("done");
+    let script = format!("echo $$ >> {}", done.display());
+    let said = lab.run(&["run", "-t", "*", "--json", "--", "sh", "-c", &script]).exits(3);
+    assert_eq!(said.json().last().unwrap()["pending"], 1);
+    let run = said.json()[0]["run"].as_str().unwrap().to_owned();
+    let why = lab.pending(&run, "b").expect("b is pending");
+    assert!(why.contains("away since"), "{why}");
+
+    lab.start_agent("b");
+    assert_eq!(lab.outcome(&run, "b"), "finished");
+    let watched = lab.run(&["runs", "watch", &run]).exits(0);
+    assert!(watched.err.contains("2 ok"), "{}", watched.err);
+    assert_eq!(std::fs::read_to_string(done).unwrap().lines().count(), 2);
+}
+
+#[test]
+fn a_hub_that_is_killed_forgets_nothing_and_is_found_again() {
+    let mut lab = Lab::new(&["a", "b"]);
+    lab.agent("b").stop();
+    lab.until_online("b", false);
+    let ran = lab.path("ran");
+    let count = |word: &str| {
+        let text = std::fs::read_to_string(&ran).unwrap_or_default();
+        text.lines().filter(|line| *line == word).count()
+    };
+    let say = |word: &str, then: &str| format!("echo {word} >> {}; {then}", ran.display());
+    let gate = lab.path("gate");
+    let wait = format!("while [ ! -e {} ]; do sleep 0.05; done; echo answered", gate.display());
+    let queued = lab.detach(&["-t", "b", "--", "sh", "-c", &say("queued", "true")]);
+    let running = lab.detach(&["-t", "a", "--", "sh", "-c", &say("running", &wait)]);
+    eventually("it runs", || (count("running") == 1).then_some(()));
+
+    lab.hub().crash();
+    // It ends while there is no hub.
+    std::fs::write(&gate, "").unwrap();
+    let (log, line) = (lab.path("a.log"), "link down");
+    eventually("a notices", || std::fs::read_to_string(&log).unwrap().contains(line).then_some(()));
+    lab.start_hub();
+    assert_eq!(lab.outcome(&running, "a"), "finished");
+    let shown = lab.run(&["runs", "watch", &running, "--json"]).exits(0);
+    assert!(shown.json().iter().any(|line| line["stdout"] == "answered\n"), "{}", shown.out);
+    lab.start_agent("b");
+    assert_eq!(lab.outcome(&queued, "b"), "finished");
+    assert_eq!((count("queued"), count("running")), (1, 1), "each runs once");
+    lab.run(&["run", "-t", "*", "--", "true"]).exits(0);
+}
+
+#[test]
+fn what_an_agent_was_running_when_it_was_killed_is_interrupted_and_ended() {
+    let mut lab = Lab::new(&["a"]);
+    let (group, session) = ("98703.25", "98704.25");
+    let runs = lab.path("runs");
+    let script = format!("echo x >> {}; sleep {group} & setsid sleep {session} & wait", runs.display());
+    let run = lab.detach(&["-t", "a", "--", "sh", "-c", &script]);
+    eventually("it runs", || (processes_with(&format!("sleep\0{session}")).len() == 1).then_some(()));
+    lab.agent("a").crash();
+    lab.until_online("a", false);
+    assert_ne!(processes_with(session), Vec::<i32>::new(), "nobody could end it");
+
+    lab.start_agent("a");
+    assert_eq!(lab.outcome(&run, "a"), "interrupted");
+    assert_eq!(processes_with(group), Vec::<i32>::new());
+    assert_eq!(processes_with(session), Vec::<i32>::new());
+    lab.run(&["run", "-t", "a", "--", "true"]).exits(0);
+    assert_eq!(std::fs::read_to_string(runs).unwrap(), "x\n", "it is not run again");
+}
+
+#[test]
+fn an_agent_stops_at_once_also_while_commands_write_without_end() {
+    let mut lab = Lab::new(&["a"]);
+    let started = lab.path("started");
+    let script = format!("touch {}; while :; do seq 1 100000; done", started.display());
+    let run = lab.detach(&["-t", "a", "--output-limit", "16000000", "--", "sh", "-c", &script]);
+    eventually("it runs", || started.exists().then_some(()));
+    assert!(lab.agent("a").stop().success());
+    let log = std::fs::read_to_string(lab.path("a.log")).unwrap();
+    assert!(!log.contains("did not end in time"), "{log}");
+    lab.start_agent("a");
+    assert_eq!(lab.outcome(&run, "a"), "interrupted");
+}
+
+#[test]
+fn whoever_waits_for_a_run_waits_through_a_restart_of_the_hub() {
+    let mut lab = Lab::new(&["a"]);
+    let (gate, started) = (lab.path("gate"), lab.path("started"));
+    let script = format!(
+        "touch {}; while [ ! -e {} ]; do sleep 0.05; done; echo done",
+        started.display(),
+        gate.display()
+    );
+    let waiting = lab.begin(&["run", "-t", "a", "--json", "--", "sh", "-c", &script]);
+    eventually("it runs", || started.exists().then_some(()));
+    lab.hub().crash();
+    lab.start_hub();
+    lab.until_online("a", true);
+    std::fs::write(&gate, "").unwrap();
+    let said = waiting.end().exits(0);
+    let lines = said.json();
+    let events: Vec<_> = lines.iter().filter_map(|line| line["event"].as_str()).collect();
+    assert_eq!(events, ["accepted", "result", "summary"], "each line once");
+}
