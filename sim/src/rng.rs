@@ -11,11 +11,10 @@ impl Rng {
 
     /// An independent stream for one purpose, so that a change in one part does not shift every other.
     pub fn fork(&mut self) -> Self {
-        Self(self.next())
+        Self(self.draw())
     }
 
-    #[expect(clippy::should_implement_trait, reason = "it is no iterator: it never ends")]
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -25,7 +24,7 @@ impl Rng {
 
     /// Uniform in `0..bound`; 0 for a bound of 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+        ((u128::from(self.draw()) * u128::from(bound)) >> 64) as u64
     }
 
     /// Uniform in `from..to`.
@@ -41,7 +40,7 @@ impl Rng {
     pub fn exponential(&mut self, mean: u64) -> u64 {
         // Without floating point, whose logarithm may differ between machines: the number of halvings until a
         // coin falls gives the whole part, the rest is uniform. Near enough to exponential.
-        let halvings = u64::from(self.next().leading_zeros());
+        let halvings = u64::from(self.draw().leading_zeros());
         let span = (mean * 7 / 10).max(1);
         halvings * span + self.below(span) + 1
     }
@@ -53,7 +52,7 @@ impl Rng {
     pub fn bytes<const N: usize>(&mut self) -> [u8; N] {
         let mut bytes = [0; N];
         for chunk in bytes.chunks_mut(8) {
-            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
+            chunk.copy_from_slice(&self.draw().to_le_bytes()[..chunk.len()]);
         }
         bytes
     }

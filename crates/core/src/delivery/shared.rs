@@ -42,7 +42,8 @@ pub(super) enum Timer {
 struct Owing {
     /// How often a relay took it and nothing came of it.
     held: u32,
-    parked: bool,
+    /// Not to be offered before this, when its timer says so.
+    parked: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -152,7 +153,10 @@ impl Shared {
         if self.is_gone(to) {
             return;
         }
-        self.owed.entry(to).or_default().insert(item, Owing::default());
+        let before = self.owed.entry(to).or_default().insert(item, Owing::default());
+        if let Some(until) = before.and_then(|owing| owing.parked) {
+            self.timers.remove(&(until, Timer::Again(to, item)));
+        }
         self.offer(to, item);
     }
 
@@ -164,7 +168,7 @@ impl Shared {
     }
 
     pub fn is_owed(&self, to: Audience, item: Item) -> bool {
-        self.owed.get(&to).is_some_and(|items| items.get(&item).is_some_and(|owing| !owing.parked))
+        self.owed.get(&to).is_some_and(|items| items.get(&item).is_some_and(|owing| owing.parked.is_none()))
     }
 
     /// How many items wait for this audience, besides cancels and receipts.
@@ -174,7 +178,10 @@ impl Shared {
 
     pub fn settle(&mut self, to: Audience, item: Item) {
         if let Some(items) = self.owed.get_mut(&to) {
-            items.remove(&item);
+            if let Some(until) = items.remove(&item).and_then(|owing| owing.parked) {
+                // At a thousand messages a second an hour's timers would be millions.
+                self.timers.remove(&(until, Timer::Again(to, item)));
+            }
             if items.is_empty() {
                 self.owed.remove(&to);
             }
@@ -188,23 +195,30 @@ impl Shared {
         };
         let wait = RESEND_FIRST.saturating_mul(1 << owing.held.min(10)).min(RESEND_CAP);
         owing.held += 1;
-        owing.parked = true;
-        self.at(now + wait, Timer::Again(to, item));
+        self.park(now + wait, to, item);
     }
 
     /// The peer has no room for it now.
     pub fn park_busy(&mut self, until: Timestamp, to: Audience, item: Item) {
+        self.park(until, to, item);
+    }
+
+    fn park(&mut self, until: Timestamp, to: Audience, item: Item) {
         let Some(owing) = self.owed.get_mut(&to).and_then(|items| items.get_mut(&item)) else {
             return;
         };
-        owing.parked = true;
+        if let Some(before) = owing.parked.replace(until) {
+            self.timers.remove(&(before, Timer::Again(to, item)));
+        }
         self.at(until, Timer::Again(to, item));
     }
 
     /// Something was heard that makes it worth offering again at once.
     pub fn offer_again(&mut self, to: Audience, item: Item) {
         if let Some(owing) = self.owed.get_mut(&to).and_then(|items| items.get_mut(&item)) {
-            owing.parked = false;
+            if let Some(until) = owing.parked.take() {
+                self.timers.remove(&(until, Timer::Again(to, item)));
+            }
             self.offer(to, item);
         }
     }
@@ -219,8 +233,12 @@ impl Shared {
             for (item, owing) in items {
                 // Its audience itself is here: no reason to wait until a relay has passed it on, or until it
                 // was asked to come again.
-                owing.parked &= to != direct;
-                if !owing.parked {
+                if to == direct
+                    && let Some(until) = owing.parked.take()
+                {
+                    self.timers.remove(&(until, Timer::Again(to, *item)));
+                }
+                if owing.parked.is_none() {
                     self.windows.enqueue(&peer, *item);
                 }
             }
@@ -238,7 +256,12 @@ impl Shared {
     /// A node is gone for good, and with it all that it was owed.
     pub fn forget_node(&mut self, node: KeyId) {
         self.gone.insert(node);
-        self.owed.remove(&Audience::Node(node));
+        let to = Audience::Node(node);
+        for (item, owing) in self.owed.remove(&to).unwrap_or_default() {
+            if let Some(until) = owing.parked {
+                self.timers.remove(&(until, Timer::Again(to, item)));
+            }
+        }
         self.receipts.retain(|(to, _), _| *to != node);
     }
 
