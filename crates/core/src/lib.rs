@@ -21,6 +21,7 @@ pub mod method;
 pub mod outcome;
 pub mod received_path;
 pub mod seal;
+pub mod state;
 pub mod target;
 pub mod time;
 pub mod trust;

@@ -1,0 +1,155 @@
+//! What would change on a machine, and what did.
+//!
+//! A [`Plan`] is immutable data: it is shown, approved and compared, and applying makes no choices. Every value in it
+//! is known, predicted by an earlier change, or unknown until one; nothing is guessed.
+
+use serde::{Deserialize, Serialize};
+
+use super::catalog::CatalogDigest;
+use super::{StateId, StateOutcome, StepWord, Values};
+
+/// A value that a plan speaks of.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Datum {
+    /// There is no such thing.
+    Absent,
+    Known(serde_json::Value),
+    /// It will be so once the named state has changed.
+    Predicted {
+        value: serde_json::Value,
+        by: StateId,
+    },
+    /// It is known only once the named state has had its turn.
+    Unknown {
+        until: StateId,
+    },
+    /// Nobody may see it. The digest, keyed with what only the machine knows, tells two values apart.
+    Secret {
+        digest: String,
+    },
+}
+
+/// One thing about a state that is not as declared.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Change {
+    /// The field as the module's parameters name it (`content`, `mode`, `running`), or what is done as a whole
+    /// (`exists`).
+    pub field: String,
+    pub before: Datum,
+    pub after: Datum,
+    /// Lines for people, as a unified diff without its header; only where `before` and `after` alone do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff: Option<String>,
+}
+
+impl Change {
+    pub fn new(field: impl Into<String>, before: Datum, after: Datum) -> Self {
+        Self { field: field.into(), before, after, diff: None }
+    }
+
+    pub fn diff(mut self, diff: impl Into<String>) -> Self {
+        self.diff = Some(diff.into());
+        self
+    }
+}
+
+impl Datum {
+    pub fn known(value: impl Into<serde_json::Value>) -> Self {
+        Self::Known(value.into())
+    }
+}
+
+/// What one state would do.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PlanStep {
+    pub state: StateId,
+    pub module: String,
+    pub step: StepWord,
+    /// Why it stands so, if not plain: an error's words, a guard that said no, what it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
+    /// A refresh would come after it, because of these states; an owed one names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<Vec<StateId>>,
+}
+
+/// What the analyze phase found on one machine.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    pub catalog: CatalogDigest,
+    /// The machine that it is for: a node's key, or the machine's own id.
+    pub machine: String,
+    /// Counts from 1.
+    pub cycle: u32,
+    /// In the order in which the states have their turn.
+    pub steps: Vec<PlanStep>,
+    /// Debts of states that are gone, which only a command drops.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub orphans: Vec<String>,
+}
+
+impl Plan {
+    /// Names the plan: BLAKE3 over its bytes.
+    pub fn digest(&self) -> String {
+        let bytes = rmp_serde::to_vec_named(self).expect("a plan is maps, lists and texts");
+        blake3::hash(&bytes).to_hex().to_string()
+    }
+
+    /// Some step would do something, or could not be analysed.
+    pub fn is_pending(&self) -> bool {
+        self.steps.iter().any(|step| step.step.is_pending() || step.refresh.is_some())
+    }
+
+    pub fn has_errors(&self) -> bool {
+        self.steps.iter().any(|step| step.step == StepWord::Error)
+    }
+}
+
+/// What one state did.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StateReport {
+    pub state: StateId,
+    pub module: String,
+    pub outcome: StateOutcome,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<Change>,
+    /// It was refreshed.
+    #[serde(default)]
+    pub refreshed: bool,
+    /// What later states may read; secrets are already replaced.
+    #[serde(default, skip_serializing_if = "Values::is_empty")]
+    pub outputs: Values,
+    #[serde(default)]
+    pub duration_ms: u64,
+}
+
+/// How many states had which last outcome; `changed` wins over a later `unchanged`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct StateCounts {
+    pub changed: u64,
+    pub unchanged: u64,
+    pub skipped: u64,
+    pub failed: u64,
+    pub blocked: u64,
+}
+
+impl StateCounts {
+    pub fn add(&mut self, outcome: StateOutcome) {
+        *match outcome {
+            StateOutcome::Changed => &mut self.changed,
+            StateOutcome::Unchanged => &mut self.unchanged,
+            StateOutcome::Skipped => &mut self.skipped,
+            StateOutcome::Failed => &mut self.failed,
+            StateOutcome::Blocked => &mut self.blocked,
+        } += 1;
+    }
+
+    pub fn total(&self) -> u64 {
+        self.changed + self.unchanged + self.skipped + self.failed + self.blocked
+    }
+}

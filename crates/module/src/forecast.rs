@@ -1,0 +1,98 @@
+//! What earlier states of the same plan will have made of the machine.
+//!
+//! In the analyze phase nothing is changed, so a state that stands on an earlier one's change has to be told of it: the
+//! user that will exist, the directory that will be there, the unit that a package brings. In the modify phase the
+//! forecast is empty: every earlier change was made, and is observed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use mainstay_core::state::StateId;
+use serde_json::Value;
+
+/// Something on a machine that states provide and need: `user:app`, `group:www`, `path:/etc/app`, `unit:nginx`,
+/// `package:nginx`, `package-index`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Resource(String);
+
+impl Resource {
+    pub fn new(kind: &str, name: impl fmt::Display) -> Self {
+        Self(format!("{kind}:{name}"))
+    }
+
+    pub fn user(name: &str) -> Self {
+        Self::new("user", name)
+    }
+
+    pub fn group(name: &str) -> Self {
+        Self::new("group", name)
+    }
+
+    /// The path as written, without a slash at its end.
+    pub fn path(path: &std::path::Path) -> Self {
+        Self::new("path", path.components().collect::<std::path::PathBuf>().display())
+    }
+
+    pub fn unit(name: &str) -> Self {
+        Self::new("unit", name)
+    }
+
+    pub fn package(name: &str) -> Self {
+        Self::new("package", name)
+    }
+
+    /// The package manager's own list of what there is.
+    pub fn package_index() -> Self {
+        Self("package-index".into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// What is foretold of one resource.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Prediction {
+    pub by: StateId,
+    /// What it will be, in the providing module's own terms; nothing if only that it changes is known.
+    /// For a path: `{"kind": "file"|"directory"|"link"|"absent", "text": …}`, the text where it is known.
+    pub value: Option<Value>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Forecast {
+    resources: BTreeMap<Resource, Prediction>,
+    opaque: Option<StateId>,
+}
+
+impl Forecast {
+    pub fn get(&self, resource: &Resource) -> Option<&Prediction> {
+        self.resources.get(resource)
+    }
+
+    /// The prediction for the path itself, or that one of its parents will be put there or taken away.
+    pub fn path(&self, path: &std::path::Path) -> Option<&Prediction> {
+        path.ancestors().find_map(|path| self.get(&Resource::path(path)))
+    }
+
+    /// An earlier state that will run something whose effects nobody knows: what is missing now may be there then.
+    pub fn opaque(&self) -> Option<&StateId> {
+        self.opaque.as_ref()
+    }
+
+    pub fn predict(&mut self, resource: Resource, by: StateId, value: Option<Value>) {
+        self.resources.insert(resource, Prediction { by, value });
+    }
+
+    /// The first such state stays the one that is named.
+    pub fn note_opaque(&mut self, by: StateId) {
+        self.opaque.get_or_insert(by);
+    }
+}

@@ -1,0 +1,17 @@
+//! State modules: for each kind of state, what it observes, plans and changes on a machine.
+//!
+//! A module is one file in `modules/` and one line in [`registry::builtin`]. It gets typed parameters and a view of the
+//! machine, and says what would change; applying makes just these changes. It never sees a template, a requisite or a
+//! guard: rendering, ordering, approval and debts are the engine's, in `mainstay-node`.
+//!
+//! Everything here blocks: modules run on threads of their own, never on a runtime's.
+
+pub mod blob;
+pub mod failure;
+pub mod forecast;
+pub mod host;
+pub mod module;
+pub mod registry;
+
+pub use failure::Failure;
+pub use module::{About, Analysis, Analyze, Applied, Apply, Module, Refreshed};

@@ -1,0 +1,197 @@
+//! What a module is: the contract between the engine and the kinds of state.
+
+use std::collections::BTreeMap;
+
+use mainstay_core::state::catalog::BlobId;
+use mainstay_core::state::plan::Change;
+use mainstay_core::state::{StateId, StepWord, Values};
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::failure::Failure;
+use crate::forecast::{Forecast, Resource};
+use crate::host::{Host, View};
+
+/// A kind of state.
+///
+/// Analyze looks and never changes: its [`View`] has no way to, and where the kernel can, the kernel denies it.
+/// Apply makes just the changes that analyze listed. After it the engine analyses again: a change that is still
+/// wanted then is a failure.
+pub trait Module: Send + Sync + 'static {
+    /// Unknown fields must be refused (`#[serde(deny_unknown_fields)]`); the fields' doc comments are the
+    /// documentation that `mainstay modules NAME` prints. An unset field is unmanaged.
+    type Params: DeserializeOwned + JsonSchema + Send + Sync;
+
+    fn about(&self) -> About;
+
+    /// What a type cannot say: fields that exclude each other, ranges. It is asked when a catalog is compiled, if nothing
+    /// in the parameters is a template, and again on the machine.
+    fn check(&self, _params: &Self::Params) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// What has to be there first; a `require` edge is inferred to the state that provides it.
+    fn needs(&self, _params: &Self::Params) -> Vec<Resource> {
+        Vec::new()
+    }
+
+    fn provides(&self, _params: &Self::Params) -> Vec<Resource> {
+        Vec::new()
+    }
+
+    fn analyze(&self, params: &Self::Params, cx: &Analyze<'_>) -> Result<Analysis, Failure>;
+
+    /// `analysis` is of a moment ago, with nothing forecast.
+    fn apply(&self, params: &Self::Params, cx: &Apply<'_>, analysis: &Analysis) -> Result<Applied, Failure>;
+
+    /// Whether this module has a refresh: without one `watch` means `require`.
+    fn refreshes(&self) -> bool {
+        false
+    }
+
+    /// `applied` is what apply did just before, if anything: a service just started is not restarted.
+    fn refresh(
+        &self,
+        _params: &Self::Params,
+        _cx: &Apply<'_>,
+        _applied: Option<&Analysis>,
+    ) -> Result<Refreshed, Failure> {
+        Ok(Refreshed::NotNeeded)
+    }
+
+    /// States of this module with the same key may be applied as one in `genius` order.
+    fn merge_key(&self, _params: &Self::Params) -> Option<String> {
+        None
+    }
+
+    /// Applies several at once; only states with one merge key come together. One failure is the failure of the whole: the
+    /// engine then applies them one by one, so that each gets its own outcome.
+    fn apply_merged(
+        &self,
+        _params: &[&Self::Params],
+        _cx: &Apply<'_>,
+        _analyses: &[&Analysis],
+    ) -> Result<Vec<Applied>, Failure> {
+        Err(Failure::new("apply together", "this module cannot"))
+    }
+}
+
+/// A module's documentation beyond its parameters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct About {
+    /// As a states file names it.
+    pub name: &'static str,
+    /// One sentence.
+    pub summary: &'static str,
+    /// The parameter that says which thing is meant (`path`, `name`); a state that leaves it out is named after
+    /// its id. Nothing for a module whose states are not one thing.
+    pub identity: Option<&'static str>,
+    /// What the analyze phase can and cannot tell.
+    pub dry_run: &'static str,
+    /// Name and meaning of what later states can read, `changed` and `outcome` apart, which every state has.
+    pub outputs: &'static [(&'static str, &'static str)],
+    /// A states file's `states:` section, as YAML.
+    pub example: &'static str,
+}
+
+/// What analyze may look at.
+pub struct Analyze<'a> {
+    pub state: &'a StateId,
+    pub view: &'a View,
+    pub forecast: &'a Forecast,
+    pub blobs: Blobs<'a>,
+}
+
+/// What apply may use.
+pub struct Apply<'a> {
+    pub state: &'a StateId,
+    pub host: &'a Host,
+    pub blobs: Blobs<'a>,
+}
+
+/// The files that the catalog carries.
+#[derive(Clone, Copy)]
+pub struct Blobs<'a>(pub &'a BTreeMap<BlobId, Vec<u8>>);
+
+impl<'a> Blobs<'a> {
+    pub fn get(&self, id: &BlobId) -> Result<&'a [u8], Failure> {
+        self.0
+            .get(id)
+            .map(Vec::as_slice)
+            .ok_or_else(|| Failure::new(format!("read blob {}", id.0), "the catalog does not carry it"))
+    }
+}
+
+/// What analyze found.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Analysis {
+    pub step: StepWord,
+    pub reason: Option<String>,
+    /// Empty if and only if nothing would change, or what would is not known.
+    pub changes: Vec<Change>,
+    /// What later states can read, as far as it is known now. For an unchanged state that is all of it.
+    pub outputs: Values,
+    /// What will be true of the machine after this state's change.
+    pub predicts: Vec<(Resource, Option<Value>)>,
+}
+
+impl Analysis {
+    /// Unchanged without changes, else a change.
+    pub fn of(changes: Vec<Change>) -> Self {
+        let step = if changes.is_empty() { StepWord::Unchanged } else { StepWord::Change };
+        Self { step, reason: None, changes, outputs: Values::new(), predicts: Vec::new() }
+    }
+
+    pub fn unchanged() -> Self {
+        Self::of(Vec::new())
+    }
+
+    /// It runs something whose effects cannot be known.
+    pub fn opaque(reason: impl Into<String>) -> Self {
+        Self { step: StepWord::Opaque, reason: Some(reason.into()), ..Self::unchanged() }
+    }
+
+    /// Whether or how it changes is known only after the named state.
+    pub fn conditional(until: &StateId) -> Self {
+        Self {
+            step: StepWord::Conditional,
+            reason: Some(format!("known after {until}")),
+            ..Self::unchanged()
+        }
+    }
+
+    pub fn output(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.outputs.insert(name.to_owned(), value.into());
+        self
+    }
+
+    pub fn predict(mut self, resource: Resource, value: Option<Value>) -> Self {
+        self.predicts.push((resource, value));
+        self
+    }
+}
+
+/// What apply did.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Applied {
+    pub outputs: Values,
+    /// For a step that analyze could not foresee: it turned out that nothing changed.
+    pub unchanged: bool,
+    /// Said to people beside the outcome.
+    pub note: Option<String>,
+}
+
+impl Applied {
+    pub fn output(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.outputs.insert(name.to_owned(), value.into());
+        self
+    }
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum Refreshed {
+    /// What apply did just before amounts to it.
+    NotNeeded,
+    Done(Applied),
+}

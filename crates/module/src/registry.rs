@@ -1,0 +1,149 @@
+//! The modules that a program has, by name, with their types taken off.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mainstay_core::state::Values;
+use schemars::generate::SchemaSettings;
+use serde_json::Value;
+
+use crate::failure::Failure;
+use crate::forecast::Resource;
+use crate::module::{About, Analysis, Analyze, Applied, Apply, Module, Refreshed};
+
+/// All modules of this program. Adding one is its file and its line here.
+pub fn builtin() -> Registry {
+    Registry::default()
+}
+
+#[derive(Clone, Default)]
+pub struct Registry {
+    by_name: BTreeMap<String, Arc<dyn AnyModule>>,
+}
+
+impl Registry {
+    /// Adds a module; of two with one name the later counts.
+    pub fn with(mut self, module: impl Module) -> Self {
+        self.by_name.insert(module.about().name.to_owned(), Arc::new(Typed(module)));
+        self
+    }
+
+    /// Adds one that is known only at run time, as an extension is.
+    pub fn insert(&mut self, name: impl Into<String>, module: Arc<dyn AnyModule>) {
+        self.by_name.insert(name.into(), module);
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Arc<dyn AnyModule>> {
+        self.by_name.get(name)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Arc<dyn AnyModule>)> {
+        self.by_name.iter().map(|(name, module)| (name.as_str(), module))
+    }
+}
+
+/// Parameters that were read into a module's own type.
+pub struct Params(Box<dyn Any + Send + Sync>);
+
+impl Params {
+    pub fn new(params: impl Any + Send + Sync) -> Self {
+        Self(Box::new(params))
+    }
+
+    /// Of another module than the one that read them.
+    fn of<T: 'static>(&self) -> &T {
+        self.0.downcast_ref().expect("a module gets the parameters that it read itself")
+    }
+}
+
+/// A [`Module`] without its type of parameters.
+pub trait AnyModule: Send + Sync {
+    fn about(&self) -> About;
+    /// The parameters as a JSON Schema (2020-12) of an object.
+    fn schema(&self) -> Value;
+    /// Reads rendered parameters. The error names the field.
+    fn read(&self, params: &Values) -> Result<Params, String>;
+    fn needs(&self, params: &Params) -> Vec<Resource>;
+    fn provides(&self, params: &Params) -> Vec<Resource>;
+    fn analyze(&self, params: &Params, cx: &Analyze<'_>) -> Result<Analysis, Failure>;
+    fn apply(&self, params: &Params, cx: &Apply<'_>, analysis: &Analysis) -> Result<Applied, Failure>;
+    fn refreshes(&self) -> bool;
+    fn refresh(
+        &self,
+        params: &Params,
+        cx: &Apply<'_>,
+        applied: Option<&Analysis>,
+    ) -> Result<Refreshed, Failure>;
+    fn merge_key(&self, params: &Params) -> Option<String>;
+    fn apply_merged(
+        &self,
+        params: &[&Params],
+        cx: &Apply<'_>,
+        analyses: &[&Analysis],
+    ) -> Result<Vec<Applied>, Failure>;
+}
+
+struct Typed<M>(M);
+
+impl<M: Module> AnyModule for Typed<M> {
+    fn about(&self) -> About {
+        self.0.about()
+    }
+
+    fn schema(&self) -> Value {
+        let mut settings = SchemaSettings::draft2020_12();
+        settings.inline_subschemas = true;
+        settings.into_generator().into_root_schema_for::<M::Params>().to_value()
+    }
+
+    fn read(&self, params: &Values) -> Result<Params, String> {
+        let typed: M::Params =
+            serde_json::from_value(Value::Object(params.clone())).map_err(|error| error.to_string())?;
+        self.0.check(&typed)?;
+        Ok(Params::new(typed))
+    }
+
+    fn needs(&self, params: &Params) -> Vec<Resource> {
+        self.0.needs(params.of())
+    }
+
+    fn provides(&self, params: &Params) -> Vec<Resource> {
+        self.0.provides(params.of())
+    }
+
+    fn analyze(&self, params: &Params, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
+        self.0.analyze(params.of(), cx)
+    }
+
+    fn apply(&self, params: &Params, cx: &Apply<'_>, analysis: &Analysis) -> Result<Applied, Failure> {
+        self.0.apply(params.of(), cx, analysis)
+    }
+
+    fn refreshes(&self) -> bool {
+        self.0.refreshes()
+    }
+
+    fn refresh(
+        &self,
+        params: &Params,
+        cx: &Apply<'_>,
+        applied: Option<&Analysis>,
+    ) -> Result<Refreshed, Failure> {
+        self.0.refresh(params.of(), cx, applied)
+    }
+
+    fn merge_key(&self, params: &Params) -> Option<String> {
+        self.0.merge_key(params.of())
+    }
+
+    fn apply_merged(
+        &self,
+        params: &[&Params],
+        cx: &Apply<'_>,
+        analyses: &[&Analysis],
+    ) -> Result<Vec<Applied>, Failure> {
+        let params: Vec<&M::Params> = params.iter().map(|params| params.of()).collect();
+        self.0.apply_merged(&params, cx, analyses)
+    }
+}
