@@ -98,6 +98,14 @@ impl Plan {
         blake3::hash(&bytes).to_hex().to_string()
     }
 
+    /// Names what the plan says, whichever machine it is for: machines whose plans are alike are approved as one. BLAKE3 over the
+    /// catalog, the cycle and the steps.
+    pub fn content_digest(&self) -> String {
+        let content = (&self.catalog, self.cycle, &self.steps);
+        let bytes = rmp_serde::to_vec_named(&content).expect("a plan is maps, lists and texts");
+        blake3::hash(&bytes).to_hex().to_string()
+    }
+
     /// Some step would do something, or could not be analysed.
     pub fn is_pending(&self) -> bool {
         self.steps.iter().any(|step| step.step.is_pending() || step.refresh.is_some())
