@@ -4,8 +4,10 @@
 //! change stands in a [`Plan`](plan::Plan). All of it is values and decisions: modules and the machine are beyond this crate.
 
 pub mod catalog;
+pub mod order;
 pub mod plan;
 pub mod session;
+pub mod walk;
 
 use std::borrow::Borrow;
 use std::fmt;
