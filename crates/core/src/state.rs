@@ -6,6 +6,7 @@
 pub mod catalog;
 pub mod plan;
 pub mod session;
+pub mod template;
 
 use std::borrow::Borrow;
 use std::fmt;
