@@ -7,6 +7,7 @@ pub mod catalog;
 pub mod order;
 pub mod plan;
 pub mod session;
+pub mod template;
 pub mod walk;
 
 use std::borrow::Borrow;
