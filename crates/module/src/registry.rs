@@ -14,7 +14,8 @@ use crate::module::{About, Analysis, Analyze, Applied, Apply, Module, Refreshed}
 
 /// All modules of this program. Adding one is its file and its line here.
 pub fn builtin() -> Registry {
-    Registry::default()
+    use crate::modules::*;
+    Registry::default().with(directory::Directory).with(file::File)
 }
 
 #[derive(Clone, Default)]

@@ -1,0 +1,4 @@
+//! The built-in modules, one file each. Their names, as states files use them, stand in [`crate::registry::builtin`].
+
+pub mod directory;
+pub mod file;
