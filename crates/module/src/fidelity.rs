@@ -25,12 +25,10 @@ use crate::standing::field;
 
 pub type Observation = BTreeMap<String, Value>;
 
-/// What a module did in a trial.
+/// What a module said in a trial.
 #[derive(Debug)]
-pub struct Verdict {
+pub struct Finding {
     pub planned: Analysis,
-    /// What it says once it has been applied.
-    pub settled: Analysis,
 }
 
 pub struct Trial {
@@ -76,7 +74,7 @@ impl Trial {
     }
 
     /// Analyses and applies, and checks all that was promised. The failure is the module's own, of either phase.
-    pub fn run(&self, params: Value, observe: &dyn Fn() -> Observation) -> Result<Verdict, Failure> {
+    pub fn run(&self, params: Value, observe: &dyn Fn() -> Observation) -> Result<Finding, Failure> {
         let nothing = Forecast::default();
         let params = self.read(params).unwrap();
         let before = observe();
@@ -93,11 +91,11 @@ impl Trial {
         let settled = self.looked(&params, &nothing)?;
         assert_eq!(settled.step, StepWord::Unchanged, "after apply: {settled:?}");
         assert_eq!(settled.outputs, applied.outputs, "outputs differ once it is unchanged");
-        Ok(Verdict { planned, settled })
+        Ok(Finding { planned })
     }
 
     /// As [`Trial::run`], in a folder of its own; then once more, which must touch nothing.
-    pub fn in_folder(&self, params: Value, folder: &Path) -> Result<Verdict, Failure> {
+    pub fn in_folder(&self, params: Value, folder: &Path) -> Result<Finding, Failure> {
         let path = PathBuf::from(params["path"].as_str().or(params["dest"].as_str()).unwrap());
         let verdict = self.run(params.clone(), &|| tree(folder, &path))?;
         let stamps = stamps(folder);

@@ -13,6 +13,7 @@ use std::ops::Deref;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use mainstay_core::state::plan::Datum;
 
@@ -20,7 +21,7 @@ use crate::failure::Failure;
 use accounts::Accounts;
 use placing::Syncs;
 
-pub use command::{Command, Ending, Ran};
+pub use command::{Cancel, Command, Ending, Ran};
 pub use placing::{Ownership, Staged};
 
 /// Largest file that is read as a whole: what a module manages is configuration, not a disk image.
@@ -34,6 +35,8 @@ pub struct View {
     /// Makes digests of what nobody may see useless to those who guess.
     key: [u8; 32],
     accounts: Accounts,
+    /// Ends commands that run when the work is called off.
+    cancel: Option<Cancel>,
 }
 
 /// A machine that may be changed.
@@ -67,7 +70,28 @@ pub enum EntryKind {
 
 impl View {
     pub fn new(scratch: Option<PathBuf>) -> Self {
-        Self { scratch, key: process_key(), accounts: Accounts::default() }
+        Self { scratch, key: process_key(), accounts: Accounts::default(), cancel: None }
+    }
+
+    /// Commands are ended, and no further ones started, once `cancel` says so.
+    pub fn cancelled_by(mut self, cancel: Cancel) -> Self {
+        self.cancel = Some(cancel);
+        self
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.as_ref().is_some_and(Cancel::is_cancelled)
+    }
+
+    /// Waits this long; false if the work was called off before.
+    pub fn sleep(&self, time: Duration) -> bool {
+        match &self.cancel {
+            Some(cancel) => cancel.sleep(time),
+            None => {
+                std::thread::sleep(time);
+                true
+            }
+        }
     }
 
     /// Gives the key under which secrets are told apart: the same for all plans that are to be compared, and known
@@ -170,7 +194,7 @@ impl View {
 
     /// Runs a command that promises to change nothing. Its TMPDIR is private in the analyze phase.
     pub fn run(&self, command: &Command) -> Result<Ran, Failure> {
-        command.run(self.scratch.as_deref())
+        command.run(self.scratch.as_deref(), self.cancel.as_ref())
     }
 
     pub fn scratch(&self) -> Option<&Path> {

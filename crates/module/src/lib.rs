@@ -20,4 +20,4 @@ pub mod registry;
 pub mod standing;
 
 pub use failure::Failure;
-pub use module::{About, Analysis, Analyze, Applied, Apply, Module, Refreshed};
+pub use module::{About, Analysis, Analyze, Applied, Apply, Module, Refreshed, Verdict};

@@ -1,4 +1,5 @@
 //! The built-in modules, one file each. Their names, as states files use them, stand in [`crate::registry::builtin`].
 
+pub mod cmd;
 pub mod directory;
 pub mod file;

@@ -22,7 +22,7 @@ use nix::fcntl::{AT_FDCWD, Flock, FlockArg};
 use nix::libc;
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 
-use super::{Host, View};
+use super::{Cancel, Host, View};
 use crate::failure::Failure;
 
 /// How temporary names end.
@@ -85,6 +85,11 @@ impl Host {
     /// See [`View::keyed`].
     pub fn keyed(self, key: [u8; 32]) -> Self {
         Self { view: self.view.keyed(key), ..self }
+    }
+
+    /// See [`View::cancelled_by`].
+    pub fn cancelled_by(self, cancel: Cancel) -> Self {
+        Self { view: self.view.cancelled_by(cancel), ..self }
     }
 
     /// Makes durable whatever is not yet.
