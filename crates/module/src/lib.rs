@@ -8,6 +8,7 @@
 
 pub mod blob;
 pub mod content;
+pub mod edit;
 pub mod failure;
 #[cfg(test)]
 mod fidelity;
@@ -17,6 +18,7 @@ pub mod host;
 pub mod module;
 pub mod modules;
 pub mod registry;
+pub mod replacement;
 pub mod standing;
 
 pub use failure::Failure;
