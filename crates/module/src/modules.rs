@@ -1,0 +1,8 @@
+//! The built-in modules, one file each. Their names, as states files use them, stand in [`crate::registry::builtin`].
+
+pub mod block;
+pub mod cmd;
+pub mod directory;
+pub mod file;
+pub mod line;
+pub mod link;
