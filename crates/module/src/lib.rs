@@ -6,6 +6,7 @@
 //!
 //! Everything here blocks: modules run on threads of their own, never on a runtime's.
 
+pub mod accounts;
 pub mod blob;
 pub mod failure;
 pub mod forecast;
