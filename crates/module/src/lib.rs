@@ -8,12 +8,17 @@
 
 pub mod accounts;
 pub mod blob;
+pub mod content;
 pub mod failure;
+#[cfg(test)]
+mod fidelity;
+pub mod field;
 pub mod forecast;
 pub mod host;
 pub mod module;
 pub mod modules;
 pub mod registry;
+pub mod standing;
 
 pub use failure::Failure;
 pub use module::{About, Analysis, Analyze, Applied, Apply, Module, Refreshed, Verdict};
