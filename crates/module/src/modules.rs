@@ -4,4 +4,5 @@ pub mod cmd;
 pub mod directory;
 pub mod file;
 pub mod group;
+pub mod service;
 pub mod user;
