@@ -17,6 +17,7 @@ pub mod forecast;
 pub mod host;
 pub mod module;
 pub mod modules;
+pub mod packages;
 pub mod registry;
 pub mod standing;
 

@@ -4,5 +4,6 @@ pub mod cmd;
 pub mod directory;
 pub mod file;
 pub mod group;
+pub mod pkg;
 pub mod service;
 pub mod user;

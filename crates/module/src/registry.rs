@@ -20,6 +20,7 @@ pub fn builtin() -> Registry {
         .with(modules::directory::Directory)
         .with(modules::file::File)
         .with(modules::group::Group)
+        .with(modules::pkg::Pkg)
         .with(modules::service::Service)
         .with(modules::user::User)
 }
