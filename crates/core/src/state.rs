@@ -3,8 +3,10 @@
 //! A *states file* is compiled into a [`Catalog`](catalog::Catalog) for one machine; what its modules observe and would
 //! change stands in a [`Plan`](plan::Plan). All of it is values and decisions: modules and the machine are beyond this crate.
 
+pub mod approval;
 pub mod catalog;
 pub mod plan;
+pub mod redaction;
 pub mod session;
 
 use std::borrow::Borrow;
