@@ -11,9 +11,10 @@ use std::ops::Deref;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use crate::failure::Failure;
-pub use command::{Command, Ending, Ran};
+pub use command::{Cancel, Command, Ending, Ran};
 
 /// Largest file that is read as a whole: what a module manages is configuration, not a disk image.
 pub const MAX_FILE: u64 = 64 << 20;
@@ -23,6 +24,8 @@ pub const MAX_FILE: u64 = 64 << 20;
 pub struct View {
     /// A private writable directory for what commands of the analyze phase need to scribble.
     scratch: Option<PathBuf>,
+    /// Ends commands that run when the work is called off.
+    cancel: Option<Cancel>,
 }
 
 /// A machine that may be changed.
@@ -53,7 +56,28 @@ pub enum EntryKind {
 
 impl View {
     pub fn new(scratch: Option<PathBuf>) -> Self {
-        Self { scratch }
+        Self { scratch, cancel: None }
+    }
+
+    /// Commands are ended, and no further ones started, once `cancel` says so.
+    pub fn cancelled_by(mut self, cancel: Cancel) -> Self {
+        self.cancel = Some(cancel);
+        self
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.as_ref().is_some_and(Cancel::is_cancelled)
+    }
+
+    /// Waits this long; false if the work was called off before.
+    pub fn sleep(&self, time: Duration) -> bool {
+        match &self.cancel {
+            Some(cancel) => cancel.sleep(time),
+            None => {
+                std::thread::sleep(time);
+                true
+            }
+        }
     }
 
     pub fn entry(&self, path: &Path) -> Result<Option<Entry>, Failure> {
@@ -114,7 +138,7 @@ impl View {
 
     /// Runs a command that promises to change nothing. Its TMPDIR is private in the analyze phase.
     pub fn run(&self, command: &Command) -> Result<Ran, Failure> {
-        command.run(self.scratch.as_deref())
+        command.run(self.scratch.as_deref(), self.cancel.as_ref())
     }
 
     pub fn scratch(&self) -> Option<&Path> {
@@ -142,6 +166,11 @@ impl Host {
     #[expect(clippy::new_without_default, reason = "a host that may be changed is never made in passing")]
     pub fn new() -> Self {
         Self { view: View::new(None) }
+    }
+
+    /// As [`View::cancelled_by`].
+    pub fn cancelled_by(self, cancel: Cancel) -> Self {
+        Self { view: self.view.cancelled_by(cancel) }
     }
 
     /// Puts `bytes` at `path` at once: a temporary file beside it is written, synced, given to its owner, renamed over it, and the
