@@ -11,7 +11,8 @@ pub mod failure;
 pub mod forecast;
 pub mod host;
 pub mod module;
+pub mod modules;
 pub mod registry;
 
 pub use failure::Failure;
-pub use module::{About, Analysis, Analyze, Applied, Apply, Module, Refreshed};
+pub use module::{About, Analysis, Analyze, Applied, Apply, Module, Refreshed, Verdict};

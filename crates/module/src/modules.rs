@@ -1,0 +1,3 @@
+//! The kinds of state, one file each.
+
+pub mod cmd;
