@@ -8,6 +8,7 @@ pub mod catalog;
 pub mod plan;
 pub mod redaction;
 pub mod session;
+pub mod template;
 
 use std::borrow::Borrow;
 use std::fmt;
