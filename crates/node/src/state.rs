@@ -4,6 +4,10 @@
 //! What a requisite decides, what an approval covers and what is hidden are pure and stand in `mainstay_core::state`;
 //! what a kind of state does stands in `mainstay-module`.
 
+mod confine;
+mod facts;
+mod lock;
+mod other_user;
 pub mod session;
 
 pub use session::{Session, SessionOptions};

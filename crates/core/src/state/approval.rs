@@ -135,7 +135,12 @@ fn covers_change(
         return Err(Drift::After { state, field, planned: shown(&listed.after), now: shown(&change.after) });
     }
     if ground == Ground::Firm && !agrees(&listed.before, &change.before) {
-        return Err(Drift::Before { state, field, planned: shown(&listed.before), now: shown(&change.before) });
+        return Err(Drift::Before {
+            state,
+            field,
+            planned: shown(&listed.before),
+            now: shown(&change.before),
+        });
     }
     Ok(())
 }
@@ -278,7 +283,10 @@ mod tests {
             judge(&planned, &found),
             "conf: content was to become ‹secret› in the approved plan and now would become ‹secret›"
         );
-        let long = step(StepWord::Change, vec![Change::new("content", Datum::Absent, Datum::known("x".repeat(500)))]);
+        let long = step(
+            StepWord::Change,
+            vec![Change::new("content", Datum::Absent, Datum::known("x".repeat(500)))],
+        );
         assert!(judge(&planned, &long).ends_with("another text of 502 characters"));
     }
 }

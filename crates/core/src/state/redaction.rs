@@ -189,8 +189,11 @@ impl Net {
             let quoted = serde_json::to_string(std::str::from_utf8(secret).ok()?).ok()?;
             Some(quoted.trim_matches('"').as_bytes().to_vec())
         }));
-        let encoded: BTreeSet<Vec<u8>> =
-            secrets.iter().flat_map(|secret| encoded_forms(secret)).filter(|form| !plain.contains(form)).collect();
+        let encoded: BTreeSet<Vec<u8>> = secrets
+            .iter()
+            .flat_map(|secret| encoded_forms(secret))
+            .filter(|form| !plain.contains(form))
+            .collect();
         let encoded_from = plain.len();
         let search = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
@@ -208,7 +211,10 @@ impl Net {
                 // The characters beside it hold bits of the secret and of what is around it.
                 let bytes = text.as_bytes();
                 start -= usize::from(start > 0 && is_base64(bytes[start - 1]));
-                while end < bytes.len() && end - found.end() < 3 && (is_base64(bytes[end]) || bytes[end] == b'=') {
+                while end < bytes.len()
+                    && end - found.end() < 3
+                    && (is_base64(bytes[end]) || bytes[end] == b'=')
+                {
                     end += 1;
                 }
             }
@@ -327,7 +333,8 @@ mod tests {
             step: StepWord::Change,
             reason: Some("because of hunter2".into()),
             changes: vec![
-                Change::new("content", Datum::known("pw=hunter2"), Datum::known("pw=hunter3")).diff("-pw=hunter2\n"),
+                Change::new("content", Datum::known("pw=hunter2"), Datum::known("pw=hunter3"))
+                    .diff("-pw=hunter2\n"),
                 Change::new("mode", Datum::known("0600"), Datum::known("0644")),
             ],
             refresh: None,

@@ -10,8 +10,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, Compatible, CompatLevel, LandlockStatus, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus,
+    ABI, Access, AccessFs, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetStatus,
 };
 
 /// Where programs write without keeping anything.
@@ -106,7 +106,10 @@ mod tests {
     #[test]
     fn what_is_confined_can_look_and_not_touch() {
         if offered() == 0 {
-            eprintln!("skipped: what_is_confined_can_look_and_not_touch: the kernel offers Landlock ABI {}", offered());
+            eprintln!(
+                "skipped: what_is_confined_can_look_and_not_touch: the kernel offers Landlock ABI {}",
+                offered()
+            );
             return;
         }
         let outside = tempfile::tempdir().unwrap();
