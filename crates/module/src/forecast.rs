@@ -62,7 +62,9 @@ impl fmt::Display for Resource {
 pub struct Prediction {
     pub by: StateId,
     /// What it will be, in the providing module's own terms; nothing if only that it changes is known.
-    /// For a path: `{"kind": "file"|"directory"|"link"|"absent", "text": …}`, the text where it is known.
+    /// For a path: `{"kind": "file"|"directory"|"link"|"absent"}`, with what is known of the rest: `text` (a file's),
+    /// `target` (a link's), `mode`, `owner`, `group`, `secret: true` (nobody may see the text), `inside: "unknown"` (there
+    /// will be more in the directory than other predictions say).
     pub value: Option<Value>,
 }
 
@@ -73,6 +75,10 @@ pub struct Forecast {
 }
 
 impl Forecast {
+    pub fn is_empty(&self) -> bool {
+        self.resources.is_empty() && self.opaque.is_none()
+    }
+
     pub fn get(&self, resource: &Resource) -> Option<&Prediction> {
         self.resources.get(resource)
     }

@@ -7,12 +7,17 @@
 //! Everything here blocks: modules run on threads of their own, never on a runtime's.
 
 pub mod blob;
+pub mod content;
 pub mod failure;
+#[cfg(test)]
+mod fidelity;
+pub mod field;
 pub mod forecast;
 pub mod host;
 pub mod module;
 pub mod modules;
 pub mod registry;
+pub mod standing;
 
 pub use failure::Failure;
 pub use module::{About, Analysis, Analyze, Applied, Apply, Module, Refreshed, Verdict};

@@ -116,6 +116,13 @@ pub struct Apply<'a> {
     pub blobs: Blobs<'a>,
 }
 
+impl<'a> Apply<'a> {
+    /// Looks at the machine as it is now, with nothing foretold.
+    pub fn look<'b>(&'b self, nothing: &'b Forecast) -> Analyze<'b> {
+        Analyze { state: self.state, view: self.host, forecast: nothing, blobs: self.blobs }
+    }
+}
+
 /// The files that the catalog carries.
 #[derive(Clone, Copy)]
 pub struct Blobs<'a>(pub &'a BTreeMap<BlobId, Vec<u8>>);
@@ -192,8 +199,18 @@ impl Analysis {
         }
     }
 
+    /// Whether a change of this field is listed.
+    pub fn lists(&self, field: &str) -> bool {
+        self.changes.iter().any(|change| change.field == field)
+    }
+
     pub fn output(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.outputs.insert(name.to_owned(), value.into());
+        self
+    }
+
+    pub fn reason(mut self, reason: impl Into<String>) -> Self {
+        self.reason = Some(reason.into());
         self
     }
 

@@ -1,3 +1,5 @@
-//! The kinds of state, one file each.
+//! The built-in modules, one file each. Their names, as states files use them, stand in [`crate::registry::builtin`].
 
 pub mod cmd;
+pub mod directory;
+pub mod file;

@@ -15,7 +15,7 @@ use crate::modules;
 
 /// All modules of this program. Adding one is its file and its line here.
 pub fn builtin() -> Registry {
-    Registry::default().with(modules::cmd::Cmd)
+    Registry::default().with(modules::cmd::Cmd).with(modules::directory::Directory).with(modules::file::File)
 }
 
 #[derive(Clone, Default)]
