@@ -5,10 +5,12 @@
 
 pub mod approval;
 pub mod catalog;
+pub mod order;
 pub mod plan;
 pub mod redaction;
 pub mod session;
 pub mod template;
+pub mod walk;
 
 use std::borrow::Borrow;
 use std::fmt;
