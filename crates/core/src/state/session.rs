@@ -50,6 +50,13 @@ pub enum Tell {
         machine: String,
         /// Custom facts among them.
         facts: Values,
+        /// The version of Landlock with which the kernel itself holds the analyze phase to looking; 0 is none, and
+        /// then only the modules' types do.
+        #[serde(default)]
+        landlock: u32,
+        /// What went wrong and hinders nobody yet: a custom fact that could not be had.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        notes: Vec<String>,
     },
     /// A state has its turn: progress, nothing more.
     Turn {
