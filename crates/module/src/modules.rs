@@ -3,3 +3,7 @@
 pub mod cmd;
 pub mod directory;
 pub mod file;
+pub mod group;
+pub mod pkg;
+pub mod service;
+pub mod user;
