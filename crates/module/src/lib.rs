@@ -9,6 +9,7 @@
 pub mod accounts;
 pub mod blob;
 pub mod content;
+pub mod edit;
 pub mod failure;
 #[cfg(test)]
 mod fidelity;
@@ -19,6 +20,7 @@ pub mod module;
 pub mod modules;
 pub mod packages;
 pub mod registry;
+pub mod replacement;
 pub mod standing;
 
 pub use failure::Failure;

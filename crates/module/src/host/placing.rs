@@ -63,7 +63,7 @@ pub(super) struct Syncs {
 pub struct Staged<'a> {
     host: &'a Host,
     beside: PathBuf,
-    path: PathBuf,
+    place: PathBuf,
     /// Says that its writer lives.
     _lock: Option<Flock<File>>,
     placed: bool,
@@ -111,7 +111,7 @@ impl Host {
         let failed = |error: io::Error| Failure::on("write", path, error);
         let (file, beside) = create_beside(path).map_err(failed)?;
         // From here on whatever goes wrong removes the temporary file.
-        let mut staged = Staged { host: self, beside, path: path.to_owned(), _lock: None, placed: false };
+        let mut staged = Staged { host: self, beside, place: path.to_owned(), _lock: None, placed: false };
         staged.fill(file, bytes, ownership).map_err(failed)?;
         Ok(staged)
     }
@@ -217,13 +217,13 @@ impl Staged<'_> {
 
     /// Puts it in its place. A reader sees the old content or the new, also after a power cut.
     pub fn place(mut self) -> Result<(), Failure> {
-        fs::rename(&self.beside, &self.path).map_err(|error| {
+        fs::rename(&self.beside, &self.place).map_err(|error| {
             let busy = error.raw_os_error() == Some(libc::EBUSY);
-            let failure = Failure::on("replace", &self.path, error);
+            let failure = Failure::on("replace", &self.place, error);
             if busy { failure.hint("it is a mount point, which cannot be replaced") } else { failure }
         })?;
         self.placed = true;
-        self.host.sync_parent(&self.path)
+        self.host.sync_parent(&self.place)
     }
 
     fn fill(&mut self, mut file: File, bytes: &[u8], ownership: Ownership) -> io::Result<()> {
@@ -231,7 +231,7 @@ impl Staged<'_> {
         // A file system without locks leaves leftovers that nobody can tell, and no more.
         self._lock = Flock::lock(reader, FlockArg::LockExclusiveNonblock).ok();
         file.write_all(bytes)?;
-        let old = fs::symlink_metadata(&self.path).ok().filter(fs::Metadata::is_file);
+        let old = fs::symlink_metadata(&self.place).ok().filter(fs::Metadata::is_file);
         let new = file.metadata()?;
         let wanted = |given: Option<u32>, old: Option<u32>, new: u32| given.or(old).filter(|id| *id != new);
         let uid = wanted(ownership.uid, old.as_ref().map(MetadataExt::uid), new.uid());
@@ -240,7 +240,7 @@ impl Staged<'_> {
             fchown(&file, uid, gid)?;
         }
         if old.is_some() {
-            copy_attributes(&self.path, &file)?;
+            copy_attributes(&self.place, &file)?;
         }
         // After owner and access lists: both change bits of the mode.
         let kept = old.map(|old| old.mode() & 0o7777);
