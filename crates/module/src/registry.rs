@@ -16,10 +16,13 @@ use crate::modules;
 /// All modules of this program. Adding one is its file and its line here.
 pub fn builtin() -> Registry {
     Registry::default()
+        .with(modules::block::Block)
         .with(modules::cmd::Cmd)
         .with(modules::directory::Directory)
         .with(modules::file::File)
         .with(modules::group::Group)
+        .with(modules::line::Line)
+        .with(modules::link::Link)
         .with(modules::pkg::Pkg)
         .with(modules::service::Service)
         .with(modules::user::User)

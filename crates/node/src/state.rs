@@ -4,10 +4,24 @@
 //! What a requisite decides, what an approval covers and what is hidden are pure and stand in `mainstay_core::state`;
 //! what a kind of state does stands in `mainstay-module`.
 
+mod analyze;
+mod apply;
 mod confine;
+mod debts;
+mod digest_key;
+mod engine;
 mod facts;
+mod guard;
 mod lock;
+mod machine;
+mod merge;
 mod other_user;
+mod outputs;
+mod prepared;
+mod secrecy;
 pub mod session;
+mod teller;
+mod turn;
+mod verdict;
 
 pub use session::{Session, SessionOptions};

@@ -4,12 +4,14 @@
 //! other states is read again at each turn.
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use mainstay_core::state::catalog::{Catalog, CatalogDigest, Declared};
 use mainstay_core::state::order::{Links, Order, OrderError};
 use mainstay_core::state::redaction::DigestKey;
-use mainstay_core::state::template::{Rendering, Scope, StateOutputs, TemplateError, Templates, Verdict, is_template};
+use mainstay_core::state::template::{
+    Rendering, Scope, StateOutputs, TemplateError, Templates, Verdict, is_template,
+};
 use mainstay_core::state::{StateId, StateIndex, Values};
 use mainstay_module::registry::{AnyModule, Params, Registry};
 use serde_json::Value;
@@ -101,7 +103,11 @@ impl Prepared {
             let given = give(&catalog, &templates, &facts, module.as_ref(), state, &seen);
             let link = |params: &Params| Links {
                 needs: module.needs(params).iter().map(|resource| resource.as_str().to_owned()).collect(),
-                provides: module.provides(params).iter().map(|resource| resource.as_str().to_owned()).collect(),
+                provides: module
+                    .provides(params)
+                    .iter()
+                    .map(|resource| resource.as_str().to_owned())
+                    .collect(),
                 merge: module.merge_key(params),
                 refreshes: module.refreshes(),
             };
@@ -188,9 +194,9 @@ fn scope<'a>(
     locals: &'a Values,
     seen: &'a dyn StateOutputs,
 ) -> Scope<'a> {
-    static NONE: Values = Values::new();
+    static NONE: LazyLock<Values> = LazyLock::new(Values::new);
     Scope {
-        vars: catalog.scopes.get(catalog.states[state].scope).unwrap_or(&NONE),
+        vars: catalog.scopes.get(catalog.states[state].scope).unwrap_or_else(|| &NONE),
         locals,
         facts: Some(facts),
         secrets: &catalog.secrets,

@@ -115,9 +115,9 @@ impl Secrecy {
 /// Just an error of the operating system, as the library words it.
 fn is_of_the_system(words: &str) -> bool {
     let number = words.rsplit_once("(os error ").and_then(|(_, end)| end.strip_suffix(')'));
-    number.and_then(|number| number.parse().ok()).is_some_and(|number: i32| {
-        io::Error::from_raw_os_error(number).to_string() == words
-    })
+    number
+        .and_then(|number| number.parse().ok())
+        .is_some_and(|number: i32| io::Error::from_raw_os_error(number).to_string() == words)
 }
 
 #[cfg(test)]
@@ -134,7 +134,12 @@ mod tests {
                 "write /etc/app: No space left on device (os error 28)",
                 "write: No space left on device (os error 28)",
             ),
-            ("run echo HUNTER2", "exit status 3: HUNTER2", "run echo HUNTER2: exit status 3: HUNTER2", "run: exit status 3: ‹secret›"),
+            (
+                "run echo HUNTER2",
+                "exit status 3: HUNTER2",
+                "run echo HUNTER2: exit status 3: HUNTER2",
+                "run: exit status 3: ‹secret›",
+            ),
             ("run a", "HUNTER2 (os error 28)", "run a: HUNTER2 (os error 28)", "run: ‹secret›"),
         ] {
             let failure = Failure::new(call, words);

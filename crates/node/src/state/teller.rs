@@ -3,10 +3,10 @@
 use std::sync::{PoisonError, RwLock};
 
 use mainstay_core::state::StateIndex;
+use mainstay_core::state::Values;
 use mainstay_core::state::plan::{PlanStep, StateReport};
 use mainstay_core::state::redaction::Redactor;
 use mainstay_core::state::session::Tell;
-use mainstay_core::state::Values;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
