@@ -5,10 +5,13 @@
 
 pub mod approval;
 pub mod catalog;
+mod param;
 pub mod order;
 pub mod plan;
 pub mod redaction;
+pub mod schema;
 pub mod session;
+pub mod site;
 pub mod template;
 pub mod walk;
 

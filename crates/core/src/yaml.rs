@@ -112,6 +112,15 @@ impl Tree {
     }
 }
 
+impl Value {
+    pub fn as_map(&self) -> Option<&[(Key, Tree)]> {
+        match self {
+            Self::Map(entries) => Some(entries),
+            _ => None,
+        }
+    }
+}
+
 /// Reads one document. Keys are texts, and no map has one twice.
 pub fn parse(text: &str, limits: &Limits) -> Result<Tree, YamlError> {
     if text.len() > limits.bytes {
