@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use clap::Args;
 use mainstay_control::view::{Problem, ProblemKind};
-use mainstay_core::state::site;
+use mainstay_core::state::schema::editor::site_schema;
 use mainstay_module::About;
 use mainstay_module::registry::Registry;
 use owo_colors::Style;
@@ -33,7 +33,7 @@ pub(super) struct ModulesArgs {
 
 pub(super) fn run(args: &ModulesArgs, registry: &Registry, screen: &mut Screen) -> Done {
     if args.schema {
-        let schema = site::json_schema(&Modules(registry));
+        let schema = site_schema(&Modules(registry));
         let text = if screen.json { schema.to_string() } else { format!("{schema:#}") };
         screen.line(&text)?;
     } else if args.markdown {

@@ -10,15 +10,16 @@ use mainstay_core::state::site::SiteInput;
 use mainstay_module::registry::Registry;
 use serde_json::Value;
 
-use super::changes::Detail;
+use super::changes::{Detail, fold};
 use super::hosts::HostArgs;
+use super::name_range::compact_names;
 use super::rollout_lines::RolloutLines;
 use super::rollout_text::RolloutText;
 use super::screen::Screen;
 use super::{Done, Stop, status_of};
 use crate::up::inventory::variable;
 use crate::up::local::LocalWay;
-use crate::up::rollout::{Interrupt, RolloutError};
+use crate::up::rollout::{Compiled, Interrupt, RolloutError};
 use crate::up::site::{Folder, Modules, StatesFile, machine_vars};
 use crate::up::ssh::SshWay;
 use crate::up::{Front, Goal, MachineEnd, Options, Rollout, Way};
@@ -168,10 +169,7 @@ async fn led(
         ended = rollout.run(front) => ended,
         never = signals => never,
     };
-    ended.map_err(|error| match error {
-        RolloutError::Source(problem) => Stop::Problem(problem),
-        RolloutError::Front(error) => error.into(),
-    })
+    ended.map_err(stopped)
 }
 
 /// DESIGN §8: a failure outweighs what is only not done yet.
@@ -237,7 +235,37 @@ async fn graph(args: StatesArgs, format: GraphFormat, registry: &Registry, scree
     let modules = Modules(registry);
     let file = args.compile(&ways, &modules, screen)?;
     let (options, interrupt) = (Options { forks: args.forks, ..Options::new(Goal::Plan) }, Interrupt::default());
+    let machines = ways.len();
     let rollout = Rollout { ways, source: &file, options, interrupt };
-    let _ = (rollout, format);
-    Ok(status_of::WELL)
+    let mut front = RolloutText::new(screen, Detail::default());
+    let compiled = rollout.compile(&mut front).await.map_err(stopped)?;
+    let reached = compiled.len();
+    // Most machines have the same states in the same order: each picture is shown once.
+    let mut pictures: Vec<(String, String)> = Vec::new();
+    for Compiled { machine, facts, catalog } in compiled {
+        let order = mainstay_node::state::order(catalog.clone(), registry, facts);
+        let order = order.map_err(|error| Problem::new(ProblemKind::Invalid, error))?;
+        let picture = match format {
+            GraphFormat::Mermaid => order.mermaid(&catalog),
+            GraphFormat::Dot => order.dot(&catalog),
+        };
+        pictures.push((machine, picture));
+    }
+    let folded = fold(pictures.iter().map(|(machine, picture)| (machine.as_str(), picture.clone())));
+    let is_one = folded.len() == 1;
+    for (machines, picture) in folded {
+        if !is_one {
+            let comment = if format == GraphFormat::Mermaid { "%%" } else { "//" };
+            screen.line(&format!("{comment} {}", compact_names(machines)))?;
+        }
+        screen.node_output(picture.as_bytes())?;
+    }
+    Ok(if reached == machines { status_of::WELL } else { status_of::FAILED })
+}
+
+fn stopped(error: RolloutError) -> Stop {
+    match error {
+        RolloutError::Source(problem) => Stop::Problem(problem),
+        RolloutError::Front(error) => error.into(),
+    }
 }

@@ -32,6 +32,10 @@ pub fn session(registry: Registry, labels: BTreeMap<String, String>, title: &str
     let mut options = SessionOptions::new(registry, env!("CARGO_PKG_VERSION"));
     options.labels = labels;
     options.title = title.to_owned();
+    // Several machines on one, as tests and benches have them, keep their debts apart.
+    if let Some(data) = std::env::var_os("MAINSTAY_DATA").filter(|data| !data.is_empty()) {
+        options.data = data.into();
+    }
     Session::open(options)
 }
 

@@ -69,15 +69,6 @@ impl Tally {
         self.last.values().for_each(|outcome| counts.add(*outcome));
         counts
     }
-
-    /// Whether it had its turn in the modify phase and did what it does.
-    pub fn was_changed(&self, state: &StateId) -> bool {
-        self.last.get(state) == Some(&StateOutcome::Changed)
-    }
-
-    pub fn has(&self, state: &StateId) -> bool {
-        self.last.contains_key(state)
-    }
 }
 
 #[cfg(test)]

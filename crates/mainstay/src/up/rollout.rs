@@ -145,6 +145,31 @@ struct Stage<'a> {
 }
 
 impl Rollout<'_> {
+    /// Only connects and compiles. Machines that cannot be reached are told to the front and left out.
+    pub async fn compile(self, front: &mut dyn Front) -> Result<Vec<Compiled>, RolloutError> {
+        let Self { ways, source, options, interrupt } = self;
+        let names = ways.iter().map(|way| way.name().to_owned()).collect();
+        let (sender, notes) = mpsc::channel(NOTES);
+        let shared = Shared { options: &options, cancel: &interrupt.cancel, notes: sender };
+        let mut stage = Stage { front, names, notes };
+        let mut members: Vec<Member> =
+            ways.into_iter().enumerate().map(|(at, way)| Member::new(at, way)).collect();
+        let jobs = members.iter_mut().map(|member| member.connect(&shared));
+        if !stage.look(jobs, &options, &interrupt).await? {
+            return Ok(Vec::new());
+        }
+        compile(&mut members, source, &mut stage)?;
+        let mut compiled = Vec::new();
+        for mut member in members {
+            member.close().await;
+            if let Some(catalog) = member.catalog {
+                let machine = member.way.name().to_owned();
+                compiled.push(Compiled { machine, facts: member.facts, catalog: *catalog });
+            }
+        }
+        Ok(compiled)
+    }
+
     /// Ends when every machine has; in the order in which they were given.
     pub async fn run(self, front: &mut dyn Front) -> Result<Vec<MachineEnd>, RolloutError> {
         let Self { ways, source, options, interrupt } = self;
@@ -188,6 +213,14 @@ impl Rollout<'_> {
         stream::iter(farewells).buffer_unordered(options.forks.max(1)).collect::<()>().await;
         stage.finish(members, options.goal)
     }
+}
+
+/// A machine's catalog, and what it was compiled from.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Compiled {
+    pub machine: String,
+    pub facts: Values,
+    pub catalog: Catalog,
 }
 
 /// Gives every machine that was reached its catalog.
@@ -302,7 +335,7 @@ impl Member {
 
     /// It has a plan, and something in it is not done.
     fn is_wanting(&self) -> bool {
-        let left = |plan| !standing::left(plan, &self.tally).is_empty();
+        let left = |plan| standing::left(plan).next().is_some();
         self.aside.is_none() && self.plan.as_ref().is_some_and(left)
     }
 
@@ -402,7 +435,7 @@ impl Member {
                 0 => {}
                 errors => return Err(Aside::Errors(errors)),
             }
-            if standing::left(&plan, &self.tally).is_empty() {
+            if standing::left(&plan).next().is_none() {
                 self.plan = Some(plan);
                 return Ok(());
             }

@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use mainstay_control::view::{Problem, ProblemKind};
+use mainstay_core::frame::Facts;
 use mainstay_core::state::catalog::Catalog;
 use mainstay_core::state::site::{
     FileEntry, FileKind, Files, Machine, ModuleSchema, ModuleTable, Site, SiteErrors, SiteInput, compile,
@@ -49,12 +50,10 @@ impl Source for StatesFile<'_> {
     fn catalogs(&self, machines: &[Known<'_>]) -> Result<Vec<Catalog>, Problem> {
         let (mut catalogs, mut errors) = (Vec::new(), Vec::new());
         for known in machines {
-            let machine = Machine {
-                name: known.name,
-                labels: known.labels,
-                facts: known.facts,
-                vars: known.vars,
-            };
+            // Facts of a machine with another version of this program may look different: what is not there is not matched.
+            let facts: Facts = serde_json::from_value(known.facts.clone().into()).unwrap_or_default();
+            let machine =
+                Machine { name: known.name, labels: known.labels, facts: &facts, vars: known.vars };
             match self.site.catalog(&machine) {
                 Ok(catalog) => catalogs.push(catalog),
                 Err(wrong) => errors.push(wrong),

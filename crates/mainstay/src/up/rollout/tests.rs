@@ -399,14 +399,6 @@ async fn what_never_becomes_stable_is_a_failure() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_foreseen_runs_once() {
-    let opaque = Script { plans: vec![vec![("a", StepWord::Opaque, "")]], ..Script::default() };
-    let outcome = play(&[("m", opaque)], YES, answers(&[])).await;
-    assert_eq!(outcome.verdicts(), ["m: stable"]);
-    assert_eq!(outcome.ends[0].cycles, 1);
-}
-
-#[tokio::test]
 async fn a_batch_is_a_window_and_too_many_failures_stop_it() {
     let names = ["a", "b", "c", "d", "e"];
     let all: Vec<(&str, Script)> = names.iter().map(|name| (*name, one_change())).collect();
