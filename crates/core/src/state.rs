@@ -5,8 +5,8 @@
 
 pub mod approval;
 pub mod catalog;
-mod param;
 pub mod order;
+mod param;
 pub mod plan;
 pub mod redaction;
 pub mod schema;

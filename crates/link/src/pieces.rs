@@ -59,7 +59,7 @@ impl Decoder {
     }
 
     /// The next whole message, if all of it came. After an error nothing that follows makes sense.
-    pub fn next(&mut self) -> Result<Option<Vec<u8>>, PieceError> {
+    pub fn take(&mut self) -> Result<Option<Vec<u8>>, PieceError> {
         loop {
             let rest = &self.input[self.taken..];
             let Some((head, rest)) = rest.split_first_chunk::<4>() else {
@@ -105,7 +105,7 @@ mod tests {
         for part in bytes.chunks(100_000) {
             assert!(decoder.message.len() <= message.len());
             decoder.push(part);
-            if let Some(whole) = decoder.next().unwrap() {
+            if let Some(whole) = decoder.take().unwrap() {
                 assert!(whole == message && decoder.is_between());
                 return;
             }
@@ -117,7 +117,7 @@ mod tests {
     fn what_is_announced_too_long_is_refused_before_it_is_read() {
         let mut decoder = Decoder::default();
         decoder.push(&(MAX_PIECE as u32 + 1).to_be_bytes());
-        assert_eq!(decoder.next(), Err(PieceError::TooLong(MAX_PIECE as u32 + 1)));
+        assert_eq!(decoder.take(), Err(PieceError::TooLong(MAX_PIECE as u32 + 1)));
     }
 
     proptest! {
@@ -130,7 +130,7 @@ mod tests {
             let (mut decoder, mut got) = (Decoder::default(), Vec::new());
             for part in stream.chunks(cut) {
                 decoder.push(part);
-                while let Some(message) = decoder.next().unwrap() {
+                while let Some(message) = decoder.take().unwrap() {
                     got.push(message);
                 }
             }

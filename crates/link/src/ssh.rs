@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
@@ -109,12 +109,24 @@ impl SshError {
 /// By what ssh and sudo say in their own words.
 fn hints_of(said: &str) -> Vec<String> {
     let known = [
-        ("HOST IDENTIFICATION HAS CHANGED", "its host key is not the one that was known: find out why before you trust it"),
-        ("Host key verification failed", "check its host key and add it to known_hosts, or take new ones with --accept-new-host-keys"),
-        ("Permission denied (", "it accepts none of our keys: load one with ssh-add, or name it in ~/.ssh/config; passwords are not asked for"),
+        (
+            "HOST IDENTIFICATION HAS CHANGED",
+            "its host key is not the one that was known: find out why before you trust it",
+        ),
+        (
+            "Host key verification failed",
+            "check its host key and add it to known_hosts, or take new ones with --accept-new-host-keys",
+        ),
+        (
+            "Permission denied (",
+            "it accepts none of our keys: load one with ssh-add, or name it in ~/.ssh/config; passwords are not asked for",
+        ),
         ("Could not resolve hostname", "check the name, or name it in ~/.ssh/config"),
         ("Connection refused", "check the port, and that sshd runs there"),
-        ("sudo: a password is required", "--become needs sudo without a password for this user there (NOPASSWD)"),
+        (
+            "sudo: a password is required",
+            "--become needs sudo without a password for this user there (NOPASSWD)",
+        ),
         ("sudo: not found", "--become needs sudo there"),
         ("sudo: command not found", "--become needs sudo there"),
         ("Connection timed out", "check the address, and that no firewall is between"),
@@ -173,7 +185,8 @@ impl SshLink {
         match word {
             Word::Have => {}
             Word::Need { arch } => {
-                let binary = binaries.of(&arch).ok_or_else(|| SshError::Architecture { arch: arch.clone() })?;
+                let binary =
+                    binaries.of(&arch).ok_or_else(|| SshError::Architecture { arch: arch.clone() })?;
                 self.upload(binary).await?;
                 self.was_copied = true;
             }
@@ -267,15 +280,19 @@ impl SshLink {
 
     /// The next message. Safe to cancel: nothing is lost between two calls.
     pub async fn receive(&mut self) -> Result<Vec<u8>, SshError> {
-        let mut buffer = [0; 16 << 10];
         loop {
-            match self.decoder.next() {
+            match self.decoder.take() {
                 Ok(Some(message)) => return Ok(message),
                 Ok(None) => {}
                 Err(error) => return Err(SshError::Speech(error.to_string())),
             }
-            match self.stderr.beside(self.stdout.read(&mut buffer)).await {
-                Ok(count @ 1..) => self.decoder.push(&buffer[..count]),
+            // Within the reader's own buffer nothing is lost when this is dropped.
+            match self.stderr.beside(self.stdout.fill_buf()).await {
+                Ok(bytes @ [_, ..]) => {
+                    let count = bytes.len();
+                    self.decoder.push(bytes);
+                    self.stdout.consume(count);
+                }
                 _ => return Err(self.lost().await),
             }
         }
@@ -356,7 +373,14 @@ fn command(host: &SshHost, script: &str) -> Result<Command, SshError> {
     // Of an option that is given twice the first counts: ours, then the host's, then what is only a default.
     command.args(["-T", "-o", "BatchMode=yes", "-o", &format!("StrictHostKeyChecking={host_keys}")]);
     command.args(["-o", "RemoteCommand=none", "-o", "PermitLocalCommand=no", "-o", "EscapeChar=none"]);
-    command.args(["-o", "ClearAllForwardings=yes", "-o", "ForwardX11=no", "-o", "ForkAfterAuthentication=no"]);
+    command.args([
+        "-o",
+        "ClearAllForwardings=yes",
+        "-o",
+        "ForwardX11=no",
+        "-o",
+        "ForkAfterAuthentication=no",
+    ]);
     if let Some(port) = host.port {
         command.args(["-p", &port.to_string()]);
     }

@@ -3,7 +3,6 @@
 //! It lives exactly as long as its connection. When its standard input closes without a goodbye, the other side was killed:
 //! then everything that was started here is ended too, within [`GRACE`] and a moment, and this process with it.
 
-
 mod run;
 pub mod talk;
 
@@ -85,7 +84,7 @@ fn read_orders(orders: &mpsc::SyncSender<Order>) {
             _ => break,
         }
         loop {
-            match decoder.next() {
+            match decoder.take() {
                 Ok(Some(message)) => {
                     let Ok(order) = rmp_serde::from_slice::<Order>(&message) else { break };
                     is_bye |= matches!(order, Order::Bye);
@@ -159,7 +158,8 @@ fn remove_own_copy(hash: &str) {
 /// Marks this copy as used, and removes those that were not for longest.
 fn prune_copies() {
     let Ok(own) = std::env::current_exe() else { return };
-    let is_copy = |name: &str| name.len() == blake3::OUT_LEN * 2 && name.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_copy =
+        |name: &str| name.len() == blake3::OUT_LEN * 2 && name.bytes().all(|b| b.is_ascii_hexdigit());
     if let Some(directory) = own.parent()
         && own.file_name().is_some_and(|name| is_copy(&name.to_string_lossy()))
     {
@@ -204,9 +204,15 @@ mod tests {
             path
         };
         let own = at("copy-own", 100);
-        for (name, hours) in
-            [("copy1", 50), ("copy2", 40), ("copy3", 30), ("copy4", 20), (".new.1", 2), (".new.2", 0), ("notes", 900)]
-        {
+        for (name, hours) in [
+            ("copy1", 50),
+            ("copy2", 40),
+            ("copy3", 30),
+            ("copy4", 20),
+            (".new.1", 2),
+            (".new.2", 0),
+            ("notes", 900),
+        ] {
             at(name, hours);
         }
         prune(dir.path(), &own, is_copy);

@@ -18,14 +18,20 @@ pub(super) enum Word {
     /// The copy is there, and runs from the next byte on.
     Have,
     /// It waits for the program for this architecture.
-    Need { arch: String },
+    Need {
+        arch: String,
+    },
     /// It took the program, which runs from the next byte on.
     Got,
     /// What it took does not run or is not what it should be.
     Broken,
     /// There is nothing for this system.
-    Architecture { arch: String },
-    Directory { directory: String },
+    Architecture {
+        arch: String,
+    },
+    Directory {
+        directory: String,
+    },
 }
 
 pub(super) struct Probe;
@@ -53,10 +59,8 @@ impl Probe {
 /// The cache is the user's own: `$XDG_CACHE_HOME/mainstay` or `~/.cache/mainstay`, and for a user without a home
 /// `/var/tmp/mainstay-UID`. Directory and copy must belong to the user and to nobody else, or they are not used.
 pub(super) fn script(binaries: &Binaries) -> String {
-    let cases: String = binaries
-        .iter()
-        .map(|b| format!("Linux-{}) h={} s={};; ", b.arch(), b.hash(), b.size()))
-        .collect();
+    let cases: String =
+        binaries.iter().map(|b| format!("Linux-{}) h={} s={};; ", b.arch(), b.hash(), b.size())).collect();
     [
         "umask 077",
         "u=$(id -u) a=$(uname -m) o=$(uname -s) h= s=",

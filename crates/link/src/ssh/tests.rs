@@ -131,7 +131,8 @@ async fn an_unknown_architecture_is_named() {
 #[tokio::test]
 async fn what_is_said_before_the_end_is_the_reason() {
     let bench = Bench::new();
-    let error = bench.connect("echo 'Host key verification failed.' >&2; exit 255;", &[]).await.err().unwrap();
+    let error =
+        bench.connect("echo 'Host key verification failed.' >&2; exit 255;", &[]).await.err().unwrap();
     assert_eq!(error.to_string(), "Host key verification failed.");
     assert!(error.hints()[0].contains("--accept-new-host-keys"));
     let error = bench.connect("yes chatter;", &[]).await.err().unwrap();

@@ -284,7 +284,12 @@ pub(super) fn text_of(changes: &[Change]) -> Option<String> {
                 }
             }
             None => {
-                text.push_str(&format!("{}: {} → {}\n", change.field, plain(&change.before), plain(&change.after)));
+                text.push_str(&format!(
+                    "{}: {} → {}\n",
+                    change.field,
+                    plain(&change.before),
+                    plain(&change.after)
+                ));
             }
         }
     }
@@ -344,7 +349,11 @@ mod tests {
                 },
                 PlanStep {
                     changes: vec![
-                        Change::new("owner", known("root".into()), Datum::Predicted { value: "app".into(), by: by() }),
+                        Change::new(
+                            "owner",
+                            known("root".into()),
+                            Datum::Predicted { value: "app".into(), by: by() },
+                        ),
                         Change::new("mode", known("0644".into()), known("0640".into())),
                         Change::new("content", known("a".into()), known("b".into()))
                             .diff("@@ -1,2 +1,2 @@\n same\n-port = 80\n+port = 8080\u{1b}[2J\n"),

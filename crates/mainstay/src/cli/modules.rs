@@ -121,7 +121,9 @@ fn one(name: &str, registry: &Registry, screen: &mut Screen) -> Result<(), Stop>
 
 fn refresh(refreshes: bool) -> String {
     match refreshes {
-        true => "It has one: with `watch` and `listen` it is refreshed when what it watches has changed.".into(),
+        true => {
+            "It has one: with `watch` and `listen` it is refreshed when what it watches has changed.".into()
+        }
         false => "It has none: `watch` means `require`.".into(),
     }
 }
@@ -184,7 +186,10 @@ fn parameters(schema: &Value, about: &About) -> Vec<Parameter> {
 
 /// Doc comments break their lines where the source does.
 fn plain(text: &str) -> String {
-    text.split("\n\n").map(|part| part.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join("\n\n")
+    text.split("\n\n")
+        .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect::<Vec<_>>()
+        .join("\n\n")
 }
 
 /// The type of a value in words.
@@ -214,7 +219,8 @@ fn kind(schema: &Value) -> String {
             let is_null = |schema: &&Value| schema["type"] == "null";
             let mut words: Vec<String> = kinds.iter().filter(|kind| !is_null(kind)).map(kind).collect();
             words.dedup();
-            let is_choice = kinds.iter().filter(|kind| !is_null(kind)).all(|kind| kind.get("const").is_some());
+            let is_choice =
+                kinds.iter().filter(|kind| !is_null(kind)).all(|kind| kind.get("const").is_some());
             return words.join(if is_choice { " | " } else { " or " });
         }
     }
@@ -232,8 +238,12 @@ fn kind(schema: &Value) -> String {
         "array" if schema["items"].is_object() => format!("list of {}", kind(&schema["items"])),
         "array" => "list".to_owned(),
         "object" if schema["properties"].is_object() => {
-            let names: Vec<&str> =
-                schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+            let names: Vec<&str> = schema["properties"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| name.as_str())
+                .collect();
             format!("map of {}", names.join(", "))
         }
         "object" if schema["additionalProperties"].is_object() => {
@@ -287,7 +297,12 @@ fn markdown(registry: &Registry) -> String {
                 cell(&parameter.meaning)
             );
         }
-        let _ = writeln!(text, "\n**Dry run.** {}\n\n**Refresh.** {}\n", about.dry_run, refresh(module.refreshes()));
+        let _ = writeln!(
+            text,
+            "\n**Dry run.** {}\n\n**Refresh.** {}\n",
+            about.dry_run,
+            refresh(module.refreshes())
+        );
         text.push_str("**Outputs.**\n\n");
         for (name, meaning) in outputs(&about) {
             let _ = writeln!(text, "- `{name}`: {meaning}");
@@ -309,9 +324,15 @@ mod tests {
             (json!({"type": "array", "items": {"type": "integer"}}), "list of whole number"),
             (json!({"enum": ["present", "absent", null]}), "present | absent"),
             (json!({"oneOf": [{"const": "a"}, {"const": "b"}]}), "a | b"),
-            (json!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]}), "text or list of text"),
+            (
+                json!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]}),
+                "text or list of text",
+            ),
             (json!({"type": "object", "additionalProperties": {"type": "string"}}), "map of names to text"),
-            (json!({"type": "string", "x-mainstay": "template"}), "name of a template beside the states file"),
+            (
+                json!({"type": "string", "x-mainstay": "template"}),
+                "name of a template beside the states file",
+            ),
             (json!({}), "any value"),
         ] {
             assert_eq!(kind(&schema), words);

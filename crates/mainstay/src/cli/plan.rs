@@ -189,8 +189,13 @@ impl StatesArgs {
             let binaries = self.hosts.binaries()?;
             let way = |host: crate::up::inventory::Host| {
                 let binaries = binaries.clone();
-                Box::new(SshWay { name: host.name, labels: host.labels, vars: host.vars, host: host.ssh, binaries })
-                    as Box<dyn Way>
+                Box::new(SshWay {
+                    name: host.name,
+                    labels: host.labels,
+                    vars: host.vars,
+                    host: host.ssh,
+                    binaries,
+                }) as Box<dyn Way>
             };
             return Ok(self.hosts.hosts(&self.target)?.into_iter().map(way).collect());
         }
@@ -234,7 +239,8 @@ async fn graph(args: StatesArgs, format: GraphFormat, registry: &Registry, scree
     let ways = args.ways(registry)?;
     let modules = Modules(registry);
     let file = args.compile(&ways, &modules, screen)?;
-    let (options, interrupt) = (Options { forks: args.forks, ..Options::new(Goal::Plan) }, Interrupt::default());
+    let (options, interrupt) =
+        (Options { forks: args.forks, ..Options::new(Goal::Plan) }, Interrupt::default());
     let machines = ways.len();
     let rollout = Rollout { ways, source: &file, options, interrupt };
     let mut front = RolloutText::new(screen, Detail::default());
@@ -267,5 +273,28 @@ fn stopped(error: RolloutError) -> Stop {
     match error {
         RolloutError::Source(problem) => Stop::Problem(problem),
         RolloutError::Front(error) => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::up::{Aside, Verdict};
+
+    #[test]
+    fn a_failure_outweighs_what_is_only_not_done() {
+        let end = |verdict| MachineEnd { name: "m".into(), verdict, counts: Default::default(), cycles: 0 };
+        let gone = || Verdict::Aside(Aside::Lost(String::new()));
+        for (verdicts, expected) in [
+            (vec![], 0),
+            (vec![Verdict::Stable, Verdict::Stable], 0),
+            (vec![Verdict::Stable, Verdict::Planned], 3),
+            (vec![Verdict::Aside(Aside::Declined)], 3),
+            (vec![Verdict::Aside(Aside::Away(String::new())), gone()], 1),
+            (vec![Verdict::Aside(Aside::Unstable(crate::up::machine::Cycles(3)))], 1),
+        ] {
+            let ends: Vec<MachineEnd> = verdicts.into_iter().map(end).collect();
+            assert_eq!(status(&ends), expected, "{ends:?}");
+        }
     }
 }

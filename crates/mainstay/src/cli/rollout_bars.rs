@@ -39,14 +39,7 @@ struct Drawn {
 
 impl Bars {
     pub(super) fn new(wanted: bool) -> Self {
-        Self {
-            wanted,
-            begun: Instant::now(),
-            machines: 0,
-            over: 0,
-            at_work: BTreeMap::new(),
-            drawn: None,
-        }
+        Self { wanted, begun: Instant::now(), machines: 0, over: 0, at_work: BTreeMap::new(), drawn: None }
     }
 
     pub(super) fn take(&mut self, event: &Event<'_>) {

@@ -137,3 +137,46 @@ impl Front for RolloutLines<'_> {
         typed_yes().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mainstay_core::state::plan::{Datum, PlanStep, StateReport};
+
+    use super::*;
+    use crate::cli::screen::captured;
+    use crate::up::Aside;
+
+    #[test]
+    fn lines_are_as_programs_were_promised() {
+        let (mut screen, buffer) = captured::screen(false);
+        let mut front = RolloutLines::new(&mut screen);
+        let changes = vec![
+            Change::new("mode", Datum::known("0644"), Datum::known("0640")),
+            Change::new("content", Datum::Absent, Datum::Secret { digest: "ab".into() }),
+        ];
+        let step = PlanStep {
+            state: "conf".into(),
+            module: "file".into(),
+            step: StepWord::Change,
+            reason: None,
+            changes,
+            refresh: Some(vec!["other".into()]),
+        };
+        let report = StateReport {
+            state: "conf".into(),
+            module: "file".into(),
+            outcome: StateOutcome::Failed,
+            reason: Some("write /x: No space left on device".into()),
+            changes: vec![],
+            refreshed: false,
+            outputs: Default::default(),
+            duration_ms: 7,
+        };
+        front.event(&Event::Step { machine: "m", cycle: 1, step: &step }).unwrap();
+        front.event(&Event::Report { machine: "m", cycle: 1, report: &report }).unwrap();
+        let counts = StateCounts { failed: 1, ..StateCounts::default() };
+        let verdict = Verdict::Aside(Aside::States { failed: 1, blocked: 0 });
+        front.event(&Event::Ended(&MachineEnd { name: "m".into(), verdict, counts, cycles: 1 })).unwrap();
+        insta::assert_snapshot!(buffer.text(), @"");
+    }
+}

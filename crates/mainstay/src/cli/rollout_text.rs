@@ -55,7 +55,11 @@ impl<'a> RolloutText<'a> {
             _ => None,
         });
         for (names, (why, hints)) in fold(asides) {
-            self.screen.note(&format!("Set aside: {}: {}", compact_names(names), harmless(why.trim_end())))?;
+            self.screen.note(&format!(
+                "Set aside: {}: {}",
+                compact_names(names),
+                harmless(why.trim_end())
+            ))?;
             for hint in hints {
                 self.screen.note(&format!("  {}", harmless(&hint)))?;
             }
@@ -107,7 +111,8 @@ impl<'a> RolloutText<'a> {
                 self.foreseen.insert((*machine).to_owned(), words);
             }
             Event::Report { machine, report, .. } => {
-                let foreseen = self.foreseen.get(*machine).and_then(|words| words.get(&report.state)).copied();
+                let foreseen =
+                    self.foreseen.get(*machine).and_then(|words| words.get(&report.state)).copied();
                 let lines = changes::report(report, foreseen, self.detail);
                 if self.machines == 1 {
                     self.paint(&lines)?;
@@ -212,4 +217,105 @@ pub(super) async fn typed_yes() -> io::Result<Answer> {
     });
     let line = answer.await.unwrap_or_else(|_| Ok(String::new()))?;
     Ok(if line.trim() == "yes" { Answer::Yes } else { Answer::No })
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_core::state::StateOutcome;
+    use mainstay_core::state::catalog::CatalogDigest;
+    use mainstay_core::state::plan::{Change, Datum, Plan, PlanStep, StateCounts, StateReport};
+
+    use super::*;
+    use crate::cli::screen::captured;
+
+    fn plan(machine: &str, step: StepWord, after: &str) -> Plan {
+        let step = PlanStep {
+            state: "conf".into(),
+            module: "file".into(),
+            step,
+            reason: (step == StepWord::Error).then(|| "read /etc/app: \u{1b}[31mPermission denied".into()),
+            changes: match step {
+                StepWord::Change => vec![Change::new("mode", Datum::known("0644"), Datum::known(after))],
+                _ => vec![],
+            },
+            refresh: None,
+        };
+        Plan {
+            catalog: CatalogDigest("c".into()),
+            machine: machine.into(),
+            cycle: 1,
+            steps: vec![step],
+            orphans: vec![],
+        }
+    }
+
+    fn report(outcome: StateOutcome, reason: Option<&str>) -> StateReport {
+        StateReport {
+            state: "conf".into(),
+            module: "file".into(),
+            outcome,
+            reason: reason.map(str::to_owned),
+            changes: vec![],
+            refreshed: false,
+            outputs: Default::default(),
+            duration_ms: 5,
+        }
+    }
+
+    fn end(name: &str, verdict: Verdict, changed: u64, failed: u64, cycles: u32) -> MachineEnd {
+        let counts = StateCounts { changed, failed, ..StateCounts::default() };
+        MachineEnd { name: name.into(), verdict, counts, cycles }
+    }
+
+    #[test]
+    fn equal_plans_fold_and_trouble_stands_last() {
+        let (mut screen, buffer) = captured::screen(true);
+        let mut front = RolloutText::new(&mut screen, Detail::default());
+        let plans = [
+            plan("web1", StepWord::Change, "0640"),
+            plan("blind", StepWord::Error, ""),
+            plan("web2", StepWord::Change, "0640"),
+            plan("db", StepWord::Change, "0600"),
+            plan("done", StepWord::Unchanged, ""),
+        ];
+        let proposals: Vec<Proposal<'_>> =
+            plans.iter().map(|plan| Proposal { machine: &plan.machine, plan, again: false }).collect();
+        front.plans(&proposals).unwrap();
+        insta::assert_snapshot!(buffer.text(), @"");
+    }
+
+    #[test]
+    fn what_was_done_and_what_became_of_all_is_told_at_the_end() {
+        let (mut screen, buffer) = captured::screen(false);
+        let mut front = RolloutText::new(&mut screen, Detail::default());
+        front.event(&Event::Begin { machines: 4 }).unwrap();
+        let (changed, failed) = (
+            report(StateOutcome::Changed, None),
+            report(StateOutcome::Failed, Some("write /etc/app: No space left on device")),
+        );
+        for (machine, report) in [("web1", &changed), ("web2", &changed), ("db", &failed)] {
+            front.event(&Event::Report { machine, cycle: 1, report }).unwrap();
+        }
+        let lost = Aside::Unreachable { message: "no route".into(), hints: vec!["look for it".into()] };
+        for end in [
+            end("web1", Verdict::Stable, 1, 0, 1),
+            end("web2", Verdict::Stable, 1, 0, 1),
+            end("db", Verdict::Aside(Aside::States { failed: 1, blocked: 0 }), 0, 1, 1),
+            end("gone", Verdict::Aside(lost), 0, 0, 0),
+        ] {
+            front.event(&Event::Ended(&end)).unwrap();
+        }
+        front.summary().unwrap();
+        insta::assert_snapshot!(buffer.text(), @"");
+    }
+
+    #[test]
+    fn on_one_machine_what_is_done_is_told_at_once() {
+        let (mut screen, buffer) = captured::screen(false);
+        let mut front = RolloutText::new(&mut screen, Detail::default());
+        front.event(&Event::Begin { machines: 1 }).unwrap();
+        let report = report(StateOutcome::Changed, None);
+        front.event(&Event::Report { machine: "m", cycle: 1, report: &report }).unwrap();
+        assert_eq!(buffer.text(), "  ✓ conf (file) changed\n");
+    }
 }

@@ -98,11 +98,20 @@ pub(super) async fn run(
     args: RunArgs,
     screen: &mut Screen,
 ) -> Done {
-    let targets: Vec<String> = args.target.iter().chain(&args.targets).cloned().collect();
     if args.hosts.are_given() {
-        return run_ssh::run(ssh_run(&args, &targets)?, screen).await;
+        return run_ssh::run(ssh_run(&args, &args.all_targets())?, screen).await;
     }
-    let client = &client()?;
+    through_hub(&client()?, args, screen).await
+}
+
+impl RunArgs {
+    fn all_targets(&self) -> Vec<String> {
+        self.target.iter().chain(&self.targets).cloned().collect()
+    }
+}
+
+pub(super) async fn through_hub(client: &Client, args: RunArgs, screen: &mut Screen) -> Done {
+    let targets = args.all_targets();
     if targets.is_empty() {
         return Err(Problem::new(ProblemKind::Invalid, "no target is given")
             .hint("say which nodes: -t ship1, -t 'ship*', -t role=web; all of them are -t '*'")
@@ -171,7 +180,11 @@ fn ssh_run(args: &RunArgs, targets: &[String]) -> Result<SshRun, Problem> {
         },
         hosts: args.hosts.hosts(targets)?,
         binaries: args.hosts.binaries()?,
-        batch: args.batch.as_deref().map(|text| text.parse().map_err(|e| invalid(format!("{e}")))).transpose()?,
+        batch: args
+            .batch
+            .as_deref()
+            .map(|text| text.parse().map_err(|e| invalid(format!("{e}"))))
+            .transpose()?,
         max_failures: args
             .max_failures
             .as_deref()

@@ -13,19 +13,49 @@ use super::outcome::MachineEnd;
 #[derive(Debug)]
 pub enum Event<'a> {
     /// That many machines are about to be connected.
-    Begin { machines: usize },
-    Connected { machine: &'a str },
+    Begin {
+        machines: usize,
+    },
+    Connected {
+        machine: &'a str,
+    },
     /// Its catalog has that many states.
-    Compiled { machine: &'a str, states: usize },
+    Compiled {
+        machine: &'a str,
+        states: usize,
+    },
     /// A state's turn began, in the modify phase if `modify`.
-    Turn { machine: &'a str, cycle: u32, modify: bool, state: &'a StateId },
-    Step { machine: &'a str, cycle: u32, step: &'a PlanStep },
-    Planned { machine: &'a str, cycle: u32, plan: &'a Plan },
+    Turn {
+        machine: &'a str,
+        cycle: u32,
+        modify: bool,
+        state: &'a StateId,
+    },
+    Step {
+        machine: &'a str,
+        cycle: u32,
+        step: &'a PlanStep,
+    },
+    Planned {
+        machine: &'a str,
+        cycle: u32,
+        plan: &'a Plan,
+    },
     /// It is being modified from now on.
-    Modify { machine: &'a str, cycle: u32 },
-    Report { machine: &'a str, cycle: u32, report: &'a StateReport },
+    Modify {
+        machine: &'a str,
+        cycle: u32,
+    },
+    Report {
+        machine: &'a str,
+        cycle: u32,
+        report: &'a StateReport,
+    },
     /// It was set aside, or is stable; others may still be at work.
-    Over { machine: &'a str, aside: Option<&'a Aside> },
+    Over {
+        machine: &'a str,
+        aside: Option<&'a Aside>,
+    },
     /// At the very end, once for each machine.
     Ended(&'a MachineEnd),
 }

@@ -124,8 +124,7 @@ impl Inventory {
         if text.len() > MAX_FILE {
             return Err(invalid(format!("{name} is larger than {} MiB", MAX_FILE >> 20)));
         }
-        let file: File =
-            serde_saphyr::from_str(text).map_err(|error| invalid(format!("{name}: {error}")))?;
+        let file: File = serde_saphyr::from_str(text).map_err(|error| invalid(format!("{name}: {error}")))?;
         Self::build(file).map_err(|message| invalid(format!("{name}: {message}")))
     }
 
@@ -219,9 +218,8 @@ impl Inventory {
         }
         // Nothing is known of a host's facts before it was reached.
         let facts = Facts::default();
-        let is_meant = |host: &&Host| {
-            target.matches(&Subject { name: &host.name, labels: &host.labels, facts: &facts })
-        };
+        let is_meant =
+            |host: &&Host| target.matches(&Subject { name: &host.name, labels: &host.labels, facts: &facts });
         Ok(self.hosts.values().filter(is_meant).collect())
     }
 }
@@ -288,8 +286,13 @@ fn parse_host(text: &str) -> Result<SshHost, String> {
             _ => (host, None),
         },
     };
-    let port = port.map(|port| port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong)).transpose()?;
-    let is_odd = |part: &str| part.is_empty() || part.starts_with('-') || part.contains(|c: char| c.is_whitespace() || c.is_control());
+    let port =
+        port.map(|port| port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong)).transpose()?;
+    let is_odd = |part: &str| {
+        part.is_empty()
+            || part.starts_with('-')
+            || part.contains(|c: char| c.is_whitespace() || c.is_control())
+    };
     if is_odd(host) || user.is_some_and(is_odd) {
         return Err(wrong());
     }
@@ -323,7 +326,8 @@ fn shorten(hosts: &mut [Host]) {
 pub fn variable(text: &str) -> Result<(String, Value), String> {
     let (name, value) = match (text.split_once(":="), text.split_once('=')) {
         (Some((name, json)), _) if !name.contains('=') => {
-            let value = serde_json::from_str(json).map_err(|error| format!("{json:?} is no JSON: {error}"))?;
+            let value =
+                serde_json::from_str(json).map_err(|error| format!("{json:?} is no JSON: {error}"))?;
             (name, value)
         }
         (_, Some((name, text))) => (name, Value::String(text.to_owned())),
@@ -374,7 +378,10 @@ groups:
         assert_eq!(labels, ["all=yes", "env=prod", "role=web", "tier=front", "web=yes"]);
         assert_eq!((&web1.vars["port"], &web1.vars["threads"]), (&Value::from(81), &Value::from(4)));
         let web2 = &inventory.hosts["web2"];
-        assert_eq!((web2.ssh.destination.as_str(), web2.ssh.become_user.as_deref()), ("root@web2", Some("app")));
+        assert_eq!(
+            (web2.ssh.destination.as_str(), web2.ssh.become_user.as_deref()),
+            ("root@web2", Some("app"))
+        );
         assert_eq!(inventory.hosts["db1"].vars["port"], 80);
     }
 

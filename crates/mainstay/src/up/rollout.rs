@@ -224,11 +224,7 @@ pub struct Compiled {
 }
 
 /// Gives every machine that was reached its catalog.
-fn compile(
-    members: &mut [Member],
-    source: &dyn Source,
-    stage: &mut Stage<'_>,
-) -> Result<(), RolloutError> {
+fn compile(members: &mut [Member], source: &dyn Source, stage: &mut Stage<'_>) -> Result<(), RolloutError> {
     let reached: Vec<&Member> = members.iter().filter(|member| member.aside.is_none()).collect();
     let known: Vec<Known<'_>> = reached.iter().map(|member| member.known()).collect();
     let catalogs = source.catalogs(&known)?;
@@ -320,12 +316,7 @@ impl Member {
     }
 
     fn known(&self) -> Known<'_> {
-        Known {
-            name: self.way.name(),
-            labels: self.way.labels(),
-            vars: self.way.vars(),
-            facts: &self.facts,
-        }
+        Known { name: self.way.name(), labels: self.way.labels(), vars: self.way.vars(), facts: &self.facts }
     }
 
     fn proposal(&self) -> Option<Proposal<'_>> {
@@ -584,10 +575,8 @@ impl Stage<'_> {
         interrupt: &Interrupt,
     ) -> io::Result<()> {
         let names = self.names.clone();
-        let plans: Vec<Proposal<'_>> = asks
-            .iter()
-            .map(|(at, plan, _)| Proposal { machine: &names[*at], plan, again: true })
-            .collect();
+        let plans: Vec<Proposal<'_>> =
+            asks.iter().map(|(at, plan, _)| Proposal { machine: &names[*at], plan, again: true }).collect();
         self.front.plans(&plans)?;
         let answer = self.ask(&plans, interrupt).await?;
         for (_, _, reply) in asks {

@@ -52,8 +52,7 @@ impl Source for StatesFile<'_> {
         for known in machines {
             // Facts of a machine with another version of this program may look different: what is not there is not matched.
             let facts: Facts = serde_json::from_value(known.facts.clone().into()).unwrap_or_default();
-            let machine =
-                Machine { name: known.name, labels: known.labels, facts: &facts, vars: known.vars };
+            let machine = Machine { name: known.name, labels: known.labels, facts: &facts, vars: known.vars };
             match self.site.catalog(&machine) {
                 Ok(catalog) => catalogs.push(catalog),
                 Err(wrong) => errors.push(wrong),
@@ -129,7 +128,10 @@ impl Walk<'_> {
             let kind = if meta.is_symlink() {
                 let target = fs::read_link(entry.path()).map_err(words).map_err(of)?;
                 FileKind::Link {
-                    target: target.into_os_string().into_string().map_err(|_| of("its target is not UTF-8".into()))?,
+                    target: target
+                        .into_os_string()
+                        .into_string()
+                        .map_err(|_| of("its target is not UTF-8".into()))?,
                 }
             } else if meta.is_dir() {
                 self.directory(&entry.path(), &relative)?;

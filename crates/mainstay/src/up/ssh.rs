@@ -93,7 +93,9 @@ impl Machine for SshMachine {
     async fn receive(&mut self) -> Result<Tell, Aside> {
         match self.0.word().await.map_err(lost)? {
             Word::Tell(tell) => Ok(tell),
-            Word::Output { .. } | Word::Ended(_) => Err(Aside::Problem("it answered what nobody asked".into())),
+            Word::Output { .. } | Word::Ended(_) => {
+                Err(Aside::Problem("it answered what nobody asked".into()))
+            }
         }
     }
 

@@ -30,7 +30,19 @@ fn ends_are_told_as_they_are() {
     assert_eq!((killed.json()[1]["signal"].clone(), killed.code), (9.into(), Some(1)));
     let late = server.run(&["run", "--ssh", &host, "--json", "--timeout", "200ms", "--", "sleep", "1000"]);
     assert_eq!((late.json()[1]["outcome"].clone(), late.code), ("timed_out".into(), Some(1)));
-    let env = server.run(&["run", "--ssh", &host, "--env", "A=b c", "--cwd", "/", "--", "sh", "-c", "pwd; echo $A"]);
+    let env = server.run(&[
+        "run",
+        "--ssh",
+        &host,
+        "--env",
+        "A=b c",
+        "--cwd",
+        "/",
+        "--",
+        "sh",
+        "-c",
+        "pwd; echo $A",
+    ]);
     assert!(env.stdout.ends_with("/\nb c\n"), "{env:?}");
 }
 
@@ -52,8 +64,11 @@ fn nothing_is_left_running_when_the_client_is_killed() {
     let Some(server) = start("nothing_is_left_running_when_the_client_is_killed") else { return };
     let sign = format!("1000.{}", std::process::id());
     // One of them in a session of its own, whose parent has gone, and deaf.
-    let script = format!("trap '' TERM HUP; (setsid sh -c 'trap \"\" TERM; sleep {sign}; sleep {sign}' &) ; sleep {sign}");
-    let mut client = server.mainstay(&["run", "--ssh", &address(1), "--", "sh", "-c", &script]).spawn().unwrap();
+    let script = format!(
+        "trap '' TERM HUP; (setsid sh -c 'trap \"\" TERM; sleep {sign}; sleep {sign}' &) ; sleep {sign}"
+    );
+    let mut client =
+        server.mainstay(&["run", "--ssh", &address(1), "--", "sh", "-c", &script]).spawn().unwrap();
     let cache = server.dir.path().join("cache/mainstay").display().to_string();
     wait_until("it runs", PATIENCE, || processes_with(&format!("sleep {sign}")).len() >= 2);
     client.kill().unwrap();
@@ -67,11 +82,13 @@ fn nothing_is_left_running_when_the_client_is_killed() {
 fn what_was_sent_to_the_background_stays_after_a_good_end() {
     let Some(server) = start("what_was_sent_to_the_background_stays_after_a_good_end") else { return };
     let sign = format!("2000.{}", std::process::id());
-    let ran = server.run(&["run", "--ssh", &address(1), "--", "sh", "-c", &format!("sleep {sign} & echo done")]);
+    let ran =
+        server.run(&["run", "--ssh", &address(1), "--", "sh", "-c", &format!("sleep {sign} & echo done")]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let left = processes_with(&format!("sleep {sign}"));
     assert_eq!(left.len(), 1);
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(left[0] as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(left[0] as i32), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
 }
 
 #[test]

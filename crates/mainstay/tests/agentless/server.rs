@@ -34,7 +34,8 @@ pub fn address(host: u8) -> String {
 
 /// A server, or the reason why there is none, said to whoever reads the test's output.
 pub fn start(test: &str) -> Option<Server> {
-    let Some(sshd) = ["/usr/sbin/sshd", "/usr/bin/sshd"].into_iter().find(|path| Path::new(path).exists()) else {
+    let Some(sshd) = ["/usr/sbin/sshd", "/usr/bin/sshd"].into_iter().find(|path| Path::new(path).exists())
+    else {
         eprintln!("SKIPPED {test}: there is no sshd here (the package openssh-server)");
         return None;
     };
@@ -201,7 +202,10 @@ pub fn processes_with(text: &str) -> Vec<u32> {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         let lives = stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.starts_with(" Z"));
-        if lives && pid != std::process::id() && String::from_utf8_lossy(&line).replace('\0', " ").contains(text) {
+        if lives
+            && pid != std::process::id()
+            && String::from_utf8_lossy(&line).replace('\0', " ").contains(text)
+        {
             found.push(pid);
         }
     }

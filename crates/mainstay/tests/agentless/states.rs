@@ -59,7 +59,8 @@ fn ten_hosts_are_planned_brought_up_and_found_stable() {
     assert_eq!(again.code, Some(0), "{again:?}");
     assert!(summaries(&again).iter().all(|end| end["changed"] == 0 && end["cycles"] == 0), "{again:?}");
     assert_eq!(server.run(&["plan", "site.yaml", "--inventory", "hosts.yaml"]).code, Some(0));
-    let some = server.run(&["plan", "site.yaml", "--inventory", "hosts.yaml", "-t", "role=db", "-e", "port:=81"]);
+    let some =
+        server.run(&["plan", "site.yaml", "--inventory", "hosts.yaml", "-t", "role=db", "-e", "port:=81"]);
     assert!(some.stdout.contains("h[0-1] (2)") || some.stdout.contains("h0"), "{some:?}");
     assert!(some.stdout.contains("-port = 80") && some.stdout.contains("+port = 81"), "{some:?}");
 }
@@ -80,7 +81,8 @@ fn one_that_cannot_be_reached_is_set_aside_and_the_others_go_on() {
 fn what_a_state_runs_ends_with_the_client() {
     let Some(server) = start("what_a_state_runs_ends_with_the_client") else { return };
     let sign = format!("3000.{}", std::process::id());
-    fs::write(server.at("slow.yaml"), format!("states:\n  slow:\n    cmd: {{run: 'sleep {sign}'}}\n")).unwrap();
+    fs::write(server.at("slow.yaml"), format!("states:\n  slow:\n    cmd: {{run: 'sleep {sign}'}}\n"))
+        .unwrap();
     let mut client = server.mainstay(&["up", "slow.yaml", "--ssh", &address(1), "--yes"]).spawn().unwrap();
     wait_until("it runs", PATIENCE, || !processes_with(&format!("sleep {sign}")).is_empty());
     client.kill().unwrap();
@@ -91,7 +93,8 @@ fn what_a_state_runs_ends_with_the_client() {
 #[test]
 fn a_wrong_file_touches_nothing() {
     let Some(server) = start("a_wrong_file_touches_nothing") else { return };
-    fs::write(server.at("wrong.yaml"), "states:\n  a:\n    file: {pth: /x}\n  b:\n    nonsense: {}\n").unwrap();
+    fs::write(server.at("wrong.yaml"), "states:\n  a:\n    file: {pth: /x}\n  b:\n    nonsense: {}\n")
+        .unwrap();
     let up = server.run(&["up", "wrong.yaml", "--ssh", &address(1), "--yes"]);
     assert_eq!(up.code, Some(2), "{up:?}");
     assert!(up.stderr.contains("wrong.yaml:3:") && up.stderr.contains("wrong.yaml:5:"), "{up:?}");

@@ -67,8 +67,7 @@ impl Way for PlayedWay {
         if self.script.unreachable {
             return Err(Aside::Unreachable { message: "no route to host".into(), hints: vec![] });
         }
-        let hello =
-            Tell::Hello { version: "1".into(), machine: self.name.clone(), facts: Values::new() };
+        let hello = Tell::Hello { version: "1".into(), machine: self.name.clone(), facts: Values::new() };
         Ok(Box::new(Played {
             name: self.name.clone(),
             script: self.script.clone(),
@@ -116,8 +115,10 @@ impl Machine for Played {
             Ask::Analyze { cycle, .. } => {
                 let at = self.analyses.min(self.script.plans.len() - 1);
                 self.analyses += 1;
-                let steps: Vec<PlanStep> =
-                    self.script.plans[at].iter().map(|(id, word, what)| Self::step(id, *word, what)).collect();
+                let steps: Vec<PlanStep> = self.script.plans[at]
+                    .iter()
+                    .map(|(id, word, what)| Self::step(id, *word, what))
+                    .collect();
                 let plan = Plan {
                     catalog: CatalogDigest("c".into()),
                     machine: self.name.clone(),
@@ -157,7 +158,9 @@ impl Machine for Played {
                     self.tells.push_back(Tell::Applied { counts, drift });
                 }
             }
-            Ask::Cancel => self.tells.push_back(Tell::Applied { counts: StateCounts::default(), drift: None }),
+            Ask::Cancel => {
+                self.tells.push_back(Tell::Applied { counts: StateCounts::default(), drift: None })
+            }
         }
         Ok(())
     }
@@ -218,7 +221,8 @@ impl Front for Watcher {
         match event {
             Event::Modify { .. } if self.cancel_on_modify => self.interrupt.cancel.cancel(),
             Event::Over { machine, aside } => {
-                self.said.push(format!("{machine} over{}", aside.map(|a| format!(": {a}")).unwrap_or_default()));
+                self.said
+                    .push(format!("{machine} over{}", aside.map(|a| format!(": {a}")).unwrap_or_default()));
             }
             Event::Ended(_) => self.said.push("ended".into()),
             _ => {}
