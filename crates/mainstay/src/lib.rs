@@ -7,4 +7,7 @@ pub mod causes;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod descendants;
 pub mod dev_pointer;
+pub mod remote;
+pub mod up;

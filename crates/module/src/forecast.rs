@@ -62,7 +62,9 @@ impl fmt::Display for Resource {
 pub struct Prediction {
     pub by: StateId,
     /// What it will be, in the providing module's own terms; nothing if only that it changes is known.
-    /// For a path: `{"kind": "file"|"directory"|"link"|"absent", "text": …}`, the text where it is known.
+    /// For a path: `{"kind": "file"|"directory"|"link"|"absent"}`, with what is known of the rest: `text` (a file's),
+    /// `target` (a link's), `mode`, `owner`, `group`, `secret: true` (nobody may see the text), `inside: "unknown"` (there
+    /// will be more in the directory than other predictions say).
     pub value: Option<Value>,
 }
 
@@ -73,6 +75,10 @@ pub struct Forecast {
 }
 
 impl Forecast {
+    pub fn is_empty(&self) -> bool {
+        self.resources.is_empty() && self.opaque.is_none()
+    }
+
     pub fn get(&self, resource: &Resource) -> Option<&Prediction> {
         self.resources.get(resource)
     }
@@ -80,6 +86,16 @@ impl Forecast {
     /// The prediction for the path itself, or that one of its parents will be put there or taken away.
     pub fn path(&self, path: &std::path::Path) -> Option<&Prediction> {
         path.ancestors().find_map(|path| self.get(&Resource::path(path)))
+    }
+
+    /// Everything foretold of one kind of resource, as `package`.
+    pub fn of_kind(&self, kind: &str) -> impl Iterator<Item = &Prediction> {
+        let is_of_it =
+            move |resource: &Resource| resource.0.split_once(':').is_some_and(|(of, _)| of == kind);
+        self.resources
+            .iter()
+            .filter(move |(resource, _)| is_of_it(resource))
+            .map(|(_, prediction)| prediction)
     }
 
     /// An earlier state that will run something whose effects nobody knows: what is missing now may be there then.

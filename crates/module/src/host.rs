@@ -3,17 +3,26 @@
 //! Paths are the machine's own. Every failure says which call it was. Files are replaced atomically and synced:
 //! a reader sees the old content or the new, also after a power cut.
 
+mod accounts;
 pub mod command;
+mod placing;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
 use std::ops::Deref;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use mainstay_core::state::plan::Datum;
 
 use crate::failure::Failure;
-pub use command::{Command, Ending, Ran};
+use accounts::Accounts;
+use placing::Syncs;
+
+pub use command::{Cancel, Command, Ending, Ran};
+pub use placing::{Ownership, Staged};
 
 /// Largest file that is read as a whole: what a module manages is configuration, not a disk image.
 pub const MAX_FILE: u64 = 64 << 20;
@@ -23,12 +32,18 @@ pub const MAX_FILE: u64 = 64 << 20;
 pub struct View {
     /// A private writable directory for what commands of the analyze phase need to scribble.
     scratch: Option<PathBuf>,
+    /// Makes digests of what nobody may see useless to those who guess.
+    key: [u8; 32],
+    accounts: Accounts,
+    /// Ends commands that run when the work is called off.
+    cancel: Option<Cancel>,
 }
 
 /// A machine that may be changed.
 #[derive(Debug)]
 pub struct Host {
     view: View,
+    syncs: Syncs,
 }
 
 /// What there is at a path, a link itself rather than what it leads to.
@@ -40,6 +55,8 @@ pub struct Entry {
     pub uid: u32,
     pub gid: u32,
     pub size: u64,
+    /// How many names a file has.
+    pub links: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,11 +70,74 @@ pub enum EntryKind {
 
 impl View {
     pub fn new(scratch: Option<PathBuf>) -> Self {
-        Self { scratch }
+        Self { scratch, key: process_key(), accounts: Accounts::default(), cancel: None }
     }
 
+    /// Commands are ended, and no further ones started, once `cancel` says so.
+    pub fn cancelled_by(mut self, cancel: Cancel) -> Self {
+        self.cancel = Some(cancel);
+        self
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.as_ref().is_some_and(Cancel::is_cancelled)
+    }
+
+    /// Waits this long; false if the work was called off before.
+    pub fn sleep(&self, time: Duration) -> bool {
+        match &self.cancel {
+            Some(cancel) => cancel.sleep(time),
+            None => {
+                std::thread::sleep(time);
+                true
+            }
+        }
+    }
+
+    /// Gives the key under which secrets are told apart: the same for all plans that are to be compared, and known
+    /// to this machine alone. Without it each process has its own.
+    pub fn keyed(mut self, key: [u8; 32]) -> Self {
+        self.key = key;
+        self
+    }
+
+    /// Something that nobody may see.
+    pub fn secret(&self, bytes: &[u8]) -> Datum {
+        Datum::Secret { digest: blake3::keyed_hash(&self.key, bytes).to_hex()[..32].to_owned() }
+    }
+
+    /// A user's number.
+    pub fn user(&self, name: &str) -> Result<Option<u32>, Failure> {
+        self.accounts.user(name)
+    }
+
+    /// A group's number.
+    pub fn group(&self, name: &str) -> Result<Option<u32>, Failure> {
+        self.accounts.group(name)
+    }
+
+    /// A user's name, or the number where there is none.
+    pub fn user_name(&self, uid: u32) -> String {
+        self.accounts.user_name(uid)
+    }
+
+    /// A group's name, or the number where there is none.
+    pub fn group_name(&self, gid: u32) -> String {
+        self.accounts.group_name(gid)
+    }
+
+    /// What there is at a path, a link itself rather than what it leads to.
     pub fn entry(&self, path: &Path) -> Result<Option<Entry>, Failure> {
-        let meta = match fs::symlink_metadata(path) {
+        Self::entry_of(path, fs::symlink_metadata(path))
+    }
+
+    /// What there is at a path, links followed.
+    pub fn target(&self, path: &Path) -> Result<Option<Entry>, Failure> {
+        Self::entry_of(path, fs::metadata(path))
+    }
+
+    fn entry_of(path: &Path, meta: io::Result<fs::Metadata>) -> Result<Option<Entry>, Failure> {
+        let meta = match meta {
             Ok(meta) => meta,
             Err(error) if is_missing(&error) => return Ok(None),
             Err(error) => return Err(Failure::on("look at", path, error)),
@@ -72,7 +152,7 @@ impl View {
             EntryKind::Special
         };
         let (mode, uid, gid, size) = (meta.mode() & 0o7777, meta.uid(), meta.gid(), meta.len());
-        Ok(Some(Entry { kind, mode, uid, gid, size }))
+        Ok(Some(Entry { kind, mode, uid, gid, size, links: meta.nlink() }))
     }
 
     /// A regular file's content; nothing if there is no file. Links are followed; a device or a pipe is refused unopened.
@@ -114,7 +194,7 @@ impl View {
 
     /// Runs a command that promises to change nothing. Its TMPDIR is private in the analyze phase.
     pub fn run(&self, command: &Command) -> Result<Ran, Failure> {
-        command.run(self.scratch.as_deref())
+        command.run(self.scratch.as_deref(), self.cancel.as_ref())
     }
 
     pub fn scratch(&self) -> Option<&Path> {
@@ -130,62 +210,16 @@ impl Deref for Host {
     }
 }
 
-/// Who owns a new file and what its mode is; what is not given is kept, or is the process's own for a new file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Ownership {
-    pub uid: Option<u32>,
-    pub gid: Option<u32>,
-    pub mode: Option<u32>,
-}
-
-impl Host {
-    #[expect(clippy::new_without_default, reason = "a host that may be changed is never made in passing")]
-    pub fn new() -> Self {
-        Self { view: View::new(None) }
-    }
-
-    /// Puts `bytes` at `path` at once: a temporary file beside it is written, synced, given to its owner, renamed over it, and the
-    /// directory synced.
-    pub fn write(&self, path: &Path, bytes: &[u8], ownership: Ownership) -> Result<(), Failure> {
-        let failed = |error: io::Error| Failure::on("write", path, error);
-        let beside = temporary_beside(path);
-        let place = || -> io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-            file.write_all(bytes)?;
-            if ownership.uid.is_some() || ownership.gid.is_some() {
-                std::os::unix::fs::fchown(&file, ownership.uid, ownership.gid)?;
-            }
-            // After the owner: a change of owner clears setuid and setgid.
-            file.set_permissions(fs::Permissions::from_mode(ownership.mode.unwrap_or(0o644)))?;
-            file.sync_all()?;
-            fs::rename(&beside, path)
-        };
-        place().map_err(|error| {
-            let _ = fs::remove_file(&beside);
-            failed(error)
-        })?;
-        self.sync_parent(path)
-    }
-
-    /// Makes what was done to names in the path's directory durable.
-    pub fn sync_parent(&self, path: &Path) -> Result<(), Failure> {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(parent)
-            .and_then(|directory| directory.sync_all())
-            .map_err(|error| Failure::on("sync", parent, error))
-    }
-}
-
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// A name in the same directory that nothing else uses; what a crash leaves of it is recognised by its ending.
-fn temporary_beside(path: &Path) -> PathBuf {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // Names have at most 255 bytes; the start of a long one is enough for people.
-    let start: String = name.chars().take(40).collect();
-    path.with_file_name(format!(".{start}.{}.{number}.mainstay-new", std::process::id()))
+/// A key that lives as long as the process.
+fn process_key() -> [u8; 32] {
+    static KEY: OnceLock<[u8; 32]> = OnceLock::new();
+    *KEY.get_or_init(|| {
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).expect("the kernel gives random bytes");
+        key
+    })
 }

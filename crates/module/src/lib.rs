@@ -6,12 +6,22 @@
 //!
 //! Everything here blocks: modules run on threads of their own, never on a runtime's.
 
+pub mod accounts;
 pub mod blob;
+pub mod content;
+pub mod edit;
 pub mod failure;
+#[cfg(test)]
+mod fidelity;
+pub mod field;
 pub mod forecast;
 pub mod host;
 pub mod module;
+pub mod modules;
+pub mod packages;
 pub mod registry;
+pub mod replacement;
+pub mod standing;
 
 pub use failure::Failure;
-pub use module::{About, Analysis, Analyze, Applied, Apply, Module, Refreshed};
+pub use module::{About, Analysis, Analyze, Applied, Apply, Module, Refreshed, Verdict};

@@ -40,6 +40,12 @@ pub trait Module: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Whether analyze runs something whose answer depends on the machine as a whole, as a `probe` of `cmd` does: it
+    /// waits until nothing before it is pending, and is conditional until then.
+    fn probes(&self, _params: &Self::Params) -> bool {
+        false
+    }
+
     fn analyze(&self, params: &Self::Params, cx: &Analyze<'_>) -> Result<Analysis, Failure>;
 
     /// `analysis` is of a moment ago, with nothing forecast.
@@ -110,6 +116,13 @@ pub struct Apply<'a> {
     pub blobs: Blobs<'a>,
 }
 
+impl<'a> Apply<'a> {
+    /// Looks at the machine as it is now, with nothing foretold.
+    pub fn look<'b>(&'b self, nothing: &'b Forecast) -> Analyze<'b> {
+        Analyze { state: self.state, view: self.host, forecast: nothing, blobs: self.blobs }
+    }
+}
+
 /// The files that the catalog carries.
 #[derive(Clone, Copy)]
 pub struct Blobs<'a>(pub &'a BTreeMap<BlobId, Vec<u8>>);
@@ -134,13 +147,38 @@ pub struct Analysis {
     pub outputs: Values,
     /// What will be true of the machine after this state's change.
     pub predicts: Vec<(Resource, Option<Value>)>,
+    /// Of a probe that was run.
+    pub verdict: Verdict,
+}
+
+/// How the end of a command is judged, where its outputs decide. The engine judges, since expressions are its own: over the
+/// outputs (`exit_code`, `stdout`, `stderr` …) as names, beside what templates have.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Verdict {
+    /// An expression: true is a failure and false is none, whatever `failure` says.
+    pub failed_when: Option<String>,
+    /// An expression: whether it changed something. Asked only of what did not fail, and stronger than
+    /// [`Applied::unchanged`].
+    pub changed_when: Option<String>,
+    /// It failed, unless `failed_when` says otherwise; its outputs stand all the same, for `retry: {until: …}` and the
+    /// report.
+    pub failure: Option<Failure>,
+    /// The outputs are secrets, as all that is made of them.
+    pub sensitive: bool,
 }
 
 impl Analysis {
     /// Unchanged without changes, else a change.
     pub fn of(changes: Vec<Change>) -> Self {
         let step = if changes.is_empty() { StepWord::Unchanged } else { StepWord::Change };
-        Self { step, reason: None, changes, outputs: Values::new(), predicts: Vec::new() }
+        Self {
+            step,
+            reason: None,
+            changes,
+            outputs: Values::new(),
+            predicts: Vec::new(),
+            verdict: Verdict::default(),
+        }
     }
 
     pub fn unchanged() -> Self {
@@ -161,8 +199,18 @@ impl Analysis {
         }
     }
 
+    /// Whether a change of this field is listed.
+    pub fn lists(&self, field: &str) -> bool {
+        self.changes.iter().any(|change| change.field == field)
+    }
+
     pub fn output(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.outputs.insert(name.to_owned(), value.into());
+        self
+    }
+
+    pub fn reason(mut self, reason: impl Into<String>) -> Self {
+        self.reason = Some(reason.into());
         self
     }
 
@@ -180,6 +228,7 @@ pub struct Applied {
     pub unchanged: bool,
     /// Said to people beside the outcome.
     pub note: Option<String>,
+    pub verdict: Verdict,
 }
 
 impl Applied {

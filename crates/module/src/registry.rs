@@ -11,10 +11,21 @@ use serde_json::Value;
 use crate::failure::Failure;
 use crate::forecast::Resource;
 use crate::module::{About, Analysis, Analyze, Applied, Apply, Module, Refreshed};
+use crate::modules;
 
 /// All modules of this program. Adding one is its file and its line here.
 pub fn builtin() -> Registry {
     Registry::default()
+        .with(modules::block::Block)
+        .with(modules::cmd::Cmd)
+        .with(modules::directory::Directory)
+        .with(modules::file::File)
+        .with(modules::group::Group)
+        .with(modules::line::Line)
+        .with(modules::link::Link)
+        .with(modules::pkg::Pkg)
+        .with(modules::service::Service)
+        .with(modules::user::User)
 }
 
 #[derive(Clone, Default)]
@@ -66,6 +77,7 @@ pub trait AnyModule: Send + Sync {
     fn read(&self, params: &Values) -> Result<Params, String>;
     fn needs(&self, params: &Params) -> Vec<Resource>;
     fn provides(&self, params: &Params) -> Vec<Resource>;
+    fn probes(&self, params: &Params) -> bool;
     fn analyze(&self, params: &Params, cx: &Analyze<'_>) -> Result<Analysis, Failure>;
     fn apply(&self, params: &Params, cx: &Apply<'_>, analysis: &Analysis) -> Result<Applied, Failure>;
     fn refreshes(&self) -> bool;
@@ -110,6 +122,10 @@ impl<M: Module> AnyModule for Typed<M> {
 
     fn provides(&self, params: &Params) -> Vec<Resource> {
         self.0.provides(params.of())
+    }
+
+    fn probes(&self, params: &Params) -> bool {
+        self.0.probes(params.of())
     }
 
     fn analyze(&self, params: &Params, cx: &Analyze<'_>) -> Result<Analysis, Failure> {

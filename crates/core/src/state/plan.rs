@@ -89,6 +89,9 @@ pub struct Plan {
     /// Debts of states that are gone, which only a command drops.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub orphans: Vec<String>,
+    /// No step asks for another cycle. What only a failure would call for does not, nor does an error.
+    #[serde(default)]
+    pub stable: bool,
 }
 
 impl Plan {

@@ -5,11 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use mainstay_core::state::session::{Ask, Tell};
 use mainstay_module::registry::Registry;
 use tokio::sync::mpsc;
+
+use super::engine::{CancelPair, Engine};
+use super::teller::Teller;
 
 /// Questions that wait: one that is worked on, one behind it, and room for a cancel.
 const ASKS: usize = 8;
@@ -64,7 +68,7 @@ pub fn machine_directory() -> PathBuf {
         .join("mainstay")
 }
 
-/// An open talk. Dropping `asks` ends it: no further state is started, as with [`Ask::Cancel`].
+/// An open talk. Dropping `asks` ends it: what runs is called off, and no further state is started.
 pub struct Session {
     pub asks: mpsc::Sender<Ask>,
     pub tells: mpsc::Receiver<Tell>,
@@ -76,9 +80,9 @@ impl Session {
     pub fn open(options: SessionOptions) -> std::io::Result<Self> {
         let (asks, heard) = mpsc::channel(ASKS);
         let (told, tells) = mpsc::channel(TELLS);
-        let engine = std::thread::Builder::new().name("state-engine".into()).spawn(move || {
-            let _ = (options, heard, told);
-        })?;
+        let engine = std::thread::Builder::new()
+            .name("state-engine".into())
+            .spawn(move || listen(options, heard, Teller::new(told)))?;
         Ok(Self { asks, tells, engine })
     }
 
@@ -88,4 +92,37 @@ impl Session {
         // A panic was told on standard error by its own thread.
         let _ = self.engine.join();
     }
+}
+
+/// Hears every question at once, so that a cancel reaches what is under way, and hands the others on in their order.
+fn listen(options: SessionOptions, mut asks: mpsc::Receiver<Ask>, teller: Teller) {
+    let greeting = CancelPair::default();
+    let latest = Mutex::new(greeting.clone());
+    let lock = || latest.lock().unwrap_or_else(PoisonError::into_inner);
+    std::thread::scope(|scope| {
+        let (hand, handed) = std::sync::mpsc::sync_channel::<(Ask, CancelPair)>(ASKS);
+        let work = move || {
+            let mut engine = Engine::new(options, teller, &greeting.all);
+            while let Ok((ask, cancel)) = handed.recv() {
+                engine.answer(ask, &cancel);
+            }
+        };
+        // Without it nobody takes what is handed on, and the session ends.
+        let _ = std::thread::Builder::new().name("state-work".into()).spawn_scoped(scope, work);
+        while let Some(ask) = asks.blocking_recv() {
+            if ask == Ask::Cancel {
+                lock().further.cancel();
+                continue;
+            }
+            let cancel = CancelPair::default();
+            *lock() = cancel.clone();
+            if hand.send((ask, cancel)).is_err() {
+                break;
+            }
+        }
+        // Nobody is there to be told any more.
+        lock().further.cancel();
+        lock().all.cancel();
+        drop(hand);
+    });
 }

@@ -1,0 +1,199 @@
+//! Types of parameters that several modules have: permission bits, accounts, absolute paths.
+//!
+//! Reading one checks it, so that what is wrong in a states file is said when it is compiled.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Deref;
+use std::path::{Component, Path, PathBuf};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserializer, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// Permission bits with setuid, setgid and sticky, written as three or four octal digits in quotes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Mode(pub u32);
+
+impl Mode {
+    /// Three or four octal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = matches!(text.len(), 3 | 4) && text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
+        digits.then(|| u32::from_str_radix(text, 8).ok().map(Self))?
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| {
+            de::Error::custom(format_args!("mode {text:?} is not three or four octal digits, as \"0644\""))
+        })
+    }
+}
+
+impl Serialize for Mode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A user or a group: by name, or by number.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Account(String);
+
+impl Account {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// It was given by number: there need not be such an account.
+    pub fn number(&self) -> Option<u32> {
+        self.0.bytes().all(|byte| byte.is_ascii_digit()).then(|| self.0.parse().ok())?
+    }
+}
+
+impl From<&str> for Account {
+    fn from(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Account {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameOrNumber;
+
+        impl Visitor<'_> for NameOrNumber {
+            type Value = Account;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name or the number of an account")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Account, E> {
+                let good = !name.is_empty() && !name.contains([':', '\n', '\0', '/']);
+                good.then(|| Account(name.to_owned()))
+                    .ok_or_else(|| E::custom(format_args!("{name:?} is not the name of an account")))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Account, E> {
+                // All ones means "leave it" to the kernel.
+                let number = u32::try_from(number).ok().filter(|number| *number != u32::MAX);
+                number
+                    .map(|number| Account(number.to_string()))
+                    .ok_or_else(|| E::custom("the number of an account has 32 bits"))
+            }
+        }
+
+        deserializer.deserialize_any(NameOrNumber)
+    }
+}
+
+/// An absolute path without `..`, and without a slash at its end.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct HostPath(PathBuf);
+
+impl HostPath {
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let path = Path::new(text);
+        if !path.is_absolute() {
+            return Err(format!("the path {text:?} is not absolute"));
+        }
+        if text.contains('\0') {
+            return Err(format!("the path {text:?} holds a zero byte"));
+        }
+        if path.components().any(|part| part == Component::ParentDir) {
+            return Err(format!("the path {text:?} holds `..`"));
+        }
+        Ok(Self(path.components().collect()))
+    }
+
+    pub fn as_path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Deref for HostPath {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for HostPath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        Self::parse(&text).map_err(de::Error::custom)
+    }
+}
+
+macro_rules! schema {
+    ($type:ty, $name:literal, $schema:tt) => {
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                $name.into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!($schema)
+            }
+        }
+    };
+}
+
+schema!(Mode, "Mode", { "type": "string", "pattern": "^[0-7]{3,4}$" });
+schema!(Account, "Account", { "type": ["string", "integer"] });
+schema!(HostPath, "HostPath", { "type": "string" });
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_mode_is_octal_digits() {
+        assert_eq!(Mode::parse("0640"), Some(Mode(0o640)));
+        assert_eq!(Mode::parse("755").unwrap().to_string(), "0755");
+        for bad in ["", "64", "0888", "00644", "+644", "u=rw"] {
+            assert_eq!(Mode::parse(bad), None, "{bad}");
+        }
+        assert!(serde_json::from_value::<Mode>(json!(644)).is_err());
+    }
+
+    #[test]
+    fn an_account_is_a_name_or_a_number() {
+        let read = |value| serde_json::from_value::<Account>(value);
+        assert_eq!(read(json!("www-data")).unwrap().number(), None);
+        assert_eq!(read(json!("1000")).unwrap().number(), Some(1000));
+        assert_eq!(read(json!(1000)).unwrap().number(), Some(1000));
+        for bad in [json!(""), json!("a:b"), json!(-1), json!(u32::MAX), json!(1.5), json!(true)] {
+            assert!(read(bad.clone()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_absolute_and_goes_only_down() {
+        assert_eq!(HostPath::parse("/etc//app/").unwrap().as_path(), Path::new("/etc/app"));
+        for bad in ["", "etc", "./etc", "/etc/../root", "/a\0b"] {
+            assert!(HostPath::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}
