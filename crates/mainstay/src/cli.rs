@@ -168,8 +168,8 @@ fn execute(cli: Cli, registry: &Registry, screen: &mut Screen) -> Done {
     let client = || endpoint::find(hub).map(Client::new);
     match cli.command {
         Command::Dev(args) => dev::run(args, screen),
-        Command::Hub(args) => hub::run(args),
-        Command::Agent(args) => agent::run(args),
+        Command::Hub(args) => hub::run(args, registry),
+        Command::Agent(args) => agent::run(args, registry),
         Command::Restore(args) => restore::run(&args, screen),
         Command::Completions(args) => completions::run(&args, screen),
         Command::Login(args) => at_once(login::run(args, screen)),

@@ -19,7 +19,7 @@ fn planned(plan: &str, pending: bool) -> String {
         cycle: 1,
         plan: plan.into(),
         steps: u64::from(pending),
-        unchanged: 0,
+        unchanged: Default::default(),
         pending,
         errors: false,
     };

@@ -92,6 +92,10 @@ pub struct Plan {
     /// No step asks for another cycle. What only a failure would call for does not, nor does an error.
     #[serde(default)]
     pub stable: bool,
+    /// Commands that ran in an earlier cycle of the same run and are not run again: with it another session can take
+    /// the plan up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ran: Vec<StateId>,
 }
 
 impl Plan {

@@ -4,6 +4,8 @@
 //! messages through a hub. Analyze and apply of one catalog follow each other in a session; the engine keeps the last plan and
 //! is told by its digest that it was approved.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::catalog::Catalog;
@@ -23,6 +25,9 @@ pub enum Ask {
         /// Say in each step's reason why it stands where it does.
         explain: bool,
     },
+    /// A plan that an earlier session made of the same catalog on this machine: what is approved next is that one. Answered by
+    /// nothing unless it is refused.
+    Resume(Box<Plan>),
     /// Answered by [`Tell::Report`]s and one [`Tell::Applied`].
     Apply { cycle: u32, approval: Approval },
     /// Start no further state; what is blocked by it says so.
@@ -113,7 +118,8 @@ pub struct PlannedLine {
     pub plan: String,
     /// How many steps follow this line.
     pub steps: u64,
-    pub unchanged: u64,
+    /// The ids of the states that are as declared, by module.
+    pub unchanged: BTreeMap<String, Vec<StateId>>,
     /// Something would be done.
     pub pending: bool,
     /// Something could not be analysed.
@@ -146,7 +152,7 @@ mod tests {
                 cycle,
                 plan: format!("p{cycle}"),
                 steps: 0,
-                unchanged: 1,
+                unchanged: BTreeMap::new(),
                 pending: true,
                 errors: false,
             };

@@ -15,16 +15,16 @@
 pub mod parcel;
 mod plans;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use mainstay_core::envelope::{Request, Stream};
 use mainstay_core::outcome::{Exit, Outcome};
-use mainstay_core::state::StepWord;
-use mainstay_core::state::approval;
 use mainstay_core::state::catalog::Catalog;
-use mainstay_core::state::plan::{Plan, StateCounts};
+use mainstay_core::state::plan::Plan;
+use mainstay_core::state::{StateId, StepWord};
 use mainstay_core::state::session::{Approval, Ask, PlannedLine, StateLine, Tell};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -122,17 +122,14 @@ impl Method for StateMethod {
             cancel: call.cancel.clone(),
             plans: Plans::new(&self.data),
         };
-        let work = async {
-            let done = talk.work(self.kind, &call.request, catalog).await;
-            if let Err(Stop::Problem(message)) = &done {
-                talk.line(&StateLine::Problem { message: message.clone() }).await;
-            }
-            done
-        };
+        let work = talk.work(self.kind, &call.request, catalog);
         let done = match limit {
             Some(limit) => timeout(limit, work).await.unwrap_or(Err(Stop::TimedOut)),
             None => work.await,
         };
+        if let Err(Stop::Problem(message)) = &done {
+            talk.line(&StateLine::Problem { message: message.clone() }).await;
+        }
         match done {
             Ok(true) => Outcome::Finished(Exit::Code(0)),
             Ok(false) | Err(Stop::Problem(_)) => Outcome::Finished(Exit::Code(1)),
@@ -188,19 +185,12 @@ impl Talk<'_> {
         let Some(kept) = approved.iter().find_map(|name| self.plans.find(name)) else {
             return Err(Stop::Problem("this node keeps no plan that was approved; plan again".to_owned()));
         };
-        // What it was approved for is compared with what is there now; the states are observed once more as they are applied.
-        let plan = self.analyze(kept.cycle).await?;
-        if let Err(drift) = approval::covers(&kept, &plan) {
-            let drift = Some(drift.to_string());
-            let counts = StateCounts::default();
-            self.line(&StateLine::Applied { cycle: kept.cycle, counts, drift }).await;
+        let (cycle, digest) = (kept.cycle, kept.digest());
+        self.ask(Ask::Resume(Box::new(kept))).await?;
+        if !self.apply(cycle, Approval::Plan { digest }).await? {
             return Ok(false);
         }
-        let well = self.apply(kept.cycle, Approval::Plan { digest: plan.digest() }).await?;
-        if !well {
-            return Ok(false);
-        }
-        let next = self.analyze(kept.cycle + 1).await?;
+        let next = self.analyze(cycle + 1).await?;
         self.keep(&next)?;
         Ok(!next.has_errors())
     }
@@ -211,7 +201,7 @@ impl Talk<'_> {
             if plan.has_errors() {
                 return Ok(false);
             }
-            if !asks_for_more(&plan, cycle) {
+            if plan.stable {
                 return Ok(true);
             }
             if !self.apply(cycle, Approval::All).await? {
@@ -219,7 +209,7 @@ impl Talk<'_> {
             }
         }
         let plan = self.analyze(most + 1).await?;
-        if asks_for_more(&plan, most + 1) || plan.has_errors() {
+        if !plan.stable || plan.has_errors() {
             return Err(Stop::Problem(format!("not stable after {most} cycles")));
         }
         Ok(true)
@@ -235,14 +225,20 @@ impl Talk<'_> {
                 _ => {}
             }
         };
-        let shown = |step: StepWord, refresh: bool| step != StepWord::Unchanged || refresh;
-        let steps: Vec<_> =
-            plan.steps.iter().filter(|step| shown(step.step, step.refresh.is_some())).collect();
+        let mut unchanged: BTreeMap<String, Vec<StateId>> = BTreeMap::new();
+        let mut steps = Vec::new();
+        for step in &plan.steps {
+            if step.step == StepWord::Unchanged && step.refresh.is_none() {
+                unchanged.entry(step.module.clone()).or_default().push(step.state.clone());
+            } else {
+                steps.push(step);
+            }
+        }
         self.line(&StateLine::Planned(PlannedLine {
             cycle,
             plan: plan.content_digest(),
             steps: steps.len() as u64,
-            unchanged: (plan.steps.len() - steps.len()) as u64,
+            unchanged,
             pending: plan.is_pending(),
             errors: plan.has_errors(),
         }))
@@ -303,15 +299,6 @@ impl Talk<'_> {
         text.push(b'\n');
         self.output.write(Stream::Stdout, &text).await;
     }
-}
-
-/// After a first cycle an unguarded command that is shown as opaque has had its run, and asks for no other.
-fn asks_for_more(plan: &Plan, cycle: u32) -> bool {
-    plan.steps.iter().any(|step| match step.step {
-        StepWord::Change | StepWord::Conditional => true,
-        StepWord::Opaque => cycle == 1,
-        StepWord::Unchanged | StepWord::Error => step.refresh.is_some(),
-    })
 }
 
 fn approved(data: &[u8]) -> Result<Vec<String>, String> {

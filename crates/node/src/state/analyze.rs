@@ -129,6 +129,7 @@ pub(super) fn analyze(question: &Question<'_>) -> Option<Plan> {
         steps,
         orphans: orphans.into_iter().map(super::debts::name_of).collect(),
         stable: analyzing.outlook.asks_again().is_empty(),
+        ran: question.ran.ids().cloned().collect(),
     })
 }
 

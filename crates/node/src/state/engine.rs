@@ -62,6 +62,7 @@ impl Engine {
         match ask {
             Ask::Catalog(catalog) => self.take(*catalog),
             Ask::Analyze { cycle, explain } => self.analyze(cycle, explain, cancel),
+            Ask::Resume(plan) => self.resume(*plan),
             Ask::Apply { cycle: _, approval } => self.apply(&approval, cancel),
             // The ear hears it at once; here it comes too late.
             Ask::Cancel => {}
@@ -157,6 +158,23 @@ impl Engine {
             }
             Err(error) => {
                 self.teller.problem(format!("cannot start a thread: {error}"));
+            }
+        }
+    }
+
+    fn resume(&mut self, plan: Plan) {
+        match &mut self.work {
+            Some(work) if plan.catalog == work.prepared.digest && plan.machine == self.machine_id => {
+                work.ran = plan.ran.iter().cloned().collect();
+                work.table = None;
+                let digest = plan.digest();
+                work.plan = Some((plan, digest));
+            }
+            Some(_) => {
+                self.teller.problem("the plan is of another catalog, or of another machine");
+            }
+            None => {
+                self.teller.problem("there is no catalog that the plan could be of");
             }
         }
     }

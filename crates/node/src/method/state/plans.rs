@@ -66,7 +66,7 @@ mod tests {
 
     fn plan(cycle: u32) -> Plan {
         let catalog = CatalogDigest("c".into());
-        Plan { catalog, machine: "m".into(), cycle, steps: Vec::new(), orphans: Vec::new() }
+        Plan { catalog, machine: "m".into(), cycle, steps: Vec::new(), orphans: Vec::new(), stable: true, ran: Vec::new() }
     }
 
     #[test]
