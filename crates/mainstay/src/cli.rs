@@ -176,8 +176,8 @@ fn execute(cli: Cli, registry: &Registry, screen: &mut Screen) -> Done {
         Command::Token(command) => at_once(token::run(&client()?, command, screen)),
         Command::Nodes(command) => at_once(nodes::run(&client()?, command, screen)),
         Command::Run(args) => at_once(run::run(client, args, screen)),
-        Command::Plan(args) => at_once(plan::run(args, registry, screen)),
-        Command::Up(args) => at_once(up::run(args, registry, screen)),
+        Command::Plan(args) => at_once(plan::run(args, hub, registry, screen)),
+        Command::Up(args) => at_once(up::run(args, hub, registry, screen)),
         Command::Modules(args) => modules::run(&args, registry, screen),
         // Served before there was a screen.
         Command::Remote(_) => Ok(status_of::WELL),

@@ -69,8 +69,11 @@ impl Hub {
             .cloned()
             .collect();
         if nodes.is_empty() {
-            return Err(Problem::new(ProblemKind::NoTargets, "no node of this run has made one of these plans")
-                .hint("a newer plan takes the place of an older one: look again before approving"));
+            return Err(Problem::new(
+                ProblemKind::NoTargets,
+                "no node of this run has made one of these plans",
+            )
+            .hint("a newer plan takes the place of an older one: look again before approving"));
         }
         let created = inner.now();
         let mut random = [0; 10];

@@ -9,7 +9,8 @@ use std::path::Path;
 use async_trait::async_trait;
 use mainstay_control::hub::{Hub, RunEvents};
 use mainstay_control::view::{
-    Approve,     NewToken, NodeView, Operator, Problem, RunNodeView, RunSpec, RunView, StatusView, TokenSpec, TokenView,
+    Approve, NewToken, NodeView, Operator, Problem, RunNodeView, RunSpec, RunView, StatusView, TokenSpec,
+    TokenView,
 };
 use mainstay_core::id::{MessageId, NodeName, RunId};
 

@@ -39,7 +39,7 @@ pub(super) struct UpArgs {
     max_failures: Option<FailureLimit>,
 }
 
-pub(super) async fn run(args: UpArgs, registry: &Registry, screen: &mut Screen) -> Done {
+pub(super) async fn run(args: UpArgs, hub: Option<&str>, registry: &Registry, screen: &mut Screen) -> Done {
     if !args.yes && !screen.can_ask() {
         let message = "this needs a yes before anything is changed, and there is nobody to ask";
         return Err(Problem::new(ProblemKind::Invalid, message)
@@ -53,5 +53,5 @@ pub(super) async fn run(args: UpArgs, registry: &Registry, screen: &mut Screen) 
         max_failures: args.max_failures,
         ..Options::new(Goal::Up { yes: args.yes })
     };
-    bring(args.states, options, registry, screen).await
+    bring(args.states, options, hub, registry, screen).await
 }

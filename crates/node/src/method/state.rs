@@ -6,7 +6,7 @@
 //!
 //! | Method | Arguments | Does |
 //! | --- | --- | --- |
-//! | `state.plan` | | analyses and keeps the plan |
+//! | `state.plan` | perhaps `explain` | analyses and keeps the plan |
 //! | `state.apply` | `data`: the approved plans, as a JSON list | applies the one that this node made, and analyses again |
 //! | `state.up` | most cycles | analyses and applies until stable, whatever that takes |
 //!
@@ -24,8 +24,8 @@ use mainstay_core::envelope::{Request, Stream};
 use mainstay_core::outcome::{Exit, Outcome};
 use mainstay_core::state::catalog::Catalog;
 use mainstay_core::state::plan::Plan;
-use mainstay_core::state::{StateId, StepWord};
 use mainstay_core::state::session::{Approval, Ask, PlannedLine, StateLine, Tell};
+use mainstay_core::state::{StateId, StepWord};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +36,9 @@ use crate::state::{Session, SessionOptions};
 
 /// Cycles that `state.up` takes unless it is told.
 pub const DEFAULT_CYCLES: u32 = 3;
+
+/// The one argument of `state.plan`: say of each step why it stands where it does.
+pub const EXPLAIN: &str = "explain";
 
 /// More cycles than anyone waits for.
 pub const MAX_CYCLES: u32 = 100;
@@ -98,8 +101,11 @@ impl Method for StateMethod {
             return Err("stdin: the catalog is missing".to_owned());
         }
         match self.kind {
-            Kind::Plan if !request.args.is_empty() => Err("args: it takes none".to_owned()),
-            Kind::Plan => Ok(()),
+            Kind::Plan => match request.args.as_slice() {
+                [] => Ok(()),
+                [only] if only == EXPLAIN => Ok(()),
+                _ => Err(format!("args: it takes {EXPLAIN} or none")),
+            },
             Kind::Apply => approved(&request.data).map(drop),
             Kind::Up => cycles(&request.args).map(drop),
         }
@@ -166,7 +172,7 @@ impl Talk<'_> {
         self.ask(Ask::Catalog(Box::new(catalog))).await?;
         match kind {
             Kind::Plan => {
-                let plan = self.analyze(1).await?;
+                let plan = self.analyze_as(1, !request.args.is_empty()).await?;
                 self.keep(&plan)?;
                 Ok(!plan.has_errors())
             }
@@ -215,9 +221,13 @@ impl Talk<'_> {
         Ok(true)
     }
 
-    /// Nothing is told before the plan's own line, which says how much follows.
     async fn analyze(&mut self, cycle: u32) -> Result<Plan, Stop> {
-        self.ask(Ask::Analyze { cycle, explain: false }).await?;
+        self.analyze_as(cycle, false).await
+    }
+
+    /// Nothing is told before the plan's own line, which says how much follows.
+    async fn analyze_as(&mut self, cycle: u32, explain: bool) -> Result<Plan, Stop> {
+        self.ask(Ask::Analyze { cycle, explain }).await?;
         let plan = loop {
             match self.tell().await? {
                 Tell::Planned(plan) => break plan,

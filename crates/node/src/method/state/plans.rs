@@ -29,7 +29,8 @@ impl Plans {
         let bytes = rmp_serde::to_vec_named(plan).map_err(io::Error::other)?;
         let name = plan.content_digest();
         let beside = self.directory.join(format!(".{name}.{}", std::process::id()));
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&beside, self.directory.join(&name))?;
@@ -66,7 +67,15 @@ mod tests {
 
     fn plan(cycle: u32) -> Plan {
         let catalog = CatalogDigest("c".into());
-        Plan { catalog, machine: "m".into(), cycle, steps: Vec::new(), orphans: Vec::new(), stable: true, ran: Vec::new() }
+        Plan {
+            catalog,
+            machine: "m".into(),
+            cycle,
+            steps: Vec::new(),
+            orphans: Vec::new(),
+            stable: true,
+            ran: Vec::new(),
+        }
     }
 
     #[test]
