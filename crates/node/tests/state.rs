@@ -1,7 +1,13 @@
 //! The state engine over real modules, as whoever drives it meets it: a session, a catalog, plans and reports.
 
+#[path = "state/looking.rs"]
+mod looking;
 #[path = "state/machine.rs"]
 mod machine;
+#[path = "state/other_user.rs"]
+mod other_user;
+#[path = "state/secrets.rs"]
+mod secrets;
 
 use mainstay_core::state::catalog::{OrderMode, RequisiteKind, Retry};
 use mainstay_core::state::plan::Datum;

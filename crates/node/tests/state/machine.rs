@@ -75,13 +75,15 @@ impl Machine {
 pub struct Talk {
     session: Session,
     pub hello: Tell,
+    /// All that was told, as it would travel.
+    pub heard: String,
 }
 
 impl Talk {
     pub fn open(options: SessionOptions) -> Self {
         let mut session = Session::open(options).unwrap();
         let hello = session.tells.blocking_recv().unwrap();
-        Self { session, hello }
+        Self { session, hello, heard: String::new() }
     }
 
     pub fn ask(&mut self, ask: Ask) {
@@ -89,7 +91,10 @@ impl Talk {
     }
 
     pub fn tell(&mut self) -> Tell {
-        self.session.tells.blocking_recv().expect("the session goes on")
+        let tell = self.session.tells.blocking_recv().expect("the session goes on");
+        self.heard += &serde_json::to_string(&tell).unwrap();
+        self.heard.push('\n');
+        tell
     }
 
     pub fn problem(&mut self) -> String {
@@ -195,7 +200,6 @@ pub fn state(id: &str, module: &str, params: Value) -> Made {
     })
 }
 
-#[allow(dead_code, reason = "each test file takes what it needs")]
 impl Made {
     pub fn on(mut self, kind: RequisiteKind, targets: &[usize]) -> Self {
         self.0.requisites.of.insert(kind, targets.to_vec());
@@ -222,8 +226,13 @@ impl Made {
         self
     }
 
-    pub fn options(mut self, options: Options) -> Self {
-        self.0.options = options;
+    pub fn become_user(mut self, user: &str) -> Self {
+        self.0.options.become_user = Some(user.to_owned());
+        self
+    }
+
+    pub fn sensitive(mut self) -> Self {
+        self.0.options.sensitive = true;
         self
     }
 }
