@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use mainstay_core::state::Values;
 use schemars::generate::SchemaSettings;
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
 use serde_json::Value;
 
 use crate::failure::Failure;
@@ -110,8 +112,8 @@ impl<M: Module> AnyModule for Typed<M> {
     }
 
     fn read(&self, params: &Values) -> Result<Params, String> {
-        let typed: M::Params =
-            serde_json::from_value(Value::Object(params.clone())).map_err(|error| error.to_string())?;
+        let typed = M::Params::deserialize(params.into_deserializer())
+            .map_err(|error: serde_json::Error| error.to_string())?;
         self.0.check(&typed)?;
         Ok(Params::new(typed))
     }

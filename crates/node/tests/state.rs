@@ -43,7 +43,7 @@ fn what_was_planned_is_what_is_done_and_then_nothing_is_left() {
         [
             ("dir", StepWord::Change, "exists,mode"),
             ("conf", StepWord::Change, "exists,content,mode"),
-            ("note", StepWord::Conditional, "run"),
+            ("note", StepWord::Conditional, "run,…"),
         ]
     );
     assert!(!machine.exists("app"), "planning changes nothing");
@@ -160,7 +160,7 @@ fn nobody_is_planned_an_error_for_what_an_earlier_change_makes_true() {
         [
             ("tool", StepWord::Opaque, ""),
             ("probe", StepWord::Conditional, ""),
-            ("inside", StepWord::Conditional, "content"),
+            ("inside", StepWord::Conditional, "content,…"),
             ("guarded", StepWord::Conditional, "exists,content"),
         ],
         "{plan:?}"
@@ -296,4 +296,25 @@ fn the_greeting_tells_facts_and_what_the_kernel_offers() {
     let Tell::Hello { facts, notes, version, .. } = &session.hello else { panic!("no greeting") };
     assert_eq!((facts["rack"]["row"].as_i64(), version.as_str()), (Some(7), "1.2.3"));
     assert!(notes.len() == 1 && notes[0].contains("broken.json"), "{notes:?}");
+}
+
+#[test]
+fn a_plan_outlives_its_session() {
+    let machine = Machine::new();
+    let catalog = catalog([state("f", "file", json!({"path": machine.path("f"), "content": "f"}))]);
+    let plan = {
+        let mut session = machine.session();
+        session.ask(Ask::Catalog(Box::new(catalog.clone())));
+        session.plan(1)
+    };
+    let mut session = machine.session();
+    session.ask(Ask::Plan(Box::new(plan.0.clone())));
+    assert_eq!(session.problem(), "there is no catalog that the plan could be of");
+    session.ask(Ask::Catalog(Box::new(catalog)));
+    let mut others = plan.0.clone();
+    others.machine = "another".into();
+    session.ask(Ask::Plan(Box::new(others)));
+    assert_eq!(session.problem(), "the plan is of another machine: analyse again");
+    session.ask(Ask::Plan(Box::new(plan.0.clone())));
+    assert_eq!(session.apply(&plan).outcomes(), [("f", StateOutcome::Changed)]);
 }

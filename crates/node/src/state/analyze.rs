@@ -339,11 +339,14 @@ impl Analyzing<'_> {
             }
         };
         if !unknown.is_empty() {
-            let changes = unknown.iter().map(|unknown| {
-                let until = || Datum::Unknown { until: unknown.until.clone() };
-                Change::new(&unknown.field, until(), until())
-            });
-            sight.changes.extend(changes);
+            let change = |field: &str, until: &StateId| {
+                let until = || Datum::Unknown { until: until.clone() };
+                Change::new(field, until(), until())
+            };
+            sight.changes.extend(unknown.iter().map(|unknown| change(&unknown.field, &unknown.until)));
+            if sight.blind {
+                sight.changes.extend(unknown.first().map(|unknown| change(Change::MORE, &unknown.until)));
+            }
             sight = sight.conditional(waits_for(unknown));
         }
         match waits {

@@ -81,6 +81,8 @@ fn catalog(root: &Path) -> Catalog {
         guards: Guards::default(),
         options: Options::default(),
         scope: 0,
+        locals: Values::new(),
+        aliases: BTreeMap::new(),
         at: Default::default(),
     };
     Catalog {

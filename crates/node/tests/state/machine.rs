@@ -196,6 +196,8 @@ pub fn state(id: &str, module: &str, params: Value) -> Made {
         guards: Guards::default(),
         options: Options::default(),
         scope: 0,
+        locals: Values::new(),
+        aliases: BTreeMap::new(),
         at: Default::default(),
     })
 }
