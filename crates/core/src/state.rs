@@ -4,8 +4,11 @@
 //! change stands in a [`Plan`](plan::Plan). All of it is values and decisions: modules and the machine are beyond this crate.
 
 pub mod catalog;
+mod param;
 pub mod plan;
+pub mod schema;
 pub mod session;
+pub mod site;
 pub mod template;
 
 use std::borrow::Borrow;
