@@ -4,6 +4,8 @@
 mod looking;
 #[path = "state/machine.rs"]
 mod machine;
+#[path = "state/merging.rs"]
+mod merging;
 #[path = "state/other_user.rs"]
 mod other_user;
 #[path = "state/secrets.rs"]
@@ -317,4 +319,72 @@ fn a_plan_outlives_its_session() {
     assert_eq!(session.problem(), "the plan is of another machine: analyse again");
     session.ask(Ask::Plan(Box::new(plan.0.clone())));
     assert_eq!(session.apply(&plan).outcomes(), [("f", StateOutcome::Changed)]);
+}
+
+#[test]
+fn a_prereq_runs_before_what_would_change() {
+    let machine = Machine::new();
+    let log = machine.path("log");
+    let say = |word: &str| json!({"run": format!("echo {word} >> {log}")});
+    let mut session = machine.session();
+    let states = || {
+        [
+            state("stop", "cmd", say("stop")).on(RequisiteKind::Prereq, &[1]),
+            state("conf", "file", json!({"path": machine.path("conf"), "content": "c"})),
+            state("start", "cmd", say("start")).on(RequisiteKind::Onchanges, &[1]),
+        ]
+    };
+    session.ask(Ask::Catalog(Box::new(catalog(states()))));
+    let plan = session.plan(1);
+    assert_eq!(
+        plan.words(),
+        [
+            ("stop", StepWord::Opaque, ""),
+            ("conf", StepWord::Change, "exists,content"),
+            ("start", StepWord::Conditional, ""),
+        ]
+    );
+    assert_eq!(session.apply(&plan).counts.changed, 3);
+    assert_eq!(machine.read("log"), "stop\nstart\n");
+    session.ask(Ask::Catalog(Box::new(catalog(states()))));
+    let plan = session.plan(1);
+    assert!(plan.stable);
+    assert_eq!(session.apply(&plan).counts.skipped, 2);
+    assert_eq!(machine.read("log"), "stop\nstart\n");
+}
+
+#[test]
+fn what_is_owed_for_a_state_that_is_gone_is_listed_until_it_is_dropped() {
+    let machine = Machine::new();
+    let conf = || state("conf", "file", json!({"path": machine.path("conf"), "content": "c"}));
+    let job = state("job", "cmd", json!({"run": "exit 1"})).on(RequisiteKind::Onchanges, &[0]);
+    let mut session = machine.session();
+    session.ask(Ask::Catalog(Box::new(catalog([conf(), job]))));
+    assert_eq!(session.apply_all().counts.failed, 1);
+    let gone = || Ask::Catalog(Box::new(catalog([conf()])));
+    session.ask(gone());
+    assert_eq!(session.plan(1).orphans, ["job (cmd): trigger because of conf"]);
+    session.apply_all();
+    assert_eq!(session.plan(2).orphans.len(), 1);
+    session.ask(Ask::DropOrphans);
+    assert_eq!(session.plan(3).orphans, [""; 0]);
+}
+
+#[test]
+fn a_plan_says_why_each_step_stands_where_it_does() {
+    let machine = Machine::new();
+    let mut session = machine.session();
+    session.ask(Ask::Catalog(Box::new(catalog([
+        state("a", "file", json!({"path": machine.path("d/f"), "content": "c"})),
+        state("d", "directory", json!({"path": machine.path("d")})),
+    ]))));
+    session.ask(Ask::Analyze { cycle: 1, explain: true });
+    let plan = loop {
+        if let Tell::Planned(plan) = session.tell() {
+            break plan;
+        }
+    };
+    assert_eq!(plan.steps[0].state.as_str(), "d");
+    let reason = plan.steps[1].reason.as_deref().unwrap();
+    assert!(reason.contains("path:"), "{reason}");
 }

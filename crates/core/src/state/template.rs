@@ -11,6 +11,7 @@ mod scan;
 mod value;
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -35,6 +36,8 @@ pub(crate) const RESERVED: [&str; 4] = ["vars", "facts", "secrets", "states"];
 #[derive(Debug)]
 pub struct Templates {
     environment: Environment<'static>,
+    /// Whether there is such a filter (`true`) or test, as far as it was asked.
+    words: Mutex<BTreeMap<(bool, String), bool>>,
 }
 
 /// Where the names in a template come from.
@@ -132,7 +135,7 @@ impl Templates {
         environment.add_filter("quote", |text: String| value::quote(&text));
         // It would print every name with its value.
         environment.remove_global("debug");
-        Self { environment }
+        Self { environment, words: Mutex::default() }
     }
 
     /// Renders every text within the value. Stops at the first that reads an output which is not there yet.
@@ -151,6 +154,44 @@ impl Templates {
             None => Verdict::Known(value == Value::Bool(true)),
             Some(until) => Verdict::Unknown { until },
         })
+    }
+
+    /// Renders a text of which `scan` is known, where no outputs are to be waited for.
+    pub(crate) fn settle(&self, text: &str, scan: &Scan, scope: &Scope<'_>) -> Result<Value, TemplateError> {
+        known(self.scanned(text, None, true, scan, scope)).map(|(value, _)| value)
+    }
+
+    /// The value of an expression, where no outputs are to be waited for.
+    pub(crate) fn evaluate(&self, expression: &str, scope: &Scope<'_>) -> Result<Value, TemplateError> {
+        let scan = scan::expression(expression);
+        let value = self.expression(expression, 0, expression, None, &scan, scope).and_then(|value| {
+            value::to_json(&value).map_err(|error| stopped(&error, 0, expression, None, &scan))
+        });
+        known(value).map(|(value, _)| value)
+    }
+
+    /// The filters and tests that there are not.
+    pub(crate) fn unknown_words(&self, scan: &Scan) -> Vec<Fault> {
+        let mut known = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        let unknown = scan.words.iter().filter(|word| {
+            !*known.entry((word.is_filter, word.name.clone())).or_insert_with(|| {
+                let question = if word.is_filter { "word is filter" } else { "word is test" };
+                let context = minijinja::Value::from_pairs([("word", word.name.as_str())]);
+                let answer =
+                    self.environment.compile_expression(question).and_then(|asked| asked.eval(context));
+                answer.is_ok_and(|answer| answer.is_true())
+            })
+        });
+        let fault = |word: &scan::Word| Fault {
+            at: word.at,
+            message: format!(
+                "there is no {} `{}`",
+                if word.is_filter { "filter" } else { "test" },
+                word.name
+            ),
+            hint: None,
+        };
+        unknown.map(fault).collect()
     }
 
     fn value(&self, value: &Value, scope: &Scope<'_>) -> Result<Value, Stop> {
@@ -178,14 +219,24 @@ impl Templates {
         keep_type: bool,
         scope: &Scope<'_>,
     ) -> Result<Value, Stop> {
-        let scan = scan(text);
+        self.scanned(text, file, keep_type, &scan(text), scope)
+    }
+
+    fn scanned(
+        &self,
+        text: &str,
+        file: Option<&str>,
+        keep_type: bool,
+        scan: &Scan,
+        scope: &Scope<'_>,
+    ) -> Result<Value, Stop> {
         if let (Some(range), true) = (&scan.lone, keep_type) {
-            let value = self.expression(&text[range.clone()], range.start, text, file, &scan, scope)?;
-            return value::to_json(&value).map_err(|error| stopped(&error, range.start, text, file, &scan));
+            let value = self.expression(&text[range.clone()], range.start, text, file, scan, scope)?;
+            return value::to_json(&value).map_err(|error| stopped(&error, range.start, text, file, scan));
         }
-        let context = context(&scan, scope, text, file)?;
+        let context = context(scan, scope, text, file)?;
         let rendered = self.environment.render_named_str("template", text, context);
-        rendered.map(Value::String).map_err(|error| stopped(&error, 0, text, file, &scan))
+        rendered.map(Value::String).map_err(|error| stopped(&error, 0, text, file, scan))
     }
 
     /// Evaluates `expression`, which stands at `start` in `text`.

@@ -216,9 +216,7 @@ impl Analyzing<'_> {
             _ if sight.skipped => self.table.ended(state, StateOutcome::Skipped, &Values::new()),
             (_, StepWord::Unchanged) if !refreshed => {
                 self.table.ended(state, StateOutcome::Unchanged, &sight.outputs);
-                if prepared.states[state].secrecy.is_secret() {
-                    self.question.teller.learn(&sight.outputs);
-                }
+                self.question.teller.learn(prepared, state, &sight.outputs);
             }
             _ => {}
         }

@@ -152,16 +152,15 @@ fn long_log(root: &Path) {
     let directory = data(root).join("state");
     let held = ApplyLock::take(&directory, "test").unwrap();
     let mut log = Log::open(&directory, &held).unwrap();
-    for number in 0..150 {
-        let debt = Debt {
-            state: format!("state-{number}").as_str().into(),
-            module: "service".into(),
-            kind: DebtKind::Refresh,
-            because: "conf".into(),
-        };
-        log.owe("another", std::slice::from_ref(&debt)).unwrap();
-        log.pay("another", &[debt]).unwrap();
-    }
+    let debt = |number: i32| Debt {
+        state: format!("state-{number}").as_str().into(),
+        module: "service".into(),
+        kind: DebtKind::Refresh,
+        because: "conf".into(),
+    };
+    let debts: Vec<Debt> = (0..150).map(debt).collect();
+    log.owe("another", &debts).unwrap();
+    log.pay("another", &debts).unwrap();
 }
 
 /// Not a test: the process that is killed.

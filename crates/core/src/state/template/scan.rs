@@ -25,6 +25,8 @@ pub(crate) struct Scan {
     pub(crate) names: Vec<Name>,
     pub(crate) states: Vec<(String, usize)>,
     pub(crate) faults: Vec<Fault>,
+    /// Filters and tests by their names, which may not exist.
+    pub(crate) words: Vec<Word>,
     /// The text is one `{{ … }}` and nothing else: the expression's range.
     pub(crate) lone: Option<std::ops::Range<usize>>,
 }
@@ -37,6 +39,14 @@ pub(crate) struct Name {
     pub(crate) at: usize,
     /// It has a `default()`, or is asked whether it is defined.
     pub(crate) optional: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Word {
+    pub(crate) name: String,
+    /// A filter; otherwise a test.
+    pub(crate) is_filter: bool,
+    pub(crate) at: usize,
 }
 
 /// Something that is wrong whatever the values are.
@@ -290,6 +300,7 @@ impl Scanner {
                 cond.false_expr.iter().for_each(|e| self.expr(e));
             }
             Expr::Filter(filter) => {
+                self.word(filter.name, true, filter.span());
                 if let Some(expr) = &filter.expr {
                     let optional = matches!(filter.name, "default" | "d");
                     self.operand(expr, optional);
@@ -297,6 +308,7 @@ impl Scanner {
                 self.args(&filter.args);
             }
             Expr::Test(test) => {
+                self.word(test.name, false, test.span());
                 self.operand(&test.expr, matches!(test.name, "defined" | "undefined"));
                 self.args(&test.args);
             }
@@ -321,6 +333,11 @@ impl Scanner {
                 map.values.iter().for_each(|value| self.expr(value));
             }
         }
+    }
+
+    fn word(&mut self, name: &str, is_filter: bool, span: Span) {
+        let at = span.start_offset as usize;
+        self.scan.words.push(Word { name: name.to_owned(), is_filter, at });
     }
 
     /// What a filter or a test stands on.
