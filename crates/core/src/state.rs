@@ -5,15 +5,11 @@
 
 pub mod approval;
 pub mod catalog;
-<<<<<<< HEAD
 pub mod order;
-pub mod plan;
-pub mod redaction;
-=======
 mod param;
 pub mod plan;
+pub mod redaction;
 pub mod schema;
->>>>>>> site
 pub mod session;
 pub mod site;
 pub mod template;
