@@ -17,11 +17,16 @@ use crate::modules;
 pub fn builtin() -> Registry {
     Registry::default()
         .with(modules::cmd::Cmd)
+        .with(modules::cron::Cron)
         .with(modules::directory::Directory)
         .with(modules::file::File)
         .with(modules::group::Group)
+        .with(modules::mount::Mount)
         .with(modules::pkg::Pkg)
+        .with(modules::pkgrepo::Pkgrepo)
         .with(modules::service::Service)
+        .with(modules::ssh_key::SshKey)
+        .with(modules::sysctl::Sysctl)
         .with(modules::user::User)
 }
 

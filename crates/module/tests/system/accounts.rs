@@ -44,7 +44,7 @@ fn user_comes_changes_and_goes() {
     state("user", json!({"name": "u1", "groups": ["g5"], "append": true})).converge();
     state("user", json!({"name": "u1", "groups": ["g5"]})).converge();
     assert_eq!(sh("id -Gn u1"), "u1 g5");
-    sh("touch /home/u1/kept");
+    sh("touch /home/u1/kept && chown u1:g4 /home/u1/kept");
     state("user", json!({"name": "u1", "home": "/srv/u1", "move_home": true, "uid": 4101, "group": "g4"}))
         .converge();
     assert_eq!(sh("stat -c '%u %G' /srv/u1/kept"), "4101 g4");

@@ -78,6 +78,7 @@ fn run_in(world: &str, tests: &[&Test]) -> Result<String, String> {
     prepared.map_err(|error| format!("the scratch root cannot be prepared: {error}"))?;
     match world {
         "openrc" => {
+            let root = scratch.root.display().to_string();
             let mut inside = Command::new("unshare");
             inside.args([
                 "--mount",
@@ -90,17 +91,13 @@ fn run_in(world: &str, tests: &[&Test]) -> Result<String, String> {
                 "sh",
                 "-c",
             ]);
-            inside.arg(
-                "mount -t proc proc \"$1/proc\" && mount -t tmpfs run \"$1/run\" && mkdir /$1/run/openrc && \
-                        touch $1/run/openrc/softlevel && shift 1 && exec \"$@\"",
-            );
-            inside.args([
-                "sh",
-                &scratch.root.display().to_string(),
-                "chroot",
-                &scratch.root.display().to_string(),
-            ]);
-            inside.args([&format!("/{PROGRAM}"), "--inside", world]).args(tests.iter().map(|test| test.name));
+            let mounts =
+                "mount -t proc proc \"$1/proc\" && mount -t tmpfs run \"$1/run\" && shift && exec \"$@\"";
+            inside.args([mounts, "sh", &root, "chroot", &root]);
+            // What it would start belongs to a whole machine; what it makes in /run is what its tools need.
+            let begins = "rm -f /etc/runlevels/*/* && openrc default && exec \"$@\"";
+            inside.args(["sh", "-c", begins, "sh", &format!("/{PROGRAM}"), "--inside", world]);
+            inside.args(tests.iter().map(|test| test.name));
             let out = File::create(scratch.root.join(RESULT)).map_err(|error| error.to_string())?;
             let again = out.try_clone().map_err(|error| error.to_string())?;
             tool("timeout", inside_timeout(inside).stdout(out).stderr(again)).ok();
@@ -129,7 +126,7 @@ fn run_in(world: &str, tests: &[&Test]) -> Result<String, String> {
 
 fn inside_timeout(command: Command) -> Command {
     let mut bounded = Command::new("timeout");
-    bounded.arg(PATIENCE).arg(command.get_program()).args(command.get_args());
+    bounded.env("RUST_BACKTRACE", "0").arg(PATIENCE).arg(command.get_program()).args(command.get_args());
     bounded
 }
 
@@ -193,7 +190,7 @@ fn prepare(root: &Path, tests: &[&Test], world: &str) -> std::io::Result<()> {
     let names: Vec<&str> = tests.iter().map(|test| test.name).collect();
     let unit = format!(
         "[Unit]\nAfter=basic.target\n[Service]\nType=oneshot\nExecStart=/{PROGRAM} --inside {world} {}\n\
-         StandardOutput=file:/{RESULT}\nStandardError=file:/{RESULT}\nExecStopPost=/bin/systemctl poweroff --no-block\n",
+         StandardOutput=append:/{RESULT}\nStandardError=append:/{RESULT}\nEnvironment=RUST_BACKTRACE=0\nExecStopPost=/bin/systemctl poweroff --no-block\n",
         names.join(" ")
     );
     let units = root.join("etc/systemd/system");

@@ -37,7 +37,7 @@ fn publish() {
 /// A machine that knows just this repository.
 fn repository() {
     sh("rm -rf /repo /tmp/deb /etc/apt/sources.list.d/* /var/lib/apt/lists/* /var/lib/mainstay");
-    write("/etc/apt/sources.list", "deb [trusted=yes] file:/repo ./\n");
+    write("/etc/apt/sources.list", "deb [trusted=yes] copy:/repo ./\n");
     package("demo", "1.0", "");
     package("demo", "1.1", "");
     package("demo-lib", "3", "");
