@@ -20,6 +20,7 @@ pub mod modules;
 pub mod registry;
 pub mod replacement;
 pub mod standing;
+pub mod web;
 
 pub use failure::Failure;
 pub use module::{About, Analysis, Analyze, Applied, Apply, Module, Refreshed, Verdict};

@@ -1,8 +1,12 @@
 //! The built-in modules, one file each. Their names, as states files use them, stand in [`crate::registry::builtin`].
 
+pub mod archive;
 pub mod block;
 pub mod cmd;
 pub mod directory;
 pub mod file;
+pub mod git;
+pub mod http;
 pub mod line;
 pub mod link;
+pub mod sync;

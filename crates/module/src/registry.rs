@@ -15,7 +15,17 @@ use crate::modules;
 
 /// All modules of this program. Adding one is its file and its line here.
 pub fn builtin() -> Registry {
-    Registry::default().with(modules::cmd::Cmd).with(modules::directory::Directory).with(modules::file::File)
+    Registry::default()
+        .with(modules::archive::Archive)
+        .with(modules::block::Block)
+        .with(modules::cmd::Cmd)
+        .with(modules::directory::Directory)
+        .with(modules::file::File)
+        .with(modules::git::Git)
+        .with(modules::http::Http)
+        .with(modules::line::Line)
+        .with(modules::link::Link)
+        .with(modules::sync::Sync)
 }
 
 #[derive(Clone, Default)]
