@@ -88,6 +88,16 @@ impl Forecast {
         path.ancestors().find_map(|path| self.get(&Resource::path(path)))
     }
 
+    /// Everything foretold of one kind of resource, as `package`.
+    pub fn of_kind(&self, kind: &str) -> impl Iterator<Item = &Prediction> {
+        let is_of_it =
+            move |resource: &Resource| resource.0.split_once(':').is_some_and(|(of, _)| of == kind);
+        self.resources
+            .iter()
+            .filter(move |(resource, _)| is_of_it(resource))
+            .map(|(_, prediction)| prediction)
+    }
+
     /// An earlier state that will run something whose effects nobody knows: what is missing now may be there then.
     pub fn opaque(&self) -> Option<&StateId> {
         self.opaque.as_ref()

@@ -6,6 +6,7 @@
 //!
 //! Everything here blocks: modules run on threads of their own, never on a runtime's.
 
+pub mod accounts;
 pub mod blob;
 pub mod content;
 pub mod edit;
@@ -17,6 +18,7 @@ pub mod forecast;
 pub mod host;
 pub mod module;
 pub mod modules;
+pub mod packages;
 pub mod registry;
 pub mod replacement;
 pub mod standing;

@@ -19,13 +19,22 @@ pub fn builtin() -> Registry {
         .with(modules::archive::Archive)
         .with(modules::block::Block)
         .with(modules::cmd::Cmd)
+        .with(modules::cron::Cron)
         .with(modules::directory::Directory)
         .with(modules::file::File)
         .with(modules::git::Git)
+        .with(modules::group::Group)
         .with(modules::http::Http)
         .with(modules::line::Line)
         .with(modules::link::Link)
+        .with(modules::mount::Mount)
+        .with(modules::pkg::Pkg)
+        .with(modules::pkgrepo::Pkgrepo)
+        .with(modules::service::Service)
+        .with(modules::ssh_key::SshKey)
         .with(modules::sync::Sync)
+        .with(modules::sysctl::Sysctl)
+        .with(modules::user::User)
 }
 
 #[derive(Clone, Default)]

@@ -129,6 +129,12 @@ impl Host {
         claim().map_err(|error: io::Error| Failure::on("write beside", path, error))
     }
 
+    /// Writes into what is there already: a setting that the kernel shows as a file. Everything else is replaced.
+    pub fn write_in_place(&self, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+        let failed = |error: io::Error| Failure::on("write", path, error);
+        OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(bytes)).map_err(failed)
+    }
+
     /// Makes one directory; its parent has to be there.
     pub fn make_directory(&self, path: &Path, ownership: Ownership) -> Result<(), Failure> {
         let make = || -> io::Result<()> {

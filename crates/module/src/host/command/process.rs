@@ -136,6 +136,14 @@ fn in_child(identity: Option<&Identity>, directory: &std::ffi::CStr) -> io::Resu
             return Err(io::Error::last_os_error());
         }
         libc::umask(0o022);
+        // Everything here is opened close-on-exec; this is for what a library or whoever started us might not have.
+        // A kernel that cannot leaves them.
+        libc::syscall(
+            libc::SYS_close_range,
+            3 as libc::c_long,
+            libc::c_int::MAX as libc::c_long,
+            libc::CLOSE_RANGE_CLOEXEC as libc::c_long,
+        );
     }
     if let Some(identity) = identity {
         // Groups first, since afterwards that is no longer allowed.

@@ -1,0 +1,122 @@
+//! Users and groups as the machine's own tables have them, the rules for their names, and the tools that change them.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::failure::Failure;
+use crate::host::View;
+
+/// As long as the tools of every common distribution allow.
+const MAX_NAME: usize = 32;
+
+/// A name that the tools take as one, and that nothing takes for an option, a number, or two fields.
+pub fn check_name(what: &str, name: &str) -> Result<(), String> {
+    let refused = |why: &str| Err(format!("{name:?} cannot be the name of a {what}: {why}"));
+    if name.is_empty() || name.len() > MAX_NAME {
+        return refused("it has 1 to 32 bytes");
+    }
+    if !name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
+        return refused("it begins with a letter or `_`");
+    }
+    let (body, end) = name.split_at(name.len() - 1);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    if !body.chars().all(plain) || !end.chars().all(|c| plain(c) || c == '$') {
+        return refused("it holds letters, digits, `_`, `-` and `.`, and may end with `$`");
+    }
+    Ok(())
+}
+
+/// What a field of the tables can hold.
+pub fn check_field(name: &str, text: &str) -> Result<(), String> {
+    match text.contains([':', '\n', '\r', '\0']) {
+        true => Err(format!("`{name}` cannot hold a colon, a line end or a zero byte")),
+        false => Ok(()),
+    }
+}
+
+/// A line of `/etc/passwd`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UserEntry {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+    pub comment: String,
+    pub home: String,
+    pub shell: String,
+}
+
+/// A line of `/etc/group`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupEntry {
+    pub name: String,
+    pub gid: u32,
+    pub members: BTreeSet<String>,
+}
+
+/// The local user of this name. Those of a directory service are not ours to manage.
+pub fn user(view: &View, name: &str) -> Result<Option<UserEntry>, Failure> {
+    Ok(lines(view, "/etc/passwd")?.iter().filter_map(|line| parse_user(line)).find(|user| user.name == name))
+}
+
+pub fn groups(view: &View) -> Result<Vec<GroupEntry>, Failure> {
+    Ok(lines(view, "/etc/group")?.iter().filter_map(|line| parse_group(line)).collect())
+}
+
+/// The user's password hash. Nothing where there is no entry for it.
+pub fn password(view: &View, name: &str) -> Result<Option<String>, Failure> {
+    let lines = lines(view, "/etc/shadow")?;
+    let mut entries = lines.iter().map(|line| line.split(':'));
+    Ok(entries
+        .find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.next().map(str::to_owned))?))
+}
+
+fn lines(view: &View, path: &str) -> Result<Vec<String>, Failure> {
+    let bytes = view.read(Path::new(path))?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
+}
+
+fn parse_user(line: &str) -> Option<UserEntry> {
+    let fields: Vec<&str> = line.split(':').collect();
+    let [name, _, uid, gid, comment, home, shell] = fields[..] else { return None };
+    Some(UserEntry {
+        name: name.into(),
+        uid: uid.parse().ok()?,
+        gid: gid.parse().ok()?,
+        comment: comment.into(),
+        home: home.into(),
+        shell: shell.into(),
+    })
+}
+
+fn parse_group(line: &str) -> Option<GroupEntry> {
+    let fields: Vec<&str> = line.split(':').collect();
+    let [name, _, gid, members] = fields[..] else { return None };
+    let members = members.split(',').filter(|member| !member.is_empty()).map(str::to_owned).collect();
+    Some(GroupEntry { name: name.into(), gid: gid.parse().ok()?, members })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_the_tools_take() {
+        for good in ["app", "_apt", "www-data", "a.b", "machine$", "Www2"] {
+            assert_eq!(check_name("user", good), Ok(()), "{good}");
+        }
+        let long = "a".repeat(33);
+        for bad in ["", "-r", "0", "12", "a:b", "a b", "a,b", "a/b", "a$b", "a\n", "ä", "..", "$", &long] {
+            assert!(check_name("user", bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn lines_that_are_none_are_passed_over() {
+        assert_eq!(parse_user("+::::::"), None);
+        assert_eq!(parse_user("a:x:1"), None);
+        let user = parse_user("app:x:7:8:The App,,,:/srv/app:/bin/sh").unwrap();
+        assert_eq!((user.uid, user.gid, user.comment.as_str()), (7, 8, "The App,,,"));
+        assert_eq!(parse_group("www:x:33:a,b").unwrap().members.len(), 2);
+        assert_eq!(parse_group("www:x:33:").unwrap().members.len(), 0);
+    }
+}

@@ -1,0 +1,87 @@
+//! `user` and `group`, on the tables of the scratch root.
+
+use mainstay_core::state::StepWord;
+use mainstay_core::state::plan::Datum;
+use mainstay_module::forecast::{Forecast, Resource};
+use serde_json::json;
+
+use crate::world::{fields, sh, state};
+
+pub const TESTS: &[(&str, fn())] = &[
+    ("group_comes_changes_and_goes", group_comes_changes_and_goes),
+    ("user_comes_changes_and_goes", user_comes_changes_and_goes),
+    ("user_is_planned_in_a_group_to_come", user_is_planned_in_a_group_to_come),
+    ("user_joins_the_group_of_its_name", user_joins_the_group_of_its_name),
+    ("password_hash_is_set_and_not_shown", password_hash_is_set_and_not_shown),
+];
+
+fn group_comes_changes_and_goes() {
+    assert_eq!(fields(&state("group", json!({"name": "g1", "gid": 4000})).converge()), ["exists", "gid"]);
+    assert_eq!(
+        fields(&state("group", json!({"name": "g1", "gid": 4001, "members": ["daemon"]})).converge()),
+        ["gid", "members"]
+    );
+    state("group", json!({"name": "g1", "members": ["bin"], "append": true})).converge();
+    assert_eq!(sh("getent group g1"), "g1:x:4001:bin,daemon");
+    state("group", json!({"name": "g1", "members": []})).converge();
+    state("group", json!({"name": "g2", "system": true})).converge();
+    assert!(sh("getent group g2 | cut -d: -f3").parse::<u32>().unwrap() < 1000);
+    for name in ["g1", "g2"] {
+        state("group", json!({"name": name, "absent": true})).converge();
+        state("group", json!({"name": name, "absent": true})).is_settled();
+    }
+}
+
+fn user_comes_changes_and_goes() {
+    sh("groupadd g3 && groupadd g4 && groupadd g5");
+    let planned = state(
+        "user",
+        json!({"name": "u1", "uid": 4100, "comment": "The User", "groups": ["g3", "g4"], "shell": "/bin/sh"}),
+    )
+    .converge();
+    assert_eq!(fields(&planned), ["exists", "uid", "comment", "shell", "groups"]);
+    assert_eq!(sh("id -Gn u1; stat -c %U /home/u1"), "u1 g3 g4\nu1");
+    state("user", json!({"name": "u1", "groups": ["g5"], "append": true})).converge();
+    state("user", json!({"name": "u1", "groups": ["g5"]})).converge();
+    assert_eq!(sh("id -Gn u1"), "u1 g5");
+    sh("touch /home/u1/kept && chown u1:g4 /home/u1/kept");
+    state("user", json!({"name": "u1", "home": "/srv/u1", "move_home": true, "uid": 4101, "group": "g4"}))
+        .converge();
+    assert_eq!(sh("stat -c '%u %G' /srv/u1/kept"), "4101 g4");
+    state("user", json!({"name": "u1", "groups": []})).converge();
+    state("user", json!({"name": "u1", "absent": true, "remove_home": true})).converge();
+    assert!(!std::path::Path::new("/srv/u1").exists());
+    let system = state("user", json!({"name": "u2", "system": true, "shell": "/usr/sbin/nologin"}));
+    system.converge();
+    assert!(!std::path::Path::new("/home/u2").exists());
+    state("user", json!({"name": "u2", "absent": true})).converge();
+}
+
+fn user_is_planned_in_a_group_to_come() {
+    let user = state("user", json!({"name": "u3", "groups": ["crew"]}));
+    let failure = user.foresee(&Forecast::default()).unwrap_err();
+    assert!(failure.to_string().contains("there is no group crew"), "{failure}");
+    let mut forecast = Forecast::default();
+    forecast.predict(Resource::group("crew"), "crew-state".into(), None);
+    let planned = user.foresee(&forecast).unwrap();
+    assert_eq!(planned.step, StepWord::Change);
+    let groups = planned.changes.iter().find(|change| change.field == "groups").unwrap();
+    assert_eq!(groups.after, Datum::Predicted { value: json!(["crew"]), by: "crew-state".into() });
+}
+
+fn user_joins_the_group_of_its_name() {
+    state("group", json!({"name": "u4", "gid": 4200})).converge();
+    state("user", json!({"name": "u4"})).converge();
+    assert_eq!(sh("id -g u4"), "4200");
+    state("user", json!({"name": "u4", "absent": true, "remove_home": true})).converge();
+}
+
+fn password_hash_is_set_and_not_shown() {
+    let hash =
+        "$6$saltsalt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/";
+    let planned = state("user", json!({"name": "u5", "password": hash})).converge();
+    assert!(!format!("{planned:?}").contains("saltsalt"));
+    assert_eq!(sh("getent shadow u5 | cut -d: -f2"), hash);
+    assert_eq!(fields(&state("user", json!({"name": "u5", "password": "!"})).converge()), ["password"]);
+    state("user", json!({"name": "u5", "absent": true, "remove_home": true})).converge();
+}

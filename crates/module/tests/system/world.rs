@@ -1,0 +1,109 @@
+//! What the tests do inside a scratch root: analyze, apply, compare, and analyze again.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use mainstay_core::state::{StateId, StepWord, Values};
+use mainstay_module::forecast::Forecast;
+use mainstay_module::host::{Command, Host, View};
+use mainstay_module::module::Blobs;
+use mainstay_module::registry::{AnyModule, Params, Registry, builtin};
+use mainstay_module::{Analysis, Analyze, Applied, Apply, Failure, Refreshed};
+use serde_json::Value;
+
+/// One state of one module.
+pub struct State {
+    registry: Registry,
+    module: &'static str,
+    params: Params,
+    id: StateId,
+}
+
+pub fn state(module: &'static str, params: Value) -> State {
+    let registry = builtin();
+    let Value::Object(map) = params else { panic!("parameters are a map") };
+    let params =
+        registry.get(module).unwrap().read(&map).unwrap_or_else(|error| panic!("{module} {map:?}: {error}"));
+    State { registry, module, params, id: StateId::from("state") }
+}
+
+impl State {
+    fn module(&self) -> &dyn AnyModule {
+        &**self.registry.get(self.module).unwrap()
+    }
+
+    pub fn foresee(&self, forecast: &Forecast) -> Result<Analysis, Failure> {
+        let (view, blobs) = (View::new(None), BTreeMap::new());
+        self.module()
+            .analyze(&self.params, &Analyze { state: &self.id, view: &view, forecast, blobs: Blobs(&blobs) })
+    }
+
+    pub fn analyze(&self) -> Analysis {
+        self.foresee(&Forecast::default()).unwrap_or_else(|failure| panic!("analyze: {failure}"))
+    }
+
+    pub fn try_apply(&self, analysis: &Analysis) -> Result<Applied, Failure> {
+        let (host, blobs) = (Host::new(), BTreeMap::new());
+        self.module().apply(
+            &self.params,
+            &Apply { state: &self.id, host: &host, blobs: Blobs(&blobs) },
+            analysis,
+        )
+    }
+
+    pub fn refresh(&self, applied: Option<&Analysis>) -> Refreshed {
+        let (host, blobs) = (Host::new(), BTreeMap::new());
+        let cx = Apply { state: &self.id, host: &host, blobs: Blobs(&blobs) };
+        self.module()
+            .refresh(&self.params, &cx, applied)
+            .unwrap_or_else(|failure| panic!("refresh: {failure}"))
+    }
+
+    /// Brings it there, holds what was planned against what was done, and sees that nothing is left to do.
+    pub fn converge(&self) -> Analysis {
+        let planned = self.analyze();
+        assert_eq!(planned.step, StepWord::Change, "{planned:?}");
+        let applied = self.try_apply(&planned).unwrap_or_else(|failure| panic!("apply: {failure}"));
+        for (name, value) in &planned.outputs {
+            assert_eq!(applied.outputs.get(name), Some(value), "the output {name} was planned otherwise");
+        }
+        let after = self.analyze();
+        assert_eq!(after.step, StepWord::Unchanged, "still wanted: {:?}", after.changes);
+        assert_eq!(after.outputs, merged(&after.outputs, &applied.outputs), "outputs stay what apply said");
+        planned
+    }
+
+    pub fn is_settled(&self) {
+        let analysis = self.analyze();
+        assert_eq!(analysis.step, StepWord::Unchanged, "{:?}", analysis.changes);
+    }
+}
+
+fn merged(first: &Values, second: &Values) -> Values {
+    let mut all = first.clone();
+    all.extend(second.clone());
+    all
+}
+
+/// Fields and what they become, for comparing plans.
+pub fn fields(analysis: &Analysis) -> Vec<&str> {
+    analysis.changes.iter().map(|change| change.field.as_str()).collect()
+}
+
+/// What a shell line says; it must work.
+pub fn sh(line: &str) -> String {
+    let command = Command::shell(line);
+    let ran = Host::new().run(&command).and_then(|ran| ran.or_failure(&command));
+    ran.unwrap_or_else(|failure| panic!("{failure}")).text()
+}
+
+pub fn write(path: &str, text: &str) {
+    if let Some(parent) = Path::new(path).parent() {
+        std::fs::create_dir_all(parent).unwrap();
+    }
+    std::fs::write(path, text).unwrap();
+}
+
+pub fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap()
+}
