@@ -10,6 +10,7 @@ pub mod accounts;
 pub mod blob;
 pub mod content;
 pub mod edit;
+pub mod extension;
 pub mod failure;
 #[cfg(test)]
 mod fidelity;

@@ -130,6 +130,9 @@ tool:
     }
 
     fn apply(&self, p: &Params, cx: &Apply<'_>, analysis: &Analysis) -> Result<Applied, Failure> {
+        if analysis.changes.is_empty() {
+            return Ok(Applied { outputs: analysis.outputs.clone(), ..Applied::default() });
+        }
         let ownership = p.wanted().ownership(cx.host)?;
         let fetched = match &p.url {
             Some(url) => {

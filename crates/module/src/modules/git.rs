@@ -116,6 +116,9 @@ app-source:
     }
 
     fn apply(&self, p: &Params, cx: &Apply<'_>, analysis: &Analysis) -> Result<Applied, Failure> {
+        if analysis.changes.is_empty() {
+            return Ok(Applied { outputs: analysis.outputs.clone(), ..Applied::default() });
+        }
         let commit = analysis.outputs.get("commit").and_then(|commit| commit.as_str());
         let commit = commit.ok_or_else(|| Failure::new("check out", "no commit was found"))?;
         if analysis.lists("exists") {
