@@ -24,6 +24,18 @@ pub enum Hindrance {
     Later(StateId),
 }
 
+impl Hindrance {
+    /// Of a look at the machine as it is, with nothing foretold: only a failure is left.
+    pub fn now(self) -> Failure {
+        match self {
+            Self::Failed(failure) => failure,
+            Self::Later(until) => {
+                Failure::new("look at the machine", format!("{until} has not had its turn"))
+            }
+        }
+    }
+}
+
 impl From<Failure> for Hindrance {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)

@@ -63,7 +63,7 @@ pub(super) struct Syncs {
 pub struct Staged<'a> {
     host: &'a Host,
     beside: PathBuf,
-    path: PathBuf,
+    place: PathBuf,
     /// Says that its writer lives.
     _lock: Option<Flock<File>>,
     placed: bool,
@@ -111,9 +111,22 @@ impl Host {
         let failed = |error: io::Error| Failure::on("write", path, error);
         let (file, beside) = create_beside(path).map_err(failed)?;
         // From here on whatever goes wrong removes the temporary file.
-        let mut staged = Staged { host: self, beside, path: path.to_owned(), _lock: None, placed: false };
+        let mut staged = Staged { host: self, beside, place: path.to_owned(), _lock: None, placed: false };
         staged.fill(file, bytes, ownership).map_err(failed)?;
         Ok(staged)
+    }
+
+    /// A file without a name, on the file system of `path`: it is gone when it is closed.
+    pub fn nameless(&self, path: &Path) -> Result<File, Failure> {
+        let make = |beside: &Path| {
+            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(beside)
+        };
+        let claim = || {
+            let (file, beside) = claim_beside(path, make)?;
+            fs::remove_file(beside)?;
+            Ok(file)
+        };
+        claim().map_err(|error: io::Error| Failure::on("write beside", path, error))
     }
 
     /// Writes into what is there already: a setting that the kernel shows as a file. Everything else is replaced.
@@ -171,6 +184,12 @@ impl Host {
         self.sync_parent(path)
     }
 
+    /// Removes a directory in which nothing is.
+    pub fn remove_directory(&self, path: &Path) -> Result<(), Failure> {
+        fs::remove_dir(path).map_err(|error| Failure::on("remove", path, error))?;
+        self.sync_parent(path)
+    }
+
     /// Removes a directory with all that is in it. Links in it are removed, not followed.
     pub fn remove_tree(&self, path: &Path) -> Result<(), Failure> {
         fs::remove_dir_all(path).map_err(|error| Failure::on("remove", path, error))?;
@@ -223,13 +242,13 @@ impl Staged<'_> {
 
     /// Puts it in its place. A reader sees the old content or the new, also after a power cut.
     pub fn place(mut self) -> Result<(), Failure> {
-        fs::rename(&self.beside, &self.path).map_err(|error| {
+        fs::rename(&self.beside, &self.place).map_err(|error| {
             let busy = error.raw_os_error() == Some(libc::EBUSY);
-            let failure = Failure::on("replace", &self.path, error);
+            let failure = Failure::on("replace", &self.place, error);
             if busy { failure.hint("it is a mount point, which cannot be replaced") } else { failure }
         })?;
         self.placed = true;
-        self.host.sync_parent(&self.path)
+        self.host.sync_parent(&self.place)
     }
 
     fn fill(&mut self, mut file: File, bytes: &[u8], ownership: Ownership) -> io::Result<()> {
@@ -237,7 +256,7 @@ impl Staged<'_> {
         // A file system without locks leaves leftovers that nobody can tell, and no more.
         self._lock = Flock::lock(reader, FlockArg::LockExclusiveNonblock).ok();
         file.write_all(bytes)?;
-        let old = fs::symlink_metadata(&self.path).ok().filter(fs::Metadata::is_file);
+        let old = fs::symlink_metadata(&self.place).ok().filter(fs::Metadata::is_file);
         let new = file.metadata()?;
         let wanted = |given: Option<u32>, old: Option<u32>, new: u32| given.or(old).filter(|id| *id != new);
         let uid = wanted(ownership.uid, old.as_ref().map(MetadataExt::uid), new.uid());
@@ -246,7 +265,7 @@ impl Staged<'_> {
             fchown(&file, uid, gid)?;
         }
         if old.is_some() {
-            copy_attributes(&self.path, &file)?;
+            copy_attributes(&self.place, &file)?;
         }
         // After owner and access lists: both change bits of the mode.
         let kept = old.map(|old| old.mode() & 0o7777);
@@ -362,3 +381,6 @@ fn copy_attributes(from: &Path, to: &File) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

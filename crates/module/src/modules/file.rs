@@ -12,9 +12,10 @@ use crate::content;
 use crate::failure::Failure;
 use crate::field::{Account, HostPath, Mode};
 use crate::forecast::Resource;
-use crate::host::{Command, Host, MAX_FILE, Ownership, Staged};
+use crate::host::{MAX_FILE, Ownership};
 use crate::module::{About, Analysis, Analyze, Applied, Apply, Blobs, Module};
-use crate::standing::{Kind, Sight, Standing, Thing, Wanted, conclude, field, parent_ready};
+use crate::replacement;
+use crate::standing::{Kind, Sight, Standing, Thing, Wanted, conclude, parent_ready};
 
 pub struct File;
 
@@ -159,10 +160,10 @@ old-conf:
         let staged =
             cx.host.stage(&path, &bytes, Ownership { mode: ownership.mode.or(usual), ..ownership })?;
         if let Some(command) = &p.validate {
-            validate(cx.host, command, &staged, p.sensitive)?;
+            replacement::validate(cx.host, command, &staged, p.sensitive)?;
         }
         if p.backup && !new {
-            keep(cx.host, &path)?;
+            replacement::keep(cx.host, &path)?;
         }
         staged.place()?;
         Ok(applied)
@@ -227,14 +228,14 @@ fn presence(p: &Params, cx: &Analyze<'_>) -> Sight<Analysis> {
     changes.extend(p.wanted().changes(cx, old, "")?);
     let replaces = changes.iter().any(|change| change.field == "content");
     if p.backup && replaces && !new {
-        changes.extend(backup_changes(cx, &standing, p.sensitive)?);
+        changes.extend(replacement::changes(cx, &standing, p.sensitive)?);
     }
     let pending = !changes.is_empty();
     let mut analysis = Analysis::of(changes)
         .output("path", standing.path.to_string_lossy())
         .output("size", if new && bytes.is_none() { 0 } else { size });
     if p.backup {
-        analysis = analysis.output("backup", backup_path(&standing.path).to_string_lossy());
+        analysis = analysis.output("backup", replacement::backup_path(&standing.path).to_string_lossy());
     }
     if pending {
         let text = match &bytes {
@@ -269,81 +270,7 @@ fn content_change(p: &Params, cx: &Analyze<'_>, old: &Standing, bytes: &[u8]) ->
     if before.as_deref() == Some(bytes) {
         return Ok(None);
     }
-    Ok(Some(content_differs(cx, old, before.as_deref(), bytes, secret)))
-}
-
-/// A change of content as it may be shown.
-pub(super) fn content_differs(
-    cx: &Analyze<'_>,
-    old: &Standing,
-    before: Option<&[u8]>,
-    after: &[u8],
-    secret: bool,
-) -> Change {
-    if secret {
-        let before = before.map_or(Datum::Absent, |bytes| cx.view.secret(bytes));
-        return Change::new("content", before, cx.view.secret(after));
-    }
-    content::change("content", before, after, |text| old.datum(text))
-}
-
-/// Runs the command that judges a new file.
-pub(super) fn validate(
-    host: &Host,
-    command: &str,
-    staged: &Staged<'_>,
-    sensitive: bool,
-) -> Result<(), Failure> {
-    let path = staged.path().to_string_lossy().replace('\'', r"'\''");
-    let ran = host.run(&Command::shell(command.replace("%s", &format!("'{path}'"))))?;
-    if ran.succeeded() {
-        return Ok(());
-    }
-    let words = if sensitive {
-        "the new content was refused; what the command said is not shown".to_owned()
-    } else {
-        let said = [&ran.stderr, &ran.stdout].map(|bytes| String::from_utf8_lossy(bytes).trim().to_owned());
-        format!("the new content was refused: {}", said.join("\n").trim())
-    };
-    Err(Failure::new(format!("validate with `{command}`"), words).hint("the old file stays"))
-}
-
-/// What keeping the content that is replaced does to the file beside it.
-pub(super) fn backup_changes(cx: &Analyze<'_>, standing: &Standing, sensitive: bool) -> Sight<Vec<Change>> {
-    let path = backup_path(&standing.path);
-    let there = Standing::at(cx, &path)?;
-    let of = path.to_string_lossy();
-    match there.kind {
-        Kind::Absent => Ok(vec![Change::new(field("exists", &of), Datum::Absent, Datum::known("file"))]),
-        Kind::File => {
-            let (old, new) = (there.content(cx.view)?, standing.content(cx.view)?.unwrap_or_default());
-            if old.as_ref() == Some(&new) {
-                return Ok(Vec::new());
-            }
-            let secret = sensitive || standing.secret || there.secret;
-            let mut change = content_differs(cx, &there, old.as_deref(), &new, secret);
-            change.field = field("content", &of);
-            Ok(vec![change])
-        }
-        _ => Err(Failure::on("keep", &path, format!("it is a {}", there.what())).into()),
-    }
-}
-
-/// Where the content that is replaced is kept.
-pub(super) fn backup_path(path: &std::path::Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".bak");
-    name.into()
-}
-
-/// Keeps what a file holds under another name, for the same owner and no more readers than before.
-pub(super) fn keep(host: &Host, path: &std::path::Path) -> Result<(), Failure> {
-    let backup = backup_path(path);
-    if let (Some(entry), Some(bytes)) = (host.entry(path)?, host.read(path)?) {
-        let ownership = Ownership { uid: Some(entry.uid), gid: Some(entry.gid), mode: Some(entry.mode) };
-        host.write(&backup, &bytes, ownership)?;
-    }
-    Ok(())
+    Ok(Some(replacement::shown(cx, old, before.as_deref(), bytes, secret)))
 }
 
 #[cfg(test)]
