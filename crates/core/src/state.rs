@@ -7,6 +7,8 @@ pub mod catalog;
 pub mod order;
 pub mod plan;
 pub mod session;
+#[cfg(test)]
+mod sketch;
 pub mod walk;
 
 use std::borrow::Borrow;

@@ -335,6 +335,7 @@ impl<'a> Outlook<'a> {
 
     fn prereq(&self, state: StateIndex) -> Firing {
         prereq::fires(
+            self.order,
             state,
             |state| self.catalog.states[state].requisites.targets(RequisiteKind::Prereq),
             |target, known| {

@@ -426,6 +426,7 @@ impl<'a> Walk<'a> {
     fn prereq(&self, state: StateIndex) -> Firing {
         let answers = &self.slots[state].answers;
         prereq::fires(
+            self.order,
             state,
             |state| self.catalog.states[state].requisites.targets(RequisiteKind::Prereq),
             |target, known| {
