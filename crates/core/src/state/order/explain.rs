@@ -90,7 +90,7 @@ impl Order {
             let _ = write!(text, "\nbefore {} more: prereq", prereqs.len() - LISTED);
         }
         let listens = requisites.targets(RequisiteKind::Listen);
-        if !listens.is_empty() {
+        if !listens.is_empty() && self.refreshes(state) {
             let names = super::super::walk::names(catalog, listens);
             let _ = write!(text, "\nrefreshed at the end if {names} changed: listen orders nothing");
         }

@@ -216,7 +216,7 @@ fn every_place_is_explained() {
 #[test]
 fn plain_orders_are_explained_too() {
     let sketch = Sketch::new(
-        "note reads=version listen=conf
+        "note reads=version listen=conf refreshes
         app require=user watch=conf order=first
         conf needs=user:app
         user provides=user:app
@@ -266,7 +266,7 @@ fn plain_orders_are_explained_too() {
 fn long_lists_are_cut() {
     let mut text: String = (0..40).map(|n| format!("c{n}\n")).collect();
     let targets = (0..40).map(|n| format!("c{n}")).collect::<Vec<_>>().join(",");
-    text += &format!("s watch={targets} listen={targets}");
+    text += &format!("s watch={targets} listen={targets} refreshes");
     let sketch = Sketch::new(&text);
     let explained = sketch.order().explain(&sketch.catalog, 40);
     assert!(explained.contains("\nafter c11: watch\nafter 28 more\n"), "{explained}");

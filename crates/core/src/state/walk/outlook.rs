@@ -68,7 +68,10 @@ pub struct Outlook<'a> {
     asks: Vec<bool>,
     /// A state that comes before by edges and is not unchanged.
     clouded_by: Vec<Option<StateIndex>>,
+    /// A state that comes before by edges and may change: an error may be gone after it.
+    stirred_by: Vec<Option<StateIndex>>,
     skipped: Vec<bool>,
+    blocked: Vec<bool>,
     /// The first of the sequence that is not unchanged.
     first_pending: Option<StateIndex>,
     prereq_by: Vec<Vec<StateIndex>>,
@@ -94,7 +97,9 @@ impl<'a> Outlook<'a> {
             only_failure: vec![false; count],
             asks: vec![false; count],
             clouded_by: vec![None; count],
+            stirred_by: vec![None; count],
             skipped: vec![false; count],
+            blocked: vec![false; count],
             first_pending: None,
             prereq_by,
             answers: BTreeMap::new(),
@@ -105,12 +110,10 @@ impl<'a> Outlook<'a> {
     pub fn judge(&mut self, state: StateIndex) -> Judgement {
         let requisites = &self.catalog.states[state].requisites;
         let id = |state: StateIndex| &self.catalog.states[state].id;
-        let weighed = self.weigh(state, |other| self.fates[other]);
+        let weighed = self.weigh(state, |other| self.fates[other]).together(self.looked_ahead_at(state));
         if let Weighed::Block { by, kind } = weighed {
-            return Judgement::Blocked {
-                by,
-                reason: format!("blocked: {} cannot be analysed ({kind})", id(by)),
-            };
+            let what = if self.blocked[by] { "is blocked too" } else { "cannot be analysed" };
+            return Judgement::Blocked { by, reason: format!("blocked: {} {what} ({kind})", id(by)) };
         }
         let targets = requisites.targets(RequisiteKind::Prereq);
         let mut wait = None;
@@ -118,7 +121,7 @@ impl<'a> Outlook<'a> {
         if !targets.is_empty() {
             match self.prereq(state) {
                 Firing::Ask(targets) => return Judgement::Probe { targets },
-                Firing::Error(by) if self.cloud(state).is_none() => {
+                Firing::Error(by) if self.stir(state).is_none() => {
                     let reason = format!("blocked: {} cannot be analysed (prereq)", id(by));
                     return Judgement::Blocked { by, reason };
                 }
@@ -138,12 +141,12 @@ impl<'a> Outlook<'a> {
         }
         if let Weighed::Skip { kind } = weighed {
             let names = super::names(self.catalog, requisites.targets(kind));
-            let what = if matches!(kind, RequisiteKind::Onfail | RequisiteKind::OnfailAll) {
-                "fails"
-            } else {
-                "changes"
+            let reason = match kind {
+                RequisiteKind::OnfailAll => format!("not all of {names} fail ({})", kind.word()),
+                RequisiteKind::Onfail => format!("nothing fails in {names} ({})", kind.word()),
+                _ => format!("nothing changes in {names} ({})", kind.word()),
             };
-            return Judgement::Skipped { reason: format!("nothing {what} in {names} ({})", kind.word()) };
+            return Judgement::Skipped { reason };
         }
         if let Some(reason) = skip {
             return Judgement::Skipped { reason };
@@ -177,7 +180,10 @@ impl<'a> Outlook<'a> {
     /// conditional step.
     pub fn settle(&mut self, state: StateIndex, judgement: &Judgement, found: Option<Foreseen>) {
         let cloud = self.cloud(state);
+        let stir = self.stir(state);
         self.clouded_by[state] = cloud;
+        self.stirred_by[state] = stir;
+        self.blocked[state] = matches!(judgement, Judgement::Blocked { .. });
         let by_refresh = |refresh: &Option<_>| if refresh.is_some() { Fate::Pending } else { Fate::Quiet };
         let fate = match (judgement, found) {
             (Judgement::Skipped { .. }, _) | (_, Some(Foreseen::Skipped)) => {
@@ -191,7 +197,7 @@ impl<'a> Outlook<'a> {
             (Judgement::Analyse { refresh }, Some(Foreseen::Step(StepWord::Unchanged))) => {
                 by_refresh(refresh)
             }
-            (_, Some(Foreseen::Step(StepWord::Error))) if cloud.is_some() => Fate::Doubtful,
+            (_, Some(Foreseen::Step(StepWord::Error))) if stir.is_some() => Fate::Doubtful,
             (_, Some(Foreseen::Step(StepWord::Error)) | None) => Fate::Bad,
             (_, Some(Foreseen::Step(_))) => Fate::Pending,
         };
@@ -253,6 +259,13 @@ impl<'a> Outlook<'a> {
         })
     }
 
+    fn stir(&self, state: StateIndex) -> Option<StateIndex> {
+        self.order.before(state).iter().find_map(|before| match self.fates[*before] {
+            Some(Fate::Quiet | Fate::Bad) => self.stirred_by[*before],
+            _ => Some(*before),
+        })
+    }
+
     /// A requisite that fires calls it anew, though it ran in this run.
     fn is_called(&self, state: StateIndex) -> bool {
         super::is_called(self.catalog, state) || self.ledger.carries(state, DebtKind::Trigger)
@@ -294,7 +307,12 @@ impl<'a> Outlook<'a> {
                     None => pending.unwrap_or(Weighed::Skip { kind }),
                 },
                 RequisiteKind::OnchangesAny if owed => Weighed::Run,
-                RequisiteKind::OnchangesAny => pending.or(block).unwrap_or(Weighed::Skip { kind }),
+                // Should none change after all, a bad one blocks it.
+                RequisiteKind::OnchangesAny => match pending {
+                    Some(_) if bad.is_some() => one(pending.map(Weighed::doubted)),
+                    Some(_) => one(doubt.or(pending)),
+                    None => block.unwrap_or(Weighed::Skip { kind }),
+                },
                 RequisiteKind::Onfail => {
                     let until = bad.or_else(|| first(&[Fate::Doubtful, Fate::Pending]));
                     until.map_or(Weighed::Skip { kind }, |until| Weighed::only_failure(until, word))
@@ -323,7 +341,18 @@ impl<'a> Outlook<'a> {
             };
             weighed = weighed.together(says);
         }
+        weighed
+    }
+
+    /// What the states say that carry `prereq` on this one. It is not asked of a target, for whether that one is blocked already
+    /// would hang on the order mode.
+    fn looked_ahead_at(&self, state: StateIndex) -> Weighed {
+        let mut weighed = Weighed::Run;
         for by in &self.prereq_by[state] {
+            // The error for which that one is blocked is this one's own, and is to be seen here.
+            if self.answers.get(&(*by, state)) == Some(&Foreseen::Step(StepWord::Error)) {
+                continue;
+            }
             match self.fates[*by] {
                 Some(Fate::Bad) => weighed = weighed.together(Weighed::Block { by: *by, kind: "prereq" }),
                 Some(Fate::Doubtful) => weighed = weighed.together(Weighed::wait(*by, "prereq", true)),
@@ -408,6 +437,15 @@ enum Weighed {
 impl Weighed {
     fn wait(until: StateIndex, kind: &'static str, doubtful: bool) -> Self {
         Self::Wait { until, kind, doubtful, only_failure: false }
+    }
+
+    fn doubted(self) -> Self {
+        match self {
+            Self::Wait { until, kind, only_failure, .. } => {
+                Self::Wait { until, kind, doubtful: true, only_failure }
+            }
+            other => other,
+        }
     }
 
     fn only_failure(until: StateIndex, kind: &'static str) -> Self {

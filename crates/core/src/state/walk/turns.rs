@@ -501,7 +501,8 @@ impl<'a> Walk<'a> {
             }
         }
         let slots = &self.slots;
-        self.ledger.after(self.catalog, state, outcome, |other| match slots[other].stage {
+        let refreshed = slots[state].refreshed;
+        self.ledger.after(self.catalog, state, outcome, refreshed, |other| match slots[other].stage {
             Stage::Ended(outcome) => Some(outcome),
             _ => None,
         })
@@ -575,11 +576,9 @@ impl<'a> Walk<'a> {
         (listens, paid)
     }
 
-    /// A target that failed may have changed in part. Its debt stays unless `all` are paid: no refresh came after it.
-    fn pay_listened(&mut self, state: StateIndex, all: bool) -> Vec<Debt> {
+    fn pay_listened(&mut self, state: StateIndex, served: bool) -> Vec<Debt> {
         let slots = &self.slots;
-        self.ledger.listened(self.catalog, state, |other| match slots[other].stage {
-            Stage::Ended(StateOutcome::Failed) if !all => None,
+        self.ledger.listened(self.catalog, state, served, |other| match slots[other].stage {
             Stage::Ended(outcome) => Some(outcome),
             _ => None,
         })

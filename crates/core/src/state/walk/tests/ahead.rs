@@ -36,7 +36,7 @@ fn looked_ahead<'a>(
         };
         let found = match judgement {
             Judgement::Analyse { .. }
-                if outlook.guards_wait_for(state).is_some() && acts[state].guard != Guard::Pass =>
+                if outlook.guards_wait_for(state).is_some() && acts[state].guard == Guard::Skip =>
             {
                 Some(Foreseen::Step(StepWord::Conditional))
             }
@@ -91,7 +91,8 @@ fn shown(text: &str, set: impl Fn(&Sketch, &mut Vec<Act>), owed: &[Debt]) -> Vec
         })
         .collect();
     for (state, because) in outlook.listens() {
-        lines.push(format!("{} listens to {}", sketch.id(state), names(&because)));
+        let because = if because.is_empty() { "what is owed".into() } else { names(&because) };
+        lines.push(format!("{} listens to {because}", sketch.id(state)));
     }
     lines.push(format!("asks: {}", names(&outlook.asks_again())));
     lines
@@ -130,7 +131,7 @@ fn what_is_pending_makes_conditional_what_hangs_on_it() {
     oq: skipped, nothing changes in quiet (onchanges)
     of: conditional until conf, only if it fails: conf (onfail)
     ofq: skipped, nothing fails in quiet (onfail)
-    ofa: skipped, nothing fails in conf, quiet (onfail_all)
+    ofa: skipped, not all of conf, quiet fail (onfail_all)
     ofo: conditional until of, if it changes: of (onchanges)
     s: analyse
     t: analyse
@@ -170,7 +171,7 @@ fn what_requires_a_state_in_error_is_blocked_or_conditional() {
     err: analyse
     late: analyse
     r: blocked: err cannot be analysed (require)
-    rr: blocked: r cannot be analysed (require)
+    rr: blocked: r is blocked too (require)
     any: analyse
     none: blocked: err cannot be analysed (require_any)
     doubt: conditional until late, if it works: late (require)
@@ -178,7 +179,7 @@ fn what_requires_a_state_in_error_is_blocked_or_conditional() {
     of: conditional until err, only if it fails: err (onfail)
     after: analyse
     s: blocked: hidden cannot be analysed (prereq)
-    hidden: blocked: s cannot be analysed (prereq)
+    hidden: analyse
     x: blocked: hidden cannot be analysed (require)
     asks: conf+doubt
     "#);
@@ -198,7 +199,7 @@ fn what_is_owed_is_in_the_plan() {
     oc: analyse
     l: analyse
     s: analyse
-    l listens to 
+    l listens to what is owed
     asks: l+w
     "#);
 }
@@ -259,6 +260,8 @@ proptest! {
     /// comes true.
     #[test]
     fn what_is_foretold_comes_true((sketch, acts, owed) in super::random::world()) {
+        let mut sketch = sketch;
+        sketch.catalog.states.iter_mut().for_each(|state| state.options.failhard = false);
         let Ok(order) = sketch.try_order() else { return Ok(()) };
         let acts: Vec<Act> = acts[..sketch.links.len()]
             .iter()
@@ -276,12 +279,21 @@ proptest! {
         let ran = Ran::default();
         let debts: Owed = owed.iter().cloned().collect();
         let (judgements, outlook) = looked_ahead(&sketch, &order, &acts, &debts, &ran);
+        // What is conditional is not analysed, so that it would fail is not foreseen.
+        let unforeseen = judgements.iter().zip(&acts).any(|(judgement, act)| {
+            matches!(judgement, Judgement::Conditional { .. }) && act.guard == Guard::Broken
+        });
+        if unforeseen {
+            return Ok(());
+        }
         let mut machine = Machine::new(&sketch, &order, acts.clone());
         machine.disk = owed;
         let outcomes = machine.run(&mut |_| 0).expect("nobody kills it");
         for (state, judgement) in judgements.iter().enumerate() {
             let began = machine.events.contains(&super::Event::Began(state));
             match judgement {
+                // Its own error may have blocked what looks ahead at it, and that blocks it.
+                Judgement::Analyse { .. } if acts[state].guard == Guard::Broken => prop_assert!(outcomes[state].is_bad()),
                 Judgement::Analyse { .. } => prop_assert!(began, "{}: {:?}", state, outcomes),
                 Judgement::Skipped { .. } => prop_assert!(!began, "{}: {:?}", state, outcomes),
                 Judgement::Blocked { .. } => {
@@ -291,7 +303,8 @@ proptest! {
                 Judgement::Ran { .. } | Judgement::Probe { .. } => prop_assert!(false),
             }
         }
-        if outlook.asks_again().is_empty() {
+        // With an error it is stable, too, and what only a failure calls for may run.
+        if outlook.asks_again().is_empty() && outcomes.iter().all(|outcome| outcome.is_good()) {
             prop_assert!(!outcomes.contains(&StateOutcome::Changed), "{:?} {:?}", judgements, outcomes);
         }
     }

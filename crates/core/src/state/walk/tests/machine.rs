@@ -182,12 +182,16 @@ impl<'a> Machine<'a> {
 
     /// All good: each is applied. Else the whole is tried first, in vain.
     fn merged(&mut self, walk: &mut Walk<'_>, runs: Vec<Run>, tasks: &mut Vec<Task>) -> Result<(), Killed> {
-        let fails = |run: &Run| self.acts[run.state].apply == Apply::Failed;
+        let passes = |run: &Run| self.acts[run.state].guard == Guard::Pass;
+        let fails = |run: &Run| passes(run) && self.acts[run.state].apply == Apply::Failed;
         if !runs.iter().any(fails) {
             tasks.extend(runs.into_iter().map(|run| Task { kind: Kind::Run(run), phase: 0 }));
             return Ok(());
         }
         for run in &runs {
+            if self.acts[run.state].guard != Guard::Pass {
+                continue;
+            }
             self.disk.extend(walk.owes_before(run.state));
             self.event(Event::Wrote(run.state))?;
         }

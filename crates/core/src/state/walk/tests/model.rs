@@ -268,6 +268,10 @@ pub(super) fn run(sketch: &Sketch, acts: &[Act], graph: &Graph, owed: &BTreeSet<
                     && (debt == DebtKind::Trigger || sketch.links[state].refreshes);
                 let paid = match debt {
                     DebtKind::Listen => listen_paid[state].is_some_and(|all| all || outcome == Changed),
+                    DebtKind::Refresh if outcome == Failed => {
+                        after_turns[&state] == Skipped
+                            || after_turns[&state].is_good() && refreshed_in_turn[state]
+                    }
                     _ => after_turns[&state].is_good(),
                 };
                 if owes && !paid {
