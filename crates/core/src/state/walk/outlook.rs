@@ -108,6 +108,35 @@ impl<'a> Outlook<'a> {
 
     /// What to do with a state once all that come before it in the sequence were settled.
     pub fn judge(&mut self, state: StateIndex) -> Judgement {
+        let judgement = self.judge_but_for_own_error(state);
+        let (Some(by), false) = (self.hindered_by_own_error(state), asks_to_look(&judgement)) else {
+            return judgement;
+        };
+        let id = &self.catalog.states[by].id;
+        if self.fates[by] == Some(Fate::Bad) {
+            return Judgement::Blocked { by, reason: format!("blocked: {id} is blocked too (prereq)") };
+        }
+        self.doubtful[state] = true;
+        self.only_failure[state] = false;
+        let reason = format!("if it works: {id} (prereq)");
+        Judgement::Conditional { until: by, reason, refresh: self.refresh(state, |other| self.fates[other]) }
+    }
+
+    /// A state that is blocked because this one, at which it looks ahead, cannot be analysed. That error is to be shown here, so
+    /// this one is analysed all the same, if it would be without that.
+    fn hindered_by_own_error(&self, state: StateIndex) -> Option<StateIndex> {
+        self.prereq_by[state].iter().copied().find(|by| {
+            matches!(self.fates[*by], Some(Fate::Bad | Fate::Doubtful)) && self.met_error(*by, state)
+        })
+    }
+
+    fn met_error(&self, by: StateIndex, target: StateIndex) -> bool {
+        self.answers.get(&(by, target)) == Some(&Foreseen::Step(StepWord::Error))
+    }
+
+    fn judge_but_for_own_error(&mut self, state: StateIndex) -> Judgement {
+        self.doubtful[state] = false;
+        self.only_failure[state] = false;
         let requisites = &self.catalog.states[state].requisites;
         let id = |state: StateIndex| &self.catalog.states[state].id;
         let weighed = self.weigh(state, |other| self.fates[other]).together(self.looked_ahead_at(state));
@@ -139,7 +168,8 @@ impl<'a> Outlook<'a> {
                 Firing::Fires => {}
             }
         }
-        if let Weighed::Skip { kind } = weighed {
+        if let Weighed::Skip { kind, doubtful } = weighed {
+            self.doubtful[state] = doubtful || matches!(wait, Some((_, _, true, _)));
             let names = super::names(self.catalog, requisites.targets(kind));
             let reason = match kind {
                 RequisiteKind::OnfailAll => format!("not all of {names} fail ({})", kind.word()),
@@ -149,6 +179,7 @@ impl<'a> Outlook<'a> {
             return Judgement::Skipped { reason };
         }
         if let Some(reason) = skip {
+            self.doubtful[state] = matches!(weighed, Weighed::Wait { doubtful: true, .. });
             return Judgement::Skipped { reason };
         }
         let refresh = self.refresh(state, |other| self.fates[other]);
@@ -158,6 +189,7 @@ impl<'a> Outlook<'a> {
                 "onchanges" | "onchanges_any" => "if it changes:",
                 _ => "if it works:",
             };
+            let doubtful = doubtful || matches!(wait, Some((_, _, true, _)));
             wait = Some((until, format!("{what} {} ({kind})", id(until)), doubtful, only_failure));
         }
         if let Some((until, reason, doubtful, only_failure)) = wait {
@@ -186,6 +218,10 @@ impl<'a> Outlook<'a> {
         self.blocked[state] = matches!(judgement, Judgement::Blocked { .. });
         let by_refresh = |refresh: &Option<_>| if refresh.is_some() { Fate::Pending } else { Fate::Quiet };
         let fate = match (judgement, found) {
+            (Judgement::Skipped { .. }, _) if self.doubtful[state] => {
+                self.skipped[state] = true;
+                Fate::Doubtful
+            }
             (Judgement::Skipped { .. }, _) | (_, Some(Foreseen::Skipped)) => {
                 self.skipped[state] = true;
                 Fate::Quiet
@@ -201,9 +237,9 @@ impl<'a> Outlook<'a> {
             (_, Some(Foreseen::Step(StepWord::Error)) | None) => Fate::Bad,
             (_, Some(Foreseen::Step(_))) => Fate::Pending,
         };
-        let error = found == Some(Foreseen::Step(StepWord::Error));
+        let idle = self.skipped[state] || found == Some(Foreseen::Step(StepWord::Error));
         self.asks[state] =
-            matches!(fate, Fate::Pending | Fate::Doubtful) && !self.only_failure[state] && !error;
+            matches!(fate, Fate::Pending | Fate::Doubtful) && !self.only_failure[state] && !idle;
         self.fates[state] = Some(fate);
         if fate != Fate::Quiet {
             self.first_pending.get_or_insert(state);
@@ -304,24 +340,26 @@ impl<'a> Outlook<'a> {
                 RequisiteKind::Onchanges => match block.or(doubt) {
                     Some(says) => says,
                     None if owed => Weighed::Run,
-                    None => pending.unwrap_or(Weighed::Skip { kind }),
+                    None => pending.unwrap_or(Weighed::Skip { kind, doubtful: false }),
                 },
                 RequisiteKind::OnchangesAny if owed => Weighed::Run,
                 // Should none change after all, a bad one blocks it.
                 RequisiteKind::OnchangesAny => match pending {
                     Some(_) if bad.is_some() => one(pending.map(Weighed::doubted)),
                     Some(_) => one(doubt.or(pending)),
-                    None => block.unwrap_or(Weighed::Skip { kind }),
+                    None => block.unwrap_or(Weighed::Skip { kind, doubtful: false }),
                 },
                 RequisiteKind::Onfail => {
                     let until = bad.or_else(|| first(&[Fate::Doubtful, Fate::Pending]));
-                    until.map_or(Weighed::Skip { kind }, |until| Weighed::only_failure(until, word))
+                    until.map_or(Weighed::Skip { kind, doubtful: false }, |until| {
+                        Weighed::only_failure(until, word)
+                    })
                 }
                 RequisiteKind::OnfailAll => {
                     let until = first(&[Fate::Doubtful, Fate::Pending]).or(bad);
                     match until.filter(|_| first(&[Fate::Quiet]).is_none()) {
                         Some(until) => Weighed::only_failure(until, word),
-                        None => Weighed::Skip { kind },
+                        None => Weighed::Skip { kind, doubtful: false },
                     }
                 }
                 RequisiteKind::Listen | RequisiteKind::Prereq => Weighed::Run,
@@ -349,8 +387,7 @@ impl<'a> Outlook<'a> {
     fn looked_ahead_at(&self, state: StateIndex) -> Weighed {
         let mut weighed = Weighed::Run;
         for by in &self.prereq_by[state] {
-            // The error for which that one is blocked is this one's own, and is to be seen here.
-            if self.answers.get(&(*by, state)) == Some(&Foreseen::Step(StepWord::Error)) {
+            if self.met_error(*by, state) {
                 continue;
             }
             match self.fates[*by] {
@@ -421,6 +458,11 @@ impl<'a> Outlook<'a> {
     }
 }
 
+/// It is analysed, or blocked anyway.
+fn asks_to_look(judgement: &Judgement) -> bool {
+    matches!(judgement, Judgement::Analyse { .. } | Judgement::Probe { .. } | Judgement::Blocked { .. })
+}
+
 fn may_change(fate: Option<Fate>) -> bool {
     matches!(fate, Some(Fate::Pending | Fate::Doubtful))
 }
@@ -429,9 +471,21 @@ fn may_change(fate: Option<Fate>) -> bool {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Weighed {
     Run,
-    Wait { until: StateIndex, kind: &'static str, doubtful: bool, only_failure: bool },
-    Skip { kind: RequisiteKind },
-    Block { by: StateIndex, kind: &'static str },
+    Wait {
+        until: StateIndex,
+        kind: &'static str,
+        doubtful: bool,
+        only_failure: bool,
+    },
+    /// Doubtful if another may still block it: it does not run either way, but then it is bad.
+    Skip {
+        kind: RequisiteKind,
+        doubtful: bool,
+    },
+    Block {
+        by: StateIndex,
+        kind: &'static str,
+    },
 }
 
 impl Weighed {
@@ -457,8 +511,11 @@ impl Weighed {
         match (self, other) {
             (Self::Block { .. }, _) => self,
             (_, Self::Block { .. }) => other,
-            (Self::Skip { .. }, _) => self,
-            (_, Self::Skip { .. }) => other,
+            (Self::Skip { kind, doubtful }, other) | (other, Self::Skip { kind, doubtful }) => {
+                let doubts =
+                    matches!(other, Self::Skip { doubtful: true, .. } | Self::Wait { doubtful: true, .. });
+                Self::Skip { kind, doubtful: doubtful || doubts }
+            }
             (
                 Self::Wait { until, kind, doubtful, only_failure },
                 Self::Wait { doubtful: doubts, only_failure: of_failure, .. },

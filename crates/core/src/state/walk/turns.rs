@@ -65,6 +65,8 @@ struct Slot {
     /// Its `listen` targets that had changed when its turn began.
     heard: BTreeSet<StateIndex>,
     refreshed: bool,
+    /// How its turn ended. A `listen` refresh may change the outcome afterwards, and sets off nothing by it.
+    at_turn: Option<StateOutcome>,
 }
 
 enum Decision {
@@ -98,6 +100,7 @@ impl<'a> Walk<'a> {
             answers: BTreeMap::new(),
             heard: BTreeSet::new(),
             refreshed: false,
+            at_turn: None,
         });
         let mut walk = Self {
             catalog,
@@ -487,6 +490,7 @@ impl<'a> Walk<'a> {
 
     fn end(&mut self, state: StateIndex, outcome: StateOutcome, reason: Option<String>) -> Vec<Debt> {
         self.slots[state].stage = Stage::Ended(outcome);
+        self.slots[state].at_turn = Some(outcome);
         self.slots[state].reason = reason;
         self.ended += 1;
         self.leave_lane(state);
@@ -502,10 +506,7 @@ impl<'a> Walk<'a> {
         }
         let slots = &self.slots;
         let refreshed = slots[state].refreshed;
-        self.ledger.after(self.catalog, state, outcome, refreshed, |other| match slots[other].stage {
-            Stage::Ended(outcome) => Some(outcome),
-            _ => None,
-        })
+        self.ledger.after(self.catalog, state, outcome, refreshed, |other| slots[other].at_turn)
     }
 
     fn leave_lane(&mut self, state: StateIndex) {
@@ -578,10 +579,7 @@ impl<'a> Walk<'a> {
 
     fn pay_listened(&mut self, state: StateIndex, served: bool) -> Vec<Debt> {
         let slots = &self.slots;
-        self.ledger.listened(self.catalog, state, served, |other| match slots[other].stage {
-            Stage::Ended(outcome) => Some(outcome),
-            _ => None,
-        })
+        self.ledger.listened(self.catalog, state, served, |other| slots[other].at_turn)
     }
 
     fn why_blocked(&self, state: StateIndex, kind: Option<RequisiteKind>) -> String {
