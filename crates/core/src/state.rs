@@ -11,6 +11,8 @@ pub mod plan;
 pub mod redaction;
 pub mod schema;
 pub mod session;
+#[cfg(test)]
+mod sketch;
 pub mod site;
 pub mod template;
 pub mod walk;

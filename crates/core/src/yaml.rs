@@ -214,11 +214,11 @@ fn unreadable(text: &str, limits: &Limits, error: &serde_saphyr::Error) -> YamlE
         return problem(format!("nested deeper than {} levels", limits.depth), None);
     }
     if limits.templates
-        && let Some(position) = bare_template(text, place.line)
+        && let Some(position) = bare_template(text, place)
     {
         return YamlError {
             position,
-            message: "a value that begins with a template is not in quotes".into(),
+            message: "a value with a template in it is not in quotes".into(),
             hint: Some("write it as \"{{ … }}\"".into()),
         };
     }
@@ -233,13 +233,19 @@ fn unreadable(text: &str, limits: &Limits, error: &serde_saphyr::Error) -> YamlE
     problem(message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(), hint)
 }
 
-/// Where in this line, or the one before it, a value begins with `{{` or `{%`: YAML takes both for something else, and what it
-/// says of it helps nobody.
-fn bare_template(text: &str, line: usize) -> Option<Position> {
-    let before = line.saturating_sub(1).max(1);
-    (before..=line).rev().find_map(|number| {
+/// Where, in the line of the error or the one before it, a value begins with `{{` or `{%`, or the error's own place if there is one: YAML takes
+/// them for something else, and what it says of it helps nobody.
+fn bare_template(text: &str, place: Position) -> Option<Position> {
+    const MARKS: [&str; 2] = ["{{", "{%"];
+    let line = text.lines().nth(place.line - 1)?;
+    let rest: String = line.chars().skip(place.column - 1).take(2).collect();
+    if MARKS.contains(&rest.as_str()) {
+        return Some(place);
+    }
+    let before = place.line.saturating_sub(1).max(1);
+    (before..=place.line).rev().find_map(|number| {
         let content = text.lines().nth(number - 1)?;
-        let offset = ["{{", "{%"].iter().filter_map(|mark| content.find(mark)).min()?;
+        let offset = MARKS.iter().filter_map(|mark| content.find(mark)).min()?;
         let ahead = content[..offset].trim_end();
         let begins = ahead.is_empty() || ahead.ends_with([':', '-', '[', ',', '?']);
         let column = content[..offset].chars().count() + 1;

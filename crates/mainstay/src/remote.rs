@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use talk::{Order, Word};
 
 /// How long what runs has to end on its own when the other side is gone; the rest of the two seconds that it may take in all is
 /// for the kill.
-const GRACE: Duration = Duration::from_millis(1000);
+const GRACE: Duration = Duration::from_millis(700);
 
 /// Copies of other versions that are kept: enough for a few people with different versions, and 100 MiB.
 const KEPT_COPIES: usize = 3;
@@ -60,20 +61,29 @@ pub fn serve(call: &Call, registry: Registry) -> ExitCode {
     prune_copies();
     descendants::adopt();
     let (orders, inbox) = mpsc::sync_channel(WORDS);
-    let reader = thread::Builder::new().name("orders".into()).spawn(move || read_orders(&orders));
+    let is_alone = Arc::new(AtomicBool::new(false));
+    let alone = is_alone.clone();
+    let reader = thread::Builder::new().name("orders".into()).spawn(move || read_orders(orders, &alone));
     if let Err(error) = reader {
         eprintln!("no thread can be started: {error}");
         return ExitCode::from(1);
     }
-    match inbox.recv() {
+    let code = match inbox.recv() {
         Ok(Order::Open) => states(&inbox, registry),
         Ok(Order::Run(order)) => run::run(*order, inbox),
         Ok(Order::Ask(_) | Order::Cancel | Order::Bye) | Err(_) => ExitCode::SUCCESS,
+    };
+    if is_alone.load(Ordering::SeqCst) {
+        // The reader is ending what is below us, and then this process.
+        loop {
+            thread::park();
+        }
     }
+    code
 }
 
 /// Reads what the other side wants, and ends everything when there is no other side any more.
-fn read_orders(orders: &mpsc::SyncSender<Order>) {
+fn read_orders(orders: mpsc::SyncSender<Order>, is_alone: &AtomicBool) {
     let (mut stdin, mut decoder) = (io::stdin().lock(), Decoder::default());
     let mut buffer = vec![0; 64 << 10];
     let mut is_bye = false;
@@ -100,6 +110,9 @@ fn read_orders(orders: &mpsc::SyncSender<Order>) {
         }
     }
     if !is_bye {
+        is_alone.store(true, Ordering::SeqCst);
+        // The engine begins with nothing more while the rest is ended.
+        drop(orders);
         descendants::end_all(GRACE);
     }
     std::process::exit(0);

@@ -42,7 +42,10 @@ pub struct Trial {
 impl Trial {
     pub fn of(module: impl Module) -> Self {
         let registry = Registry::default().with(module);
-        let module = Arc::clone(registry.iter().next().unwrap().1);
+        Self::of_any(Arc::clone(registry.iter().next().unwrap().1))
+    }
+
+    pub fn of_any(module: Arc<dyn AnyModule>) -> Self {
         Self {
             module,
             host: Host::new(),

@@ -10,6 +10,7 @@ pub mod accounts;
 pub mod blob;
 pub mod content;
 pub mod edit;
+pub mod extension;
 pub mod failure;
 #[cfg(test)]
 mod fidelity;
@@ -22,6 +23,7 @@ pub mod packages;
 pub mod registry;
 pub mod replacement;
 pub mod standing;
+pub mod web;
 
 pub use failure::Failure;
 pub use module::{About, Analysis, Analyze, Applied, Apply, Module, Refreshed, Verdict};

@@ -6,6 +6,7 @@
 mod apk;
 mod apt;
 mod dnf;
+pub mod key;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use mainstay_core::state::Values;
 use schemars::generate::SchemaSettings;
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
 use serde_json::Value;
 
 use crate::failure::Failure;
@@ -16,15 +18,24 @@ use crate::modules;
 /// All modules of this program. Adding one is its file and its line here.
 pub fn builtin() -> Registry {
     Registry::default()
+        .with(modules::archive::Archive)
         .with(modules::block::Block)
         .with(modules::cmd::Cmd)
+        .with(modules::cron::Cron)
         .with(modules::directory::Directory)
         .with(modules::file::File)
+        .with(modules::git::Git)
         .with(modules::group::Group)
+        .with(modules::http::Http)
         .with(modules::line::Line)
         .with(modules::link::Link)
+        .with(modules::mount::Mount)
         .with(modules::pkg::Pkg)
+        .with(modules::pkgrepo::Pkgrepo)
         .with(modules::service::Service)
+        .with(modules::ssh_key::SshKey)
+        .with(modules::sync::Sync)
+        .with(modules::sysctl::Sysctl)
         .with(modules::user::User)
 }
 
@@ -63,7 +74,7 @@ impl Params {
     }
 
     /// Of another module than the one that read them.
-    fn of<T: 'static>(&self) -> &T {
+    pub(crate) fn of<T: 'static>(&self) -> &T {
         self.0.downcast_ref().expect("a module gets the parameters that it read itself")
     }
 }
@@ -110,8 +121,8 @@ impl<M: Module> AnyModule for Typed<M> {
     }
 
     fn read(&self, params: &Values) -> Result<Params, String> {
-        let typed: M::Params =
-            serde_json::from_value(Value::Object(params.clone())).map_err(|error| error.to_string())?;
+        let typed = M::Params::deserialize(params.into_deserializer())
+            .map_err(|error: serde_json::Error| error.to_string())?;
         self.0.check(&typed)?;
         Ok(Params::new(typed))
     }
@@ -161,5 +172,63 @@ impl<M: Module> AnyModule for Typed<M> {
     ) -> Result<Vec<Applied>, Failure> {
         let params: Vec<&M::Params> = params.iter().map(|params| params.of()).collect();
         self.0.apply_merged(&params, cx, analyses)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What the compiler makes of a parameter that names a file beside the states file.
+    fn compiled(kind: &str, written: &Value) -> Value {
+        match kind {
+            "blob" => json!({"$blob": "00", "$file": written}),
+            "tree" => json!({"$tree": [], "$file": written}),
+            _ => json!("the text"),
+        }
+    }
+
+    #[test]
+    fn every_example_is_one_and_shows_its_module() {
+        for (name, module) in builtin().iter() {
+            let about = module.about();
+            let states: BTreeMap<String, BTreeMap<String, Value>> =
+                serde_saphyr::from_str(about.example).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let mut shown = 0;
+            for (id, state) in states {
+                let Some(params) = state.get(name) else { continue };
+                let mut params = params.as_object().unwrap().clone();
+                let schema = module.schema();
+                for (field, value) in &mut params {
+                    if let Some(kind) = schema["properties"][field]["x-mainstay"].as_str() {
+                        *value = compiled(kind, value);
+                    }
+                }
+                if let Some(identity) = about.identity {
+                    params.entry(identity).or_insert_with(|| id.clone().into());
+                }
+                module.read(&params).map(drop).unwrap_or_else(|error| panic!("{name}, {id}: {error}"));
+                shown += 1;
+            }
+            assert!(shown > 0, "{name} is not in its example");
+        }
+    }
+
+    #[test]
+    fn every_parameter_and_module_is_documented() {
+        for (name, module) in builtin().iter() {
+            let (about, schema) = (module.about(), module.schema());
+            assert_eq!(about.name, name);
+            assert!(about.summary.ends_with('.') && about.dry_run.ends_with('.'), "{name}");
+            assert_eq!(schema["additionalProperties"], json!(false), "{name} takes unknown fields");
+            for (field, schema) in schema["properties"].as_object().unwrap() {
+                assert!(schema["description"].is_string(), "{name}: {field} has no doc comment: {schema}");
+            }
+            if let Some(identity) = about.identity {
+                assert!(schema["properties"][identity].is_object(), "{name}: there is no {identity}");
+            }
+        }
     }
 }

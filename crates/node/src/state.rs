@@ -7,6 +7,8 @@
 mod analyze;
 mod apply;
 mod confine;
+#[cfg(test)]
+mod crash;
 mod debts;
 mod digest_key;
 mod engine;

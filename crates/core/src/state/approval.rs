@@ -121,8 +121,9 @@ fn covers_change(
         // A parameter that was unknown is listed by its own name; the module may speak of what it means by another
         // (`template` of `content`).
         let was_open = planned.changes.iter().any(|listed| {
-            matches!(listed.after, Datum::Unknown { .. })
-                && !observed.changes.iter().any(|change| change.field == listed.field)
+            listed.field == Change::MORE
+                || matches!(listed.after, Datum::Unknown { .. })
+                    && !observed.changes.iter().any(|change| change.field == listed.field)
         });
         return if was_open {
             Ok(())
@@ -223,6 +224,11 @@ mod tests {
                 r#"conf: mode was not to change in the approved plan and now would become "0644""#,
             ),
             (step(Conditional, vec![unknown("template")]), step(Changes, vec![owner()]), "covered"),
+            (
+                step(Conditional, vec![unknown("owner"), unknown(Change::MORE)]),
+                step(Changes, vec![owner(), mode("0600", "0644")]),
+                "covered",
+            ),
             (step(Opaque, vec![]), step(Opaque, vec![]), "covered"),
             (step(Conditional, vec![]), step(Opaque, vec![]), "covered"),
             (

@@ -44,6 +44,9 @@ pub struct Change {
 }
 
 impl Change {
+    /// Stands as the field where changes beside those listed may come that nobody can name yet.
+    pub const MORE: &str = "…";
+
     pub fn new(field: impl Into<String>, before: Datum, after: Datum) -> Self {
         Self { field: field.into(), before, after, diff: None }
     }

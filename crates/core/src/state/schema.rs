@@ -474,7 +474,11 @@ impl<'a> Check<'a> {
     }
 
     fn wrong_type(&self, expected: &str, param: &Param, path: &str) -> SchemaProblem {
-        let message = format!("{} must be {expected}, not {}", self.named(path), param.kind());
+        let kind = match param.value {
+            ParamValue::Float(_) if !expected.contains("whole number") => "a number",
+            _ => param.kind(),
+        };
+        let message = format!("{} must be {expected}, not {kind}", self.named(path));
         let name = path.rsplit(['.', '[']).next().unwrap_or_default();
         let name = if name.is_empty() || name.ends_with(']') { String::new() } else { format!("{name}: ") };
         let raw = param.raw.as_deref().filter(|raw| raw.len() < 40);

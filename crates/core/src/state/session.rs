@@ -25,9 +25,12 @@ pub enum Ask {
         /// Say in each step's reason why it stands where it does.
         explain: bool,
     },
-    /// A plan that an earlier session made of the same catalog on this machine: what is approved next is that one. Answered by
-    /// nothing unless it is refused.
-    Resume(Box<Plan>),
+    /// A plan that this machine made in an earlier session, for an approval that comes after it. Answered by nothing
+    /// unless it is refused: it must be of the catalog and of this machine.
+    Plan(Box<Plan>),
+    /// Gives up what is owed for states that the catalog no longer has ([`Plan::orphans`]). Answered by nothing unless it
+    /// fails.
+    DropOrphans,
     /// Answered by [`Tell::Report`]s and one [`Tell::Applied`].
     Apply { cycle: u32, approval: Approval },
     /// Start no further state; what is blocked by it says so.

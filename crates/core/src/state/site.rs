@@ -30,6 +30,7 @@ mod options;
 mod problem;
 mod requisites;
 mod settle;
+mod skeleton;
 mod source;
 mod unit;
 mod vars;

@@ -46,9 +46,14 @@ impl<'a> RolloutText<'a> {
     pub(super) fn summary(mut self) -> io::Result<()> {
         self.bars.clear();
         self.show_done()?;
-        let rows: Vec<Vec<String>> = self.ends.iter().map(row).collect();
-        let head = ["MACHINE", "RESULT", "CHANGED", "UNCHANGED", "SKIPPED", "FAILED", "BLOCKED", "CYCLES"];
-        table::show(self.screen, &head, &rows)?;
+        // Of one machine that was only looked at, its plan's heading has said it all.
+        let is_said = |end: &MachineEnd| end.cycles == 0 && !matches!(end.verdict, Verdict::Aside(_));
+        if self.ends.len() != 1 || !self.ends.iter().all(is_said) {
+            let rows: Vec<Vec<String>> = self.ends.iter().map(row).collect();
+            let head =
+                ["MACHINE", "RESULT", "CHANGED", "UNCHANGED", "SKIPPED", "FAILED", "BLOCKED", "CYCLES"];
+            table::show(self.screen, &head, &rows)?;
+        }
         self.screen.flush()?;
         let asides = self.ends.iter().filter_map(|end| match &end.verdict {
             Verdict::Aside(aside) => Some((end.name.as_str(), (aside.to_string(), aside.hints().to_vec()))),

@@ -116,6 +116,25 @@ impl Host {
         Ok(staged)
     }
 
+    /// A file without a name, on the file system of `path`: it is gone when it is closed.
+    pub fn nameless(&self, path: &Path) -> Result<File, Failure> {
+        let make = |beside: &Path| {
+            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(beside)
+        };
+        let claim = || {
+            let (file, beside) = claim_beside(path, make)?;
+            fs::remove_file(beside)?;
+            Ok(file)
+        };
+        claim().map_err(|error: io::Error| Failure::on("write beside", path, error))
+    }
+
+    /// Writes into what is there already: a setting that the kernel shows as a file. Everything else is replaced.
+    pub fn write_in_place(&self, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+        let failed = |error: io::Error| Failure::on("write", path, error);
+        OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(bytes)).map_err(failed)
+    }
+
     /// Makes one directory; its parent has to be there.
     pub fn make_directory(&self, path: &Path, ownership: Ownership) -> Result<(), Failure> {
         let make = || -> io::Result<()> {
@@ -162,6 +181,12 @@ impl Host {
     /// Removes a file, a link, or anything else that is not a directory.
     pub fn remove(&self, path: &Path) -> Result<(), Failure> {
         fs::remove_file(path).map_err(|error| Failure::on("remove", path, error))?;
+        self.sync_parent(path)
+    }
+
+    /// Removes a directory in which nothing is.
+    pub fn remove_directory(&self, path: &Path) -> Result<(), Failure> {
+        fs::remove_dir(path).map_err(|error| Failure::on("remove", path, error))?;
         self.sync_parent(path)
     }
 
@@ -356,3 +381,6 @@ fn copy_attributes(from: &Path, to: &File) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -90,11 +90,9 @@ old-team:
         if params.absent {
             return Ok(match now {
                 None => Analysis::unchanged(),
-                Some(group) => {
+                Some(_) => {
                     let change = Change::new("exists", Datum::known(true), Datum::known(false));
-                    Analysis::of(vec![change])
-                        .output("gid", group.gid)
-                        .predict(resource, Some(json!({"absent": true})))
+                    Analysis::of(vec![change]).predict(resource, Some(json!({"absent": true})))
                 }
             });
         }

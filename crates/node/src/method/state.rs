@@ -192,7 +192,7 @@ impl Talk<'_> {
             return Err(Stop::Problem("this node keeps no plan that was approved; plan again".to_owned()));
         };
         let (cycle, digest) = (kept.cycle, kept.digest());
-        self.ask(Ask::Resume(Box::new(kept))).await?;
+        self.ask(Ask::Plan(Box::new(kept))).await?;
         if !self.apply(cycle, Approval::Plan { digest }).await? {
             return Ok(false);
         }

@@ -217,9 +217,7 @@ impl Analyzing<'_> {
             _ if sight.skipped => self.table.ended(state, StateOutcome::Skipped, &Values::new()),
             (_, StepWord::Unchanged) if !refreshed => {
                 self.table.ended(state, StateOutcome::Unchanged, &sight.outputs);
-                if prepared.states[state].secrecy.is_secret() {
-                    self.question.teller.learn(&sight.outputs);
-                }
+                self.question.teller.learn(prepared, state, &sight.outputs);
             }
             _ => {}
         }
@@ -340,11 +338,14 @@ impl Analyzing<'_> {
             }
         };
         if !unknown.is_empty() {
-            let changes = unknown.iter().map(|unknown| {
-                let until = || Datum::Unknown { until: unknown.until.clone() };
-                Change::new(&unknown.field, until(), until())
-            });
-            sight.changes.extend(changes);
+            let change = |field: &str, until: &StateId| {
+                let until = || Datum::Unknown { until: until.clone() };
+                Change::new(field, until(), until())
+            };
+            sight.changes.extend(unknown.iter().map(|unknown| change(&unknown.field, &unknown.until)));
+            if sight.blind {
+                sight.changes.extend(unknown.first().map(|unknown| change(Change::MORE, &unknown.until)));
+            }
             sight = sight.conditional(waits_for(unknown));
         }
         match waits {

@@ -246,9 +246,7 @@ impl<'a> Applying<'a> {
     pub(super) fn finish(&self, finished: Finished) {
         let prepared = self.order.prepared;
         let state = finished.state;
-        if prepared.states[state].secrecy.is_secret() {
-            self.order.teller.learn(&finished.outputs);
-        }
+        self.order.teller.learn(prepared, state, &finished.outputs);
         {
             let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
             match self.order.earlier {

@@ -1,13 +1,13 @@
 //! What a session works on: the catalog it was given, the plan it made last, what ran already in this run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mainstay_core::state::Values;
 use mainstay_core::state::catalog::Catalog;
 use mainstay_core::state::plan::Plan;
 use mainstay_core::state::session::{Approval, Ask, Tell};
-use mainstay_core::state::walk::{Owed, Ran};
+use mainstay_core::state::walk::{Debt, Owed, Ran};
 use mainstay_module::host::{Cancel, View};
 
 use super::analyze::{self, Question};
@@ -62,7 +62,8 @@ impl Engine {
         match ask {
             Ask::Catalog(catalog) => self.take(*catalog),
             Ask::Analyze { cycle, explain } => self.analyze(cycle, explain, cancel),
-            Ask::Resume(plan) => self.resume(*plan),
+            Ask::Plan(plan) => self.remember(*plan),
+            Ask::DropOrphans => self.drop_orphans(),
             Ask::Apply { cycle: _, approval } => self.apply(&approval, cancel),
             // The ear hears it at once; here it comes too late.
             Ask::Cancel => {}
@@ -119,7 +120,7 @@ impl Engine {
             }
         };
         let place = scratch.path().to_owned();
-        let machine = Looking::new(self.key, cancel.all.clone(), scratch);
+        let machine = Looking::new(self.key, cancel.further.clone(), scratch);
         let question = Question {
             prepared: &work.prepared,
             machine: &machine,
@@ -162,20 +163,37 @@ impl Engine {
         }
     }
 
-    fn resume(&mut self, plan: Plan) {
-        match &mut self.work {
-            Some(work) if plan.catalog == work.prepared.digest && plan.machine == self.machine_id => {
-                work.ran = plan.ran.iter().cloned().collect();
-                work.table = None;
-                let digest = plan.digest();
-                work.plan = Some((plan, digest));
-            }
-            Some(_) => {
-                self.teller.problem("the plan is of another catalog, or of another machine");
-            }
-            None => {
-                self.teller.problem("there is no catalog that the plan could be of");
-            }
+    /// Takes a plan for the one that was made last.
+    fn remember(&mut self, plan: Plan) {
+        let Some(work) = &mut self.work else {
+            self.teller.problem("there is no catalog that the plan could be of");
+            return;
+        };
+        if plan.catalog != work.prepared.digest {
+            self.teller.problem("the plan is of another catalog: analyse again");
+        } else if plan.machine != self.machine_id {
+            self.teller.problem("the plan is of another machine: analyse again");
+        } else {
+            work.ran = plan.ran.iter().cloned().collect();
+            work.table = None;
+            let digest = plan.digest();
+            work.plan = Some((plan, digest));
+        }
+    }
+
+    fn drop_orphans(&mut self) {
+        let Some(work) = &self.work else {
+            self.teller.problem("there is no catalog that something could be owed for");
+            return;
+        };
+        let catalog = &work.prepared.catalog;
+        let dropped = open(&self.directory(), &self.options.title).and_then(|(_held, mut log)| {
+            let owed: Owed = log.debts().of(&catalog.name).cloned().collect();
+            let orphans: Vec<Debt> = owed.orphans(catalog).into_iter().cloned().collect();
+            log.pay(&catalog.name, &orphans).and_then(|()| log.sync()).map_err(|error| chain(&error))
+        });
+        if let Err(words) = dropped {
+            self.teller.problem(words);
         }
     }
 
@@ -203,13 +221,7 @@ impl Engine {
                 return;
             }
         };
-        let opened = ApplyLock::take(&directory, &self.options.title)
-            .map_err(|error| chain(&error))
-            .and_then(|held| match Log::open(&directory, &held) {
-                Ok(log) => Ok((held, log)),
-                Err(error) => Err(chain(&error)),
-            });
-        let (_held, log) = match opened {
+        let (_held, log) = match open(&directory, &self.options.title) {
             Ok(opened) => opened,
             Err(words) => {
                 self.teller.problem(words);
@@ -238,6 +250,13 @@ impl Engine {
         }
         self.teller.tell(Tell::Applied { counts, drift: drift.map(|drift| self.teller.redact_text(&drift)) });
     }
+}
+
+/// The books, for the one who alone may write in them.
+fn open(directory: &Path, title: &str) -> Result<(ApplyLock, Log), String> {
+    let held = ApplyLock::take(directory, title).map_err(|error| chain(&error))?;
+    let log = Log::open(directory, &held).map_err(|error| chain(&error))?;
+    Ok((held, log))
 }
 
 /// Two ways to call work off.

@@ -139,7 +139,14 @@ mod tests {
             assert!(!facts.contains_key(absent), "{absent}");
         }
         let notes = notes.join("\n").replace(&directory.path().display().to_string(), "DIR");
-        insta::assert_snapshot!(notes, @"");
+        insta::assert_snapshot!(notes, @r"
+        custom fact DIR/README: it is neither .json nor .yaml nor executable
+        custom fact DIR/broken: exit status 3: no such disk
+        custom fact DIR/large.json: it is larger than 64 KiB
+        custom fact DIR/open.json: others than its owner may change it, or its owner is neither root nor this user
+        custom fact DIR/os.json: there is a fact os already
+        custom fact DIR/text: it is not JSON: expected value at line 1 column 1
+        ");
     }
 
     #[test]

@@ -61,16 +61,12 @@ impl Table {
     }
 }
 
-/// The state that a name in a template of `reader` means, out of those that it reads: a state of a parameterised include
-/// has a prefix that the include's own templates leave out.
+/// The state that a name in a template of `reader` means, out of those that it reads.
 pub(super) fn resolve(catalog: &Catalog, reader: StateIndex, name: &str) -> Option<StateIndex> {
-    let reads = &catalog.states[reader].requisites.reads;
-    let id = |state: StateIndex| catalog.states[state].id.as_str();
-    let inner = |state: StateIndex| id(state).strip_suffix(name).is_some_and(|before| before.ends_with('/'));
-    let own = id(reader).rfind('/').map_or("", |at| &id(reader)[..=at]);
-    let sibling = |state: StateIndex| id(state).strip_prefix(own) == Some(name);
-    let find = |fits: &dyn Fn(StateIndex) -> bool| reads.iter().copied().find(|state| fits(*state));
-    find(&sibling).or_else(|| find(&|state| id(state) == name)).or_else(|| find(&inner))
+    let reader = &catalog.states[reader];
+    let plain =
+        || reader.requisites.reads.iter().copied().find(|state| catalog.states[*state].id.as_str() == name);
+    reader.aliases.get(name).copied().or_else(plain)
 }
 
 impl StateOutputs for Seen<'_> {

@@ -3,6 +3,7 @@
 //! What depends on nothing but variables and facts is read once and serves every phase and cycle. What reads the outputs of
 //! other states is read again at each turn.
 
+use std::borrow::Cow;
 use std::ops::Deref;
 use std::sync::{Arc, LazyLock};
 
@@ -170,8 +171,8 @@ impl Prepared {
         if !is_template(text) {
             return Ok(Rendering::Known(text.into()));
         }
-        let locals = Values::new();
-        let scope = scope(&self.catalog, &self.facts, state, &locals, seen);
+        let locals = &self.catalog.states[state].locals;
+        let scope = scope(&self.catalog, &self.facts, state, locals, seen);
         self.templates.render(&Value::String(text.to_owned()), &scope)
     }
 
@@ -183,7 +184,13 @@ impl Prepared {
         locals: &Values,
         seen: &dyn StateOutputs,
     ) -> Result<Verdict, TemplateError> {
-        self.templates.eval(expression, &scope(&self.catalog, &self.facts, state, locals, seen))
+        let own = &self.catalog.states[state].locals;
+        let mut all = Cow::Borrowed(locals);
+        if !own.is_empty() {
+            let own = own.iter().filter(|(name, _)| !locals.contains_key(*name));
+            all.to_mut().extend(own.map(|(name, value)| (name.clone(), value.clone())));
+        }
+        self.templates.eval(expression, &scope(&self.catalog, &self.facts, state, &all, seen))
     }
 }
 
@@ -220,8 +227,7 @@ fn give<'a>(
             Err(words) => Given::Wrong(words),
         };
     }
-    let locals = Values::new();
-    let scope = scope(catalog, facts, state, &locals, seen);
+    let scope = scope(catalog, facts, state, &declared.locals, seen);
     let mut rendered = Values::new();
     let mut unknown = Vec::new();
     for (field, value) in &declared.params {

@@ -27,13 +27,23 @@ impl Teller {
         *self.redactor.write().unwrap_or_else(PoisonError::into_inner) = Redactor::new(secrets);
     }
 
-    /// Nor is what a secret state gave out.
-    pub(super) fn learn(&self, outputs: &Values) {
+    /// Nor is what a secret state gave out, as far as it is more than what it was plainly given: a path, a name.
+    pub(super) fn learn(&self, prepared: &Prepared, state: StateIndex, outputs: &Values) {
+        if !prepared.states[state].secrecy.is_secret() {
+            return;
+        }
+        let params = &prepared.declared(state).params;
+        let was_given = |text: &str| {
+            let mut given = params.values().filter_map(Value::as_str);
+            given.any(|given| text == given || text.starts_with('/') && text.starts_with(given))
+        };
         let mut redactor = self.redactor.write().unwrap_or_else(PoisonError::into_inner);
-        for (name, value) in outputs {
-            // An exit status is a number that everything else has too.
-            if !matches!(value, Value::Number(_)) || name != "exit_code" {
-                redactor.learn(value);
+        for value in outputs.values() {
+            match value {
+                // A size or an exit status is a number that everything else has too.
+                Value::Number(_) => {}
+                Value::String(text) if was_given(text) => {}
+                value => redactor.learn(value),
             }
         }
     }
@@ -49,6 +59,7 @@ impl Teller {
         secrecy.changes(&mut report.changes, &prepared.key);
         secrecy.outputs(&mut report.outputs);
         self.reading(|redactor| redactor.report(report, &prepared.key));
+        report.outputs.values_mut().for_each(shorten);
     }
 
     pub(super) fn redact_text(&self, text: &str) -> String {
@@ -67,6 +78,19 @@ impl Teller {
     pub(super) fn problem(&self, message: impl std::fmt::Display) -> bool {
         let message = self.redact_text(&message.to_string());
         self.tell(Tell::Problem { message })
+    }
+}
+
+/// Later states read all of an output; whoever is told of it has it on a screen or in a message of bounded size.
+const MAX_TOLD: usize = 16 << 10;
+
+fn shorten(value: &mut Value) {
+    let Value::String(text) = value else { return };
+    if text.len() > MAX_TOLD {
+        let end = (0..=MAX_TOLD).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        let more = text.len() - end;
+        text.truncate(end);
+        text.push_str(&format!("… ({more} bytes more)"));
     }
 }
 

@@ -234,8 +234,6 @@ proptest! {
             prop_assert!(!problem.message.contains(|c: char| c.is_control()));
         }
         marked(&schema, &mut param, &mut |_, param| param.value = ParamValue::File(json!(1)));
-        let shown = Param::of(&params, Place::default()).to_json();
-        prop_assert_eq!(shown.to_string().len() > 0, true);
     }
 }
 

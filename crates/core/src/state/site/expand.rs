@@ -1,36 +1,29 @@
 //! All states of a site for one set of variables: ids, parameters, and what each names.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use super::extensions::{Found, Modules};
+use super::extensions::Modules;
 use super::library::stem;
 use super::names::{self, By, Named, Names, NoSuch};
 use super::options::{self, Word};
 use super::problem::Problems;
 use super::requisites::{self, Reference};
 use super::settle::{Read, Settler};
-use super::source::{Source, Written, kind};
-use super::unit::{IncludeIndex, Outside, Step, Units, units};
+use super::skeleton::{self, Skeleton};
+use super::source::{Source, kind};
+use super::unit::{Outside, Step, Units, units};
 use super::vars::{Definition, Definitions, Ground, Vars};
-use super::{MAX_STATES, ModuleSchema, Site, files};
-use crate::near_miss::near_miss;
+use super::{MAX_STATES, Site, files};
 use crate::state::catalog::{Declared, Extension, OrderMode, Place, RequisiteKind};
 use crate::state::param::{Entry, Param, ParamValue};
 use crate::state::schema::{self, shown};
-use crate::state::template::is_template;
-use crate::state::{StateId, StateIndex, Values};
+use crate::state::{StateIndex, Values};
 use crate::target::Target;
 use crate::yaml::{Tree, Value};
-
-/// Longest id, in characters.
-const MAX_ID: usize = 250;
-
-/// Most items of one `for_each`.
-const MAX_ITEMS: usize = 10_000;
 
 /// All states, whether a machine has them or not.
 pub(super) struct Expansion {
@@ -55,43 +48,6 @@ pub(super) struct Expanded {
     /// By the names in templates, where these are not ids.
     pub(super) aliases: BTreeMap<String, StateIndex>,
     pub(super) secrets: BTreeSet<String>,
-}
-
-/// A state before its parameters are looked at.
-pub(super) struct Skeleton {
-    pub(super) id: StateId,
-    pub(super) unit: usize,
-    pub(super) include: Option<IncludeIndex>,
-    pub(super) module: String,
-    /// What the identifying parameter is, if it is known yet.
-    pub(super) identity: Option<String>,
-    source: Arc<Source>,
-    /// Its place in the source's states, and its module's among the entries.
-    written: usize,
-    entry: usize,
-    schema: Arc<ModuleSchema>,
-    locals: Values,
-    /// The id without the prefix, or the item: what a state without its identity is called.
-    own_name: String,
-    at: Place,
-}
-
-impl Skeleton {
-    fn written(&self) -> &Written {
-        &self.source.states[self.written]
-    }
-
-    fn params(&self) -> &Tree {
-        &self.written().entries[self.entry].1
-    }
-}
-
-pub(super) fn is_id(text: &str) -> bool {
-    let fits = !text.is_empty() && text.chars().count() <= MAX_ID;
-    fits && text.trim() == text
-        && !text.starts_with("include:")
-        && !text.contains(|c: char| c.is_control() || matches!(c, '*' | '?' | '['))
-        && !is_template(text)
 }
 
 impl Site<'_> {
@@ -119,18 +75,23 @@ impl Site<'_> {
             secrets: &known_secrets,
             warnings,
         };
-        let (skeletons, each) = builder.skeletons();
+        let (mut skeletons, mut each) = skeleton::skeletons(&builder);
+        if skeletons.len() > MAX_STATES {
+            // The rest of the work would take long, and say nothing more.
+            let at = skeletons[MAX_STATES].at;
+            problems.note(at, format!("there are more than {MAX_STATES} states"), None);
+            skeletons.clear();
+            each.clear();
+            deferred.set(true);
+        }
         let mut names = Names::new(&skeletons, &found, &modules, each);
         builder.groups(&mut names);
         let (states, references) = builder.states(&skeletons, &names);
         let targets = builder.targets(&names);
         let only = builder.only(&names, &skeletons, &references);
         drop(names);
-        // What could not be settled is missing, so nothing can be said of what names it.
-        if !deferred.get() && problems.is_empty() {
-            requisites::note_contradictions(&states, &references, problems);
-            requisites::note_cycles(&states, &references, problems);
-        }
+        requisites::note_contradictions(&states, &references, problems);
+        requisites::note_cycles(&states, &references, problems);
         let root = &self.root;
         Expansion {
             name: root.name.as_ref().map_or_else(|| stem(&root.path).to_owned(), |(name, _)| name.clone()),
@@ -207,17 +168,18 @@ impl Site<'_> {
     }
 }
 
-struct Builder<'a> {
-    site: &'a Site<'a>,
+/// What states are made with.
+pub(super) struct Builder<'a> {
+    pub(super) site: &'a Site<'a>,
     ground: Ground<'a>,
-    units: &'a Units,
-    modules: &'a Modules<'a>,
+    pub(super) units: &'a Units,
+    pub(super) modules: &'a Modules<'a>,
     secrets: &'a BTreeSet<String>,
     warnings: &'a Problems,
 }
 
 impl<'a> Builder<'a> {
-    fn problems(&self) -> &'a Problems {
+    pub(super) fn problems(&self) -> &'a Problems {
         self.ground.problems
     }
 
@@ -228,19 +190,9 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn settler<'b>(&'b self, unit: usize, locals: &'b Values) -> Settler<'b> {
+    pub(super) fn settler<'b>(&'b self, unit: usize, locals: &'b Values) -> Settler<'b> {
         let vars = &self.units.units[unit].vars;
         Settler { secrets: Some(self.secrets), ..self.ground.settler(vars, locals) }
-    }
-
-    /// Every state with its id, in written order; and what the ids of `for_each` states mean.
-    fn skeletons(&self) -> (Vec<Skeleton>, BTreeMap<String, Vec<StateIndex>>) {
-        let mut made =
-            Made { builder: self, skeletons: Vec::new(), ids: HashMap::new(), each: BTreeMap::new() };
-        if !self.units.units.is_empty() {
-            made.unit(0);
-        }
-        (made.skeletons, made.each)
     }
 
     fn groups(&self, names: &mut Names<'_>) {
@@ -566,218 +518,4 @@ impl Site<'_> {
         }
         found
     }
-}
-
-/// Skeletons in the making.
-struct Made<'a> {
-    builder: &'a Builder<'a>,
-    skeletons: Vec<Skeleton>,
-    ids: HashMap<StateId, Place>,
-    each: BTreeMap<String, Vec<StateIndex>>,
-}
-
-impl Made<'_> {
-    fn unit(&mut self, number: usize) {
-        for step in &self.builder.units.units[number].steps {
-            match step {
-                Step::Unit(inner) => self.unit(*inner),
-                Step::States(source, include) => {
-                    for written in 0..source.states.len() {
-                        self.written(number, source, written, *include);
-                    }
-                }
-            }
-        }
-    }
-
-    fn written(&mut self, unit: usize, source: &Arc<Source>, written: usize, include: Option<IncludeIndex>) {
-        let state = &source.states[written];
-        let (none, at) = (Values::new(), source.place(state.id.position));
-        let settler = self.builder.settler(unit, &none);
-        let each = state.entries.iter().find(|(key, _)| key.name == "for_each");
-        let Some((_, tree)) = each else {
-            let Some(id) = settler.name(&state.id.name, at, "an id") else { return };
-            let own_name = id.clone();
-            self.add(unit, source, written, include, id, own_name, Values::new());
-            return;
-        };
-        let Some(items) = items(&settler, source, tree) else { return };
-        let prefix = &self.builder.units.units[unit].prefix;
-        let has_own = is_template(&state.id.name);
-        if !has_own {
-            self.each.entry(format!("{prefix}{}", state.id.name)).or_default();
-        }
-        for (label, item) in items {
-            let locals = Values::from_iter([("item".to_owned(), item)]);
-            let settler = self.builder.settler(unit, &locals);
-            let (id, own_name) = if has_own {
-                let Some(id) = settler.name(&state.id.name, at, "an id") else { continue };
-                (id.clone(), id)
-            } else {
-                (format!("{}-{label}", state.id.name), label)
-            };
-            let added = self.add(unit, source, written, include, id, own_name, locals);
-            if let (Some(added), false) = (added, has_own)
-                && let Some(all) = self.each.get_mut(&format!("{prefix}{}", state.id.name))
-            {
-                all.push(added);
-            }
-        }
-    }
-
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "all that a skeleton is made of, in the one place that makes it"
-    )]
-    fn add(
-        &mut self,
-        unit: usize,
-        source: &Arc<Source>,
-        written: usize,
-        include: Option<IncludeIndex>,
-        id: String,
-        own_name: String,
-        locals: Values,
-    ) -> Option<StateIndex> {
-        let (builder, state) = (self.builder, &source.states[written]);
-        let at = source.place(state.id.position);
-        if !is_id(&id) {
-            let message = format!("{} cannot be an id", shown(&id));
-            let hint = format!(
-                "an id has at most {MAX_ID} characters, and no `*`, `?` or `[`, which make a pattern"
-            );
-            builder.problems().note(at, message, Some(hint));
-            return None;
-        }
-        let id = StateId::new(format!("{}{id}", builder.units.units[unit].prefix));
-        if let Some(first) = self.ids.get(&id) {
-            let hint = format!("first in {}, line {}", builder.site.library.name(first.file), first.line);
-            builder.problems().note(at, format!("the id {} is used twice", shown(id.as_str())), Some(hint));
-            return None;
-        }
-        self.ids.insert(id.clone(), at);
-        if self.skeletons.len() >= MAX_STATES {
-            builder.problems().note(at, format!("there are more than {MAX_STATES} states"), None);
-            return None;
-        }
-        let (module, entry, schema) = {
-            let settler = builder.settler(unit, &locals);
-            self.module(&settler, source, state)?
-        };
-        let identity = match (&schema.identity, state.entries[entry].1.value.as_map()) {
-            (Some(name), Some(params)) => match params.iter().find(|(key, _)| key.name == *name) {
-                Some((_, tree)) => {
-                    let settler = builder.settler(unit, &locals);
-                    let param = settler.param(source, tree);
-                    param.as_text().or(param.raw.as_deref()).map(str::to_owned)
-                }
-                None => Some(own_name.clone()),
-            },
-            (Some(_), None) => Some(own_name.clone()),
-            (None, _) => None,
-        };
-        self.skeletons.push(Skeleton {
-            id,
-            unit,
-            include,
-            module,
-            identity,
-            source: source.clone(),
-            written,
-            entry,
-            schema,
-            locals,
-            own_name,
-            at,
-        });
-        Some(self.skeletons.len() - 1)
-    }
-
-    /// The one entry that is no option: its name, its place, and what is known of it.
-    fn module(
-        &self,
-        settler: &Settler<'_>,
-        source: &Source,
-        state: &Written,
-    ) -> Option<(String, usize, Arc<ModuleSchema>)> {
-        let problems = settler.problems;
-        let (mut chosen, mut good) = (None, true);
-        for (entry, (key, _)) in state.entries.iter().enumerate() {
-            if Word::of(&key.name).is_some() {
-                continue;
-            }
-            let at = source.place(key.position);
-            let Some(name) = settler.name(&key.name, at, "a module") else {
-                good = false;
-                continue;
-            };
-            match self.builder.modules.find(&name) {
-                Found::Module(schema) => match &chosen {
-                    None => chosen = Some((name, entry, schema)),
-                    Some((first, _, _)) => {
-                        let message =
-                            format!("a state has one module, and this one has `{first}` and `{name}`");
-                        problems.note(at, message, Some("make two states of it".into()));
-                        good = false;
-                    }
-                },
-                Found::Broken => good = false,
-                Found::None => {
-                    good = false;
-                    let (modules, words) = (self.builder.modules.names(), Word::all());
-                    let known = modules.iter().chain(&words).map(String::as_str);
-                    let hint = near_miss(&name, known).map(|near| format!("did you mean {near}?"));
-                    let message = format!("{} is no module, requisite or option", shown(&name));
-                    problems.note(at, message, hint);
-                }
-            }
-        }
-        if chosen.is_none() && good {
-            let mut modules = self.builder.modules.names();
-            modules.truncate(8);
-            let hint = format!("such as {}", modules.join(", "));
-            let message = format!("the state {} has no module", shown(&state.id.name));
-            problems.note(source.place(state.id.position), message, Some(hint));
-        }
-        chosen.filter(|_| good)
-    }
-}
-
-/// What a `for_each` goes over: for each item what is put to the id, and what `item` is.
-fn items(settler: &Settler<'_>, source: &Source, tree: &Tree) -> Option<Vec<(String, Json)>> {
-    let at = source.place(tree.position);
-    let value = match &tree.value {
-        Value::Text(text) if !is_template(text) => settler.value(source, tree, text, "`for_each`")?,
-        _ => settler.settled(source, tree, "`for_each`")?.to_json_settled(),
-    };
-    let items: Vec<(String, Json)> = match value {
-        Json::Array(items) => {
-            items.into_iter().enumerate().map(|(at, item)| (label(at, &item), item)).collect()
-        }
-        Json::Object(map) => map
-            .into_iter()
-            .map(|(key, value)| (key.clone(), serde_json::json!({"key": key, "value": value})))
-            .collect(),
-        _ => {
-            settler.problems.note(at, "`for_each` goes over a list or a map", None);
-            return None;
-        }
-    };
-    if items.len() > MAX_ITEMS {
-        settler.problems.note(at, format!("`for_each` has more than {MAX_ITEMS} items"), None);
-        return None;
-    }
-    Some(items)
-}
-
-/// What tells an item from others: its text, or its name, or its number from 1.
-fn label(at: usize, item: &Json) -> String {
-    let plain = |value: &Json| match value {
-        Json::String(text) => Some(text.clone()),
-        Json::Number(number) => Some(number.to_string()),
-        Json::Bool(value) => Some(value.to_string()),
-        _ => None,
-    };
-    let named = ["name", "id", "key"].iter().find_map(|key| item.get(key).and_then(plain));
-    plain(item).or(named).unwrap_or_else(|| (at + 1).to_string())
 }

@@ -19,8 +19,9 @@ const MAX_SECRET: usize = 1 << 20;
 
 const YAML: yaml::Limits = yaml::Limits {
     bytes: MAX_STATES_FILE,
-    // A parameter of a state of a file is four deep.
-    depth: 64,
+    // A parameter of a state stands four deep. Each level costs the reader some thirty kilobytes of stack where it is not
+    // optimised, and a thread has two million.
+    depth: 32,
     // A hundred thousand states with ten values each.
     values: 1_000_000,
     // For people who are used to them; what they stand for counts as values.

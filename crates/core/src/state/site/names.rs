@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::expand::Skeleton;
 use super::extensions::{Found, Modules};
 use super::settle::Settler;
+use super::skeleton::Skeleton;
 use super::source::{Source, kind};
 use super::unit::Units;
 use crate::near_miss::near_miss;

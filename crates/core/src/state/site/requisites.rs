@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::cycle::cycles;
-use super::expand::{Expanded, Skeleton};
+use super::expand::Expanded;
 use super::names::{Meant, Named, Names, NoSuch};
 use super::problem::Problems;
 use super::settle::Read;
+use super::skeleton::Skeleton;
 use crate::state::StateIndex;
 use crate::state::catalog::{Place, RequisiteKind, Requisites};
 

@@ -47,6 +47,15 @@ pub(super) enum Beside {
     Outputs,
 }
 
+/// What is to say of a name in a template.
+enum Missing {
+    Nothing,
+    /// A machine may bring it.
+    Waits,
+    /// In words, with a hint.
+    Wrong(String, Option<String>),
+}
+
 /// What became of a template.
 enum Settled {
     Value(Json),
@@ -139,6 +148,24 @@ impl Settler<'_> {
                 self.too_early(at, what);
                 None
             }
+        }
+    }
+
+    /// Numbers that begin with a zero: where nothing says whether a text is meant, one may be.
+    pub(super) fn check_numbers(&self, source: &Source, tree: &Tree) {
+        match &tree.value {
+            Value::Int(_) | Value::Float(_) => {
+                let raw = tree.raw(&source.text);
+                let digits = raw.trim_start_matches(['-', '+']);
+                if digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit()) {
+                    let message = format!("{raw} is a number, and its zero is lost");
+                    let hint = format!("write \"{raw}\", or leave the zero out");
+                    self.problems.note(source.place(tree.position), message, Some(hint));
+                }
+            }
+            Value::List(items) => items.iter().for_each(|item| self.check_numbers(source, item)),
+            Value::Map(entries) => entries.iter().for_each(|(_, tree)| self.check_numbers(source, tree)),
+            _ => {}
         }
     }
 
@@ -263,11 +290,15 @@ impl Settler<'_> {
             good = false;
         }
         for name in &scan.names {
-            if let Some((message, hint)) = self.is_missing(scan, name, beside) {
-                good = false;
-                match message {
-                    Some(message) => self.problems.note(place(name.at), message, hint),
-                    None => self.deferred.set(true),
+            match self.missing(scan, name, beside) {
+                Missing::Nothing => {}
+                Missing::Waits => {
+                    self.deferred.set(true);
+                    good = false;
+                }
+                Missing::Wrong(message, hint) => {
+                    self.problems.note(place(name.at), message, hint);
+                    good = false;
                 }
             }
             if name.name == "secrets" {
@@ -279,39 +310,33 @@ impl Settler<'_> {
         good
     }
 
-    /// What to say of a name that nothing defines; without words if a machine may bring it.
-    #[expect(clippy::type_complexity, reason = "the two are words and a hint, and go nowhere else")]
-    fn is_missing(
-        &self,
-        scan: &Scan,
-        name: &Name,
-        beside: Beside,
-    ) -> Option<(Option<String>, Option<String>)> {
+    /// Whether anything defines a name.
+    fn missing(&self, scan: &Scan, name: &Name, beside: Beside) -> Missing {
         let required = || scan.is_required(name);
         let variable = match (name.name.as_str(), &name.attribute) {
-            ("facts" | "states", _) | ("vars" | "secrets", None) => return None,
+            ("facts" | "states", _) | ("vars" | "secrets", None) => return Missing::Nothing,
             ("secrets", Some(secret)) => {
-                let known = self.secrets?;
+                let Some(known) = self.secrets else { return Missing::Nothing };
                 if known.contains(secret) || !required() {
-                    return None;
+                    return Missing::Nothing;
                 }
                 let near = near_miss(secret, known.iter().map(String::as_str));
                 let hint =
                     near.map_or("secrets stand below `secrets`".into(), |n| format!("did you mean {n}?"));
-                return Some((Some(format!("there is no secret `{secret}`")), Some(hint)));
+                return Missing::Wrong(format!("there is no secret `{secret}`"), Some(hint));
             }
             ("vars", Some(variable)) => variable.as_str(),
-            (variable, _) if self.locals.contains_key(variable) => return None,
+            (variable, _) if self.locals.contains_key(variable) => return Missing::Nothing,
             (variable, _) => variable,
         };
         if self.vars.contains_key(variable) || !required() {
-            return None;
+            return Missing::Nothing;
         }
         if self.loose.contains(variable) {
-            return Some((None, None));
+            return Missing::Waits;
         }
         if beside == Beside::Outputs && name.attribute.is_none() {
-            return None;
+            return Missing::Nothing;
         }
         let known = self.vars.keys().chain(self.locals.keys()).map(String::as_str);
         let hint = match (variable, near_miss(variable, known)) {
@@ -319,7 +344,7 @@ impl Settler<'_> {
             ("item", None) => Some("`item` is there with `for_each` only".into()),
             _ => None,
         };
-        Some((Some(format!("there is no variable `{variable}`")), hint))
+        Missing::Wrong(format!("there is no variable `{variable}`"), hint)
     }
 
     pub(super) fn too_early(&self, at: Place, what: &str) {

@@ -327,6 +327,7 @@ impl Builder<'_> {
         let mut label = stem(&path).to_owned();
         for (key, tree) in &include.vars {
             self.ground.check_name(source, key);
+            settler.check_numbers(source, tree);
             let Some(param) = settler.settled(source, tree, "a parameter of an include") else { continue };
             let value = param.to_json_settled();
             match &value {
@@ -343,7 +344,7 @@ impl Builder<'_> {
             return None;
         }
         let prefix = format!("{}{label}/", self.found.units[unit].prefix);
-        if label.is_empty() || !super::expand::is_id(&label) {
+        if label.is_empty() || !super::skeleton::is_id(&label) {
             let message = format!("{} cannot be a prefix of ids", crate::state::schema::shown(&label));
             self.ground.problems.note(at, message, Some("give the include `as: …`".into()));
             return None;

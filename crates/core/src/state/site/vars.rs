@@ -94,7 +94,9 @@ impl<'a> Ground<'a> {
                 Definition::Plain(value) => Some(value.clone()),
                 Definition::Written { source, tree, .. } => {
                     let none = Values::new();
-                    let settled = self.settler(&vars, &none).settled(source, tree, "a variable");
+                    let settler = self.settler(&vars, &none);
+                    settler.check_numbers(source, tree);
+                    let settled = settler.settled(source, tree, "a variable");
                     settled.map(|param| param.to_json_settled())
                 }
             };

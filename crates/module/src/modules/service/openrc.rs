@@ -29,8 +29,10 @@ pub(super) fn look(view: &View, name: &str, runlevel: &str) -> Result<Unit, Fail
         _ => return Err(ran.failure(&command)),
     };
     let command = Command::new("rc-service").args([name, "describe"]);
-    let described = view.run(&command)?.text();
-    let can_reload = described.lines().any(|line| line.trim_start_matches([' ', '*']).starts_with("reload"));
+    let ran = view.run(&command)?;
+    // It tells people, and on standard error: ` * reload: no description`.
+    let described = format!("{}\n{}", ran.text(), ran.error_text());
+    let can_reload = described.lines().any(|line| line.trim_start_matches([' ', '*']).starts_with("reload:"));
     let enabled = view.entry(&link)?.is_some();
     Ok(Unit { found, running, enabled, can_reload, ..Unit::default() })
 }

@@ -164,7 +164,7 @@ fn the_schema_for_editors_names_every_module_and_word() {
     assert_eq!(state["file"]["required"], json!([]), "the id stands for the path");
     // A template may stand for a number, and a text is a text already.
     assert_eq!(state["user"]["properties"]["uid"]["anyOf"][1], json!({"$ref": "#/$defs/template"}));
-    assert_eq!(state["file"]["properties"]["source"], json!({"type": ["string", "null"]}));
+    assert_eq!(state["file"]["properties"]["path"], json!({"type": "string"}));
     // The file that the compiler takes, its own schema takes.
     let file = json!({
         "vars": {"a": 1}, "order": "genius", "secrets": {"t": {"env": "T"}},

@@ -59,11 +59,11 @@ fn a_watch_by_what_has_no_refresh_is_a_require_with_a_warning() {
     )]);
     let site = compile(&input(), &disk, &Table).unwrap();
     let warnings: Vec<String> = site.warnings().iter().map(ToString::to_string).collect();
-    insta::assert_snapshot!(warnings.join("\n"), @r"
+    insta::assert_snapshot!(warnings.join("\n"), @r#"
     site.yaml:3:33: a refresh means nothing to `file`: `watch` is `require` here (write require to say so)
     site.yaml:3:49: a refresh means nothing to `file`: `watch_any` is `require_any` here (write require_any to say so)
     site.yaml:3:62: a refresh means nothing to `file`: `listen` has no effect (leave it out)
-    ");
+    "#);
     let catalog = catalog_of(&input(), &disk, &Values::new()).unwrap();
     assert_eq!(targets(&catalog, "f", Require), ["a"]);
     assert_eq!(targets(&catalog, "f", RequireAny), ["a"]);

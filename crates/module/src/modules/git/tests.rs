@@ -1,0 +1,170 @@
+use std::fs;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+use crate::fidelity::{Observation, Trial};
+use crate::host::Host;
+
+struct Upstream {
+    folder: TempDir,
+}
+
+impl Upstream {
+    fn new() -> Self {
+        let upstream = Self { folder: tempfile::tempdir().unwrap() };
+        fs::create_dir(upstream.path()).unwrap();
+        upstream.git(&["init", "--quiet", "--initial-branch=main"]);
+        upstream.commit("one");
+        upstream
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.folder.path().join("upstream")
+    }
+
+    fn work(&self) -> std::path::PathBuf {
+        self.folder.path().join("work")
+    }
+
+    fn git(&self, args: &[&str]) -> String {
+        let command = git(&self.path()).args(args.iter().copied());
+        Host::new().run(&command).unwrap().or_failure(&command).unwrap().text()
+    }
+
+    fn commit(&self, text: &str) -> String {
+        fs::write(self.path().join("file"), text).unwrap();
+        self.git(&["add", "file"]);
+        self.git(&["commit", "--quiet", "-m", text]);
+        self.git(&["rev-parse", "HEAD"])
+    }
+
+    /// Without the module's help: from git's own files.
+    fn observe(&self) -> Observation {
+        let mut seen = Observation::new();
+        let work = self.work();
+        if !work.exists() {
+            return seen;
+        }
+        seen.insert("exists".into(), json!("directory"));
+        if let Ok(head) = fs::read_to_string(work.join(".git/HEAD")) {
+            seen.insert("commit".into(), json!(head.trim()));
+        }
+        if let Ok(config) = fs::read_to_string(work.join(".git/config")) {
+            let url = config.lines().find_map(|line| line.trim().strip_prefix("url = "));
+            seen.extend(url.map(|url| ("repo".to_owned(), json!(url))));
+        }
+        if fs::read_to_string(work.join("file")).is_ok_and(|text| text == "mine") {
+            seen.insert("modified".into(), json!(" M file"));
+        }
+        seen
+    }
+
+    fn run(&self, more: serde_json::Value) -> Result<Analysis, Failure> {
+        let mut params = json!({"path": self.work(), "repo": self.path()});
+        params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        Trial::of(Git).run(params, &|| self.observe()).map(|found| found.planned)
+    }
+}
+
+fn have_git() -> bool {
+    let have = Host::new().run(&Command::new("git").arg("--version")).is_ok_and(|ran| ran.succeeded());
+    if !have {
+        eprintln!("skipped: there is no git here");
+    }
+    have
+}
+
+#[test]
+fn a_working_copy_follows_a_branch_a_tag_and_a_commit() {
+    if !have_git() {
+        return;
+    }
+    let upstream = Upstream::new();
+    let one = upstream.git(&["rev-parse", "HEAD"]);
+    upstream.git(&["tag", "-a", "v1", "-m", "v1"]);
+    let planned = upstream.run(json!({})).unwrap();
+    assert!(planned.lists("exists") && planned.lists("commit"));
+    let two = upstream.commit("two");
+    upstream.run(json!({"rev": "main"})).unwrap();
+    assert_eq!(fs::read_to_string(upstream.work().join("file")).unwrap(), "two");
+    let planned = upstream.run(json!({"rev": "v1"})).unwrap();
+    assert_eq!(planned.outputs["commit"], json!(one));
+    assert_eq!(fs::read_to_string(upstream.work().join("file")).unwrap(), "one");
+    upstream.run(json!({"rev": two})).unwrap();
+    let failure = upstream.run(json!({"rev": "none"})).unwrap_err();
+    assert!(failure.to_string().contains("no such branch or tag"), "{failure}");
+}
+
+#[test]
+fn depth_fetches_little() {
+    if !have_git() {
+        return;
+    }
+    let upstream = Upstream::new();
+    upstream.commit("two");
+    // Over `file:`, since a path is copied whole.
+    let repo = format!("file://{}", upstream.path().display());
+    let params = json!({"path": upstream.work(), "repo": repo, "depth": 1});
+    Trial::of(Git).run(params, &|| upstream.observe()).unwrap();
+    let count = git(&upstream.work()).args(["rev-list", "--count", "HEAD"]);
+    assert_eq!(Host::new().run(&count).unwrap().text(), "1");
+}
+
+#[test]
+fn changed_files_are_thrown_away_only_by_force() {
+    if !have_git() {
+        return;
+    }
+    let upstream = Upstream::new();
+    upstream.run(json!({})).unwrap();
+    fs::write(upstream.work().join("file"), "mine").unwrap();
+    fs::write(upstream.work().join("untracked"), "kept").unwrap();
+    let failure = upstream.run(json!({})).unwrap_err();
+    assert!(failure.to_string().contains("force"), "{failure}");
+    upstream.run(json!({"force": true})).unwrap();
+    assert_eq!(fs::read_to_string(upstream.work().join("file")).unwrap(), "one");
+    assert!(upstream.work().join("untracked").exists());
+}
+
+#[test]
+fn nothing_of_a_repository_is_executed() {
+    if !have_git() {
+        return;
+    }
+    let upstream = Upstream::new();
+    let canary = upstream.folder.path().join("canary");
+    upstream.run(json!({})).unwrap();
+    let hook = upstream.work().join(".git/hooks");
+    fs::create_dir_all(&hook).unwrap();
+    for name in ["post-checkout", "post-merge", "reference-transaction"] {
+        fs::write(hook.join(name), format!("#!/bin/sh\ntouch {}\n", canary.display())).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(hook.join(name), mode).unwrap();
+    }
+    upstream.commit("two");
+    upstream.run(json!({})).unwrap();
+    assert!(!canary.exists(), "a hook ran");
+    let trial = Trial::of(Git);
+    for bad in ["ext::sh -c touch% /tmp/x", "--upload-pack=touch", ""] {
+        assert!(trial.read(json!({"path": "/x", "repo": bad})).is_err(), "{bad}");
+    }
+    for bad in ["--force", "a..b", "a b", "HEAD~1", ""] {
+        assert!(trial.read(json!({"path": "/x", "repo": "/r", "rev": bad})).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn what_is_not_a_working_copy_is_left_alone() {
+    if !have_git() {
+        return;
+    }
+    let upstream = Upstream::new();
+    fs::create_dir(upstream.work()).unwrap();
+    fs::write(upstream.work().join("mine"), "x").unwrap();
+    let failure = upstream.run(json!({"force": true})).unwrap_err();
+    assert!(failure.to_string().contains("no working copy"), "{failure}");
+    fs::remove_file(upstream.work().join("mine")).unwrap();
+    upstream.run(json!({})).unwrap();
+}

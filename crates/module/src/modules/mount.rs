@@ -1,0 +1,265 @@
+//! `mount`: a file system at its place, and its line in `/etc/fstab`.
+
+use std::path::Path;
+
+use mainstay_core::state::plan::{Change, Datum};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::failure::Failure;
+use crate::field::HostPath;
+use crate::forecast::Resource;
+use crate::host::{Command, Host, Ownership, View};
+use crate::module::{About, Analysis, Analyze, Applied, Apply, Module};
+
+const TABLE: &str = "/etc/fstab";
+
+pub struct Mount;
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MountParams {
+    /// Where it is mounted. The directory is made if there is none.
+    path: HostPath,
+    /// What is mounted: a device, `UUID=…`, `LABEL=…`, `host:/path`, or a word for a file system without a device.
+    source: Option<String>,
+    /// The file system's type, as `ext4`, `nfs`, `tmpfs`; `none` with the option `bind`.
+    fstype: Option<String>,
+    /// Its options; `defaults` without it.
+    options: Option<Vec<String>>,
+    /// Whether old-fashioned dumps take it, the fifth field.
+    #[serde(default)]
+    dump: u8,
+    /// In which pass it is checked when the machine starts, the sixth field; 0 is never.
+    #[serde(default)]
+    pass: u8,
+    /// Whether it is mounted now. `null` leaves that as it is.
+    #[serde(default = "mounted")]
+    mounted: Option<bool>,
+    /// It must neither be mounted nor stand in the table.
+    #[serde(default)]
+    absent: bool,
+}
+
+fn mounted() -> Option<bool> {
+    Some(true)
+}
+
+/// The table writes what would separate as octal numbers.
+fn escape(field: &str) -> String {
+    let mut text = String::new();
+    for c in field.chars() {
+        match c {
+            ' ' | '\t' | '\n' | '\\' => text.push_str(&format!("\\{:03o}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
+    text
+}
+
+fn unescape(field: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = field.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let digits =
+            after.get(..3).filter(|digits| first == b'\\' && digits.iter().all(|d| matches!(d, b'0'..=b'7')));
+        let number = digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        bytes.push(number.unwrap_or(first));
+        rest = if number.is_some() { &after[3..] } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Whether a line of the table is about this place.
+fn is_of(line: &str, path: &Path) -> bool {
+    let mut fields = line.split_whitespace();
+    let source = fields.next().is_some_and(|source| !source.starts_with('#'));
+    source
+        && fields.next().is_some_and(|place| Path::new(&unescape(place)).components().eq(path.components()))
+}
+
+/// Whether anything is mounted just there.
+fn is_mounted(view: &View, path: &Path) -> Result<bool, Failure> {
+    let bytes = view.read(Path::new("/proc/self/mountinfo"))?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    Ok(text
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .any(|place| Path::new(&unescape(place)) == path))
+}
+
+impl MountParams {
+    fn line(&self) -> String {
+        let options = self.options.as_ref().filter(|options| !options.is_empty());
+        let options = options.map_or_else(|| "defaults".into(), |options| options.join(","));
+        let field = |text: &Option<String>| escape(text.as_deref().unwrap_or_default());
+        let place = escape(&self.path.display().to_string());
+        format!(
+            "{} {place} {} {} {} {}",
+            field(&self.source),
+            field(&self.fstype),
+            escape(&options),
+            self.dump,
+            self.pass
+        )
+    }
+
+    /// The table as it is, and as it shall be.
+    fn tables(&self, view: &View) -> Result<(String, String), Failure> {
+        let bytes = view.read(Path::new(TABLE))?.unwrap_or_default();
+        let now =
+            String::from_utf8(bytes).map_err(|_| Failure::on("read", Path::new(TABLE), "it is not UTF-8"))?;
+        let mut wanted = (!self.absent).then(|| self.line());
+        let mut lines = Vec::new();
+        for line in now.lines() {
+            if !is_of(line, &self.path) {
+                lines.push(line.to_owned());
+            } else if let Some(own) = wanted.take() {
+                // How it is spaced is not ours.
+                let same = line.split_whitespace().eq(own.split_whitespace());
+                lines.push(if same { line.to_owned() } else { own });
+            }
+        }
+        lines.extend(wanted);
+        Ok((now, lines.iter().map(|line| format!("{line}\n")).collect()))
+    }
+
+    fn lines(&self, table: &str) -> Datum {
+        let lines: Vec<&str> = table.lines().filter(|line| is_of(line, &self.path)).collect();
+        if lines.is_empty() { Datum::Absent } else { Datum::known(lines.join("\n")) }
+    }
+}
+
+impl Module for Mount {
+    type Params = MountParams;
+
+    fn about(&self) -> About {
+        About {
+            name: "mount",
+            summary: "A mounted file system and its line in /etc/fstab.",
+            identity: Some("path"),
+            dry_run: "Complete. Whether it can be mounted shows only then.",
+            outputs: &[("mounted", "whether it is mounted")],
+            example: "\
+/srv/data:
+  mount: {source: LABEL=data, fstype: ext4, options: [noatime, nofail], pass: 2}
+/var/cache/build:
+  mount: {source: tmpfs, fstype: tmpfs, options: [size=1g, mode=0755]}
+",
+        }
+    }
+
+    fn check(&self, params: &MountParams) -> Result<(), String> {
+        let given = params.source.is_some() || params.fstype.is_some() || params.options.is_some();
+        if params.absent {
+            return if given { Err("what is `absent` has only a `path`".into()) } else { Ok(()) };
+        }
+        for (name, text) in [("source", &params.source), ("fstype", &params.fstype)] {
+            let text = text.as_deref().ok_or_else(|| format!("`{name}` is missing"))?;
+            if text.is_empty() || text.starts_with(['-', '#']) || text.contains(|c: char| c.is_control()) {
+                return Err(format!("`{name}` cannot be {text:?}"));
+            }
+        }
+        let bad =
+            |option: &&String| option.is_empty() || option.contains(|c: char| c.is_control() || c == ',');
+        match params.options.iter().flatten().find(bad) {
+            Some(option) => Err(format!("{option:?} is not a single option")),
+            None => Ok(()),
+        }
+    }
+
+    fn needs(&self, params: &MountParams) -> Vec<Resource> {
+        let source = params.source.as_deref().filter(|source| source.starts_with('/'));
+        let above = params.path.parent().map(Resource::path);
+        source.map(|source| Resource::path(Path::new(source))).into_iter().chain(above).collect()
+    }
+
+    fn analyze(&self, params: &MountParams, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
+        let (now, wanted) = params.tables(cx.view)?;
+        let is_mounted = is_mounted(cx.view, &params.path)?;
+        let mounted = if params.absent { Some(false) } else { params.mounted };
+        let mut changes = Vec::new();
+        let there = cx.view.target(&params.path)?.is_some()
+            || cx.forecast.get(&Resource::path(&params.path)).is_some();
+        if !there && mounted == Some(true) {
+            changes.push(Change::new(
+                "directory",
+                Datum::Absent,
+                Datum::known(params.path.display().to_string()),
+            ));
+        }
+        if now != wanted {
+            changes.push(Change::new("fstab", params.lines(&now), params.lines(&wanted)));
+        }
+        if let Some(mounted) = mounted.filter(|mounted| *mounted != is_mounted) {
+            changes.push(Change::new("mounted", Datum::known(is_mounted), Datum::known(mounted)));
+        }
+        let changed = !changes.is_empty();
+        let analysis = Analysis::of(changes).output("mounted", mounted.unwrap_or(is_mounted));
+        // What is seen beneath it will be something else.
+        Ok(if changed {
+            analysis.predict(Resource::new("mount", params.path.display()), None)
+        } else {
+            analysis
+        })
+    }
+
+    fn apply(&self, params: &MountParams, cx: &Apply<'_>, _: &Analysis) -> Result<Applied, Failure> {
+        let host = cx.host;
+        let (now, wanted) = params.tables(host)?;
+        let before = is_mounted(host, &params.path)?;
+        let mounted = if params.absent { Some(false) } else { params.mounted };
+        let path = params.path.display().to_string();
+        if mounted == Some(true) && host.target(&params.path)?.is_none() {
+            run(host, Command::new("mkdir").args(["-p", "--", &path]))?;
+        }
+        // Taken away by the old line, and mounted by the new one.
+        if mounted == Some(false) && before {
+            run(host, Command::new("umount").args(["--", &path]))?;
+        }
+        if now != wanted {
+            host.write(Path::new(TABLE), wanted.as_bytes(), Ownership::default())?;
+            reload_units(host)?;
+        }
+        match (mounted, before) {
+            (Some(true), false) => run(host, Command::new("mount").args(["--", &path]))?,
+            // The new line's options; another source needs another state first.
+            (Some(true), true) if now != wanted => {
+                run(host, Command::new("mount").args(["-o", "remount", "--", &path]))?
+            }
+            _ => {}
+        }
+        Ok(Applied::default().output("mounted", is_mounted(host, &params.path)?))
+    }
+}
+
+/// systemd makes units of the table, and would undo by old ones what is mounted by new lines.
+fn reload_units(host: &Host) -> Result<(), Failure> {
+    match host.target(Path::new("/run/systemd/system"))? {
+        Some(_) => run(host, Command::new("systemctl").arg("daemon-reload")),
+        None => Ok(()),
+    }
+}
+
+fn run(host: &Host, command: Command) -> Result<(), Failure> {
+    host.run(&command)?.or_failure(&command).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_table_are_told_apart() {
+        assert!(is_of("LABEL=a  /srv/my\\040data/ ext4 defaults 0 2", Path::new("/srv/my data")));
+        for line in
+            ["# LABEL=a /srv ext4 defaults 0 2", "#LABEL=a /srv ext4", "", "LABEL=a", "a /srv/b ext4 x"]
+        {
+            assert!(!is_of(line, Path::new("/srv")), "{line}");
+        }
+        for text in ["a b", "a\\040b", "tab\there", "ä"] {
+            assert_eq!(unescape(&escape(text)), text);
+        }
+        assert_eq!(unescape("a\\9x\\"), "a\\9x\\");
+    }
+}

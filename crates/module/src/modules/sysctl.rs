@@ -1,0 +1,222 @@
+//! `sysctl`: a setting of the running kernel, and the file that gives it at the next start.
+
+use std::path::PathBuf;
+
+use mainstay_core::state::plan::{Change, Datum};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::failure::Failure;
+use crate::host::{Host, Ownership, View};
+use crate::module::{About, Analysis, Analyze, Applied, Apply, Module};
+
+pub struct Sysctl;
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SysctlParams {
+    /// The setting, as `net.ipv4.ip_forward`. Where a part has a dot in it, write slashes: `net/ipv4/conf/eth0.1/forwarding`.
+    name: String,
+    /// Its value: a number, or a text of words and numbers.
+    value: Option<SettingValue>,
+    /// Whether it is set so when the machine starts, by `/etc/sysctl.d/90-NAME.conf`. `false` leaves that file alone.
+    #[serde(default = "yes")]
+    persist: bool,
+    /// That file must not be there. The running kernel keeps what it has.
+    #[serde(default)]
+    absent: bool,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+enum SettingValue {
+    Number(i64),
+    Text(String),
+}
+
+impl std::fmt::Display for SettingValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The kernel separates with tabs, people with spaces.
+fn normal(value: &str) -> String {
+    value.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl SysctlParams {
+    /// The name with slashes between its parts, as the tools read it: the first separator says which is one.
+    fn key(&self) -> String {
+        match self.name.find(['.', '/']).map(|at| self.name.as_bytes()[at]) {
+            Some(b'.') => {
+                let swap = |c| match c {
+                    '.' => '/',
+                    '/' => '.',
+                    c => c,
+                };
+                self.name.chars().map(swap).collect()
+            }
+            _ => self.name.clone(),
+        }
+    }
+
+    fn live(&self) -> PathBuf {
+        PathBuf::from("/proc/sys").join(self.key())
+    }
+
+    fn file(&self) -> PathBuf {
+        format!("/etc/sysctl.d/90-{}.conf", self.key().replace('/', "-")).into()
+    }
+
+    fn line(&self, value: &SettingValue) -> String {
+        format!("{} = {}\n", self.key(), normal(&value.to_string()))
+    }
+
+    fn now(&self, view: &View) -> Result<Option<String>, Failure> {
+        Ok(view.read(&self.live())?.map(|bytes| normal(&String::from_utf8_lossy(&bytes))))
+    }
+
+    fn persisted(&self, view: &View) -> Result<Option<String>, Failure> {
+        Ok(view.read(&self.file())?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+}
+
+impl Module for Sysctl {
+    type Params = SysctlParams;
+
+    fn about(&self) -> About {
+        About {
+            name: "sysctl",
+            summary: "A setting of the kernel, now and after the next start.",
+            identity: Some("name"),
+            dry_run: "Complete. Whether the kernel takes a value shows only when it is given.",
+            outputs: &[("value", "the value that the kernel has")],
+            example: "\
+net.ipv4.ip_forward:
+  sysctl: {value: 1}
+vm.swappiness:
+  sysctl: {value: 10, persist: false}
+",
+        }
+    }
+
+    fn check(&self, params: &SysctlParams) -> Result<(), String> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_.:/@-".contains(c);
+        let key = params.key();
+        let parts = key
+            .split('/')
+            .all(|part| !part.is_empty() && part != "." && part != ".." && !part.starts_with('-'));
+        if !parts || !params.name.chars().all(plain) {
+            return Err(format!("{:?} cannot be the name of a setting", params.name));
+        }
+        match (&params.value, params.absent) {
+            (None, false) => return Err("`value` is missing".into()),
+            (Some(_), true) => return Err("a setting that is `absent` has no value".into()),
+            _ => {}
+        }
+        let text = params.value.as_ref().map(ToString::to_string).unwrap_or_default();
+        if text.contains(|c: char| c.is_control() && c != '\t') {
+            return Err("`value` is one line".into());
+        }
+        Ok(())
+    }
+
+    fn analyze(&self, params: &SysctlParams, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
+        let persisted = params.persisted(cx.view)?;
+        let Some(value) = &params.value else {
+            let gone = persisted.map(|line| Change::new("persist", Datum::known(line.trim()), Datum::Absent));
+            return Ok(Analysis::of(gone.into_iter().collect()));
+        };
+        let wanted = normal(&value.to_string());
+        let Some(now) = params.now(cx.view)? else {
+            return match cx.forecast.opaque() {
+                Some(until) => Ok(Analysis::conditional(until)),
+                None => {
+                    let failure = Failure::new(
+                        format!("plan sysctl {}", params.name),
+                        "the kernel has no such setting",
+                    );
+                    Err(failure.hint("a kernel module that is not loaded may bring it"))
+                }
+            };
+        };
+        let mut changes = Vec::new();
+        if now != wanted {
+            changes.push(Change::new("value", Datum::known(now), Datum::known(wanted.clone())));
+        }
+        let line = params.line(value);
+        if params.persist && persisted.as_ref() != Some(&line) {
+            let before = persisted.map_or(Datum::Absent, |line| Datum::known(line.trim()));
+            changes.push(Change::new("persist", before, Datum::known(line.trim())));
+        }
+        Ok(Analysis::of(changes).output("value", wanted))
+    }
+
+    fn apply(&self, params: &SysctlParams, cx: &Apply<'_>, _: &Analysis) -> Result<Applied, Failure> {
+        let persisted = params.persisted(cx.host)?;
+        let Some(value) = &params.value else {
+            if persisted.is_some() {
+                cx.host.remove(&params.file())?;
+            }
+            return Ok(Applied::default());
+        };
+        let wanted = normal(&value.to_string());
+        // The kernel first: a value that it does not take shall not be kept for the next start.
+        if params.now(cx.host)?.as_ref() != Some(&wanted) {
+            cx.host.write_in_place(&params.live(), wanted.as_bytes())?;
+        }
+        let line = params.line(value);
+        if params.persist && persisted.as_ref() != Some(&line) {
+            make_directory(cx.host, &params.file())?;
+            cx.host.write(
+                &params.file(),
+                line.as_bytes(),
+                Ownership { mode: Some(0o644), ..Ownership::default() },
+            )?;
+        }
+        Ok(Applied::default().output("value", params.now(cx.host)?.unwrap_or(wanted)))
+    }
+}
+
+fn make_directory(host: &Host, file: &std::path::Path) -> Result<(), Failure> {
+    match file.parent() {
+        Some(parent) if host.target(parent)?.is_none() => host.make_directory(parent, Ownership::default()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &str) -> Result<SysctlParams, String> {
+        let params: SysctlParams =
+            serde_json::from_value(serde_json::json!({"name": name, "value": 1})).unwrap();
+        Sysctl.check(&params).map(|()| params)
+    }
+
+    #[test]
+    fn the_first_separator_says_which_is_one() {
+        for (name, path) in [
+            ("net.ipv4.ip_forward", "/proc/sys/net/ipv4/ip_forward"),
+            ("net/ipv4/conf/eth0.1/forwarding", "/proc/sys/net/ipv4/conf/eth0.1/forwarding"),
+            ("net.ipv4.conf.eth0/1.forwarding", "/proc/sys/net/ipv4/conf/eth0.1/forwarding"),
+        ] {
+            assert_eq!(read(name).unwrap().live(), PathBuf::from(path));
+        }
+        for bad in
+            ["", "../etc/passwd", "net/../../x", "/etc/passwd", "net..x", "a b", "net.x=1", "-w", "kernel/-x"]
+        {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
+    }
+}
