@@ -22,6 +22,7 @@ mod runs;
 mod send;
 mod status;
 mod token;
+mod tool;
 mod up;
 
 mod changes;
@@ -149,7 +150,18 @@ pub fn main_with(registry: Registry) -> ExitCode {
     if let Command::Remote(args) = cli.command {
         return remote::run(args, registry);
     }
-    let done = execute(cli, &registry, &mut screen).and_then(|status| {
+    let done = execute(cli, &registry, &mut screen);
+    ended(done, &mut screen)
+}
+
+/// For a program that was built with [`crate::tool`].
+pub(crate) fn tool_main(tool: &crate::tool::Tool) -> ExitCode {
+    tool::main(tool)
+}
+
+/// Writes what is left to be shown, and tells what went wrong.
+fn ended(done: Done, screen: &mut Screen) -> ExitCode {
+    let done = done.and_then(|status| {
         screen.flush()?;
         Ok(status)
     });
@@ -157,7 +169,7 @@ pub fn main_with(registry: Registry) -> ExitCode {
         Ok(status) => ExitCode::from(status),
         Err(Stop::Unread) => ExitCode::from(status_of::FAILED),
         Err(Stop::Problem(problem)) => {
-            problem_text::show(&problem, &mut screen);
+            problem_text::show(&problem, screen);
             ExitCode::from(problem.kind.exit_status())
         }
     }

@@ -10,4 +10,5 @@ pub mod config;
 mod descendants;
 pub mod dev_pointer;
 pub mod remote;
+pub mod tool;
 pub mod up;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use mainstay_control::view::{Problem, ProblemKind, RunNodeView, RunView};
+use mainstay_control::view::{RunNodeView, RunView};
 use mainstay_core::batch::{BatchSize, FailureLimit};
 use mainstay_core::time::Span;
 
@@ -111,8 +111,7 @@ pub(super) struct ApproveArgs {
 async fn approve(client: Client, args: ApproveArgs, screen: &mut Screen) -> Done {
     let run = find_run(&client, args.id.as_deref()).await?;
     if !args.yes && !screen.can_ask() {
-        let message = "this needs a yes before anything is changed, and there is nobody to ask";
-        return Err(Problem::new(ProblemKind::Invalid, message).hint("say --yes to do it unasked").into());
+        return Err(super::up::nobody_to_ask().into());
     }
     let Nodes { ways, desk } = nodes_of(client, run).await?;
     let options = Options {

@@ -41,11 +41,7 @@ pub(super) struct UpArgs {
 
 pub(super) async fn run(args: UpArgs, hub: Option<&str>, registry: &Registry, screen: &mut Screen) -> Done {
     if !args.yes && !screen.can_ask() {
-        let message = "this needs a yes before anything is changed, and there is nobody to ask";
-        return Err(Problem::new(ProblemKind::Invalid, message)
-            .hint("say --yes to do it unasked")
-            .hint("or see what would change with `mainstay plan`")
-            .into());
+        return Err(nobody_to_ask().into());
     }
     let options = Options {
         cycles: args.cycles,
@@ -54,4 +50,12 @@ pub(super) async fn run(args: UpArgs, hub: Option<&str>, registry: &Registry, sc
         ..Options::new(Goal::Up { yes: args.yes })
     };
     bring(args.states, options, hub, registry, screen).await
+}
+
+/// Without a terminal there is no confirmation but `--yes`.
+pub(super) fn nobody_to_ask() -> Problem {
+    let message = "this needs a yes before anything is changed, and there is nobody to ask";
+    Problem::new(ProblemKind::Invalid, message)
+        .hint("say --yes to do it unasked")
+        .hint("or see what would change with the command `plan`")
 }

@@ -297,9 +297,9 @@ impl Machine for NodeMachine {
                 self.cancel.cancel();
                 Ok(())
             }
-            Ask::Plan(_) | Ask::DropOrphans => {
-                Err(Aside::Problem("this is not to be had through a hub; use --ssh or --local on the node".into()))
-            }
+            Ask::Plan(_) | Ask::DropOrphans => Err(Aside::Problem(
+                "this is not to be had through a hub; use --ssh or --local on the node".into(),
+            )),
         }
     }
 

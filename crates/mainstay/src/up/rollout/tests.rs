@@ -125,6 +125,7 @@ impl Machine for Played {
                     cycle,
                     steps: steps.clone(),
                     orphans: vec![],
+                    ran: vec![],
                 };
                 self.plan = Some(plan.clone());
                 self.tells.extend(steps.into_iter().map(Tell::Step));
