@@ -256,7 +256,7 @@ fn summary(tally: &Tally, run: RunId) -> String {
     format!("{} (run {})", tally.text(), short(run))
 }
 
-struct Bar {
+pub(super) struct Bar {
     wanted: bool,
     bar: Option<ProgressBar>,
 }
