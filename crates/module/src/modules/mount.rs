@@ -78,11 +78,9 @@ fn is_of(line: &str, path: &Path) -> bool {
         && fields.next().is_some_and(|place| Path::new(&unescape(place)).components().eq(path.components()))
 }
 
-/// What is mounted uppermost at a place, from `/proc/self/mountinfo`.
+/// Whether anything is mounted just there.
 fn is_mounted(view: &View, path: &Path) -> Result<bool, Failure> {
-    let bytes = std::fs::read("/proc/self/mountinfo");
-    let _ = view;
-    let bytes = bytes.map_err(|error| Failure::on("read", Path::new("/proc/self/mountinfo"), error))?;
+    let bytes = view.read(Path::new("/proc/self/mountinfo"))?.unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes).into_owned();
     Ok(text
         .lines()

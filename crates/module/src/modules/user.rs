@@ -141,7 +141,8 @@ ann:
             let text = path.to_str().ok_or_else(|| format!("`{field}` is not UTF-8"))?;
             check_field(field, text)?;
             // The empty shell is a valid one, and means /bin/sh.
-            if !path.is_absolute() && !(field == "shell" && text.is_empty()) {
+            let good = path.is_absolute() || (field == "shell" && text.is_empty());
+            if !good {
                 return Err(format!("`{field}` is not an absolute path"));
             }
         }

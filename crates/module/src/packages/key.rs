@@ -77,7 +77,7 @@ fn packet(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         0xc0.. => {
             let length = match *rest.first()? {
                 one @ ..192 => (usize::from(one), 1),
-                two @ 192..224 => ((usize::from(two) - 192 << 8) + usize::from(*rest.get(1)?) + 192, 2),
+                two @ 192..224 => (((usize::from(two) - 192) << 8) + usize::from(*rest.get(1)?) + 192, 2),
                 255 => {
                     let digits = rest.get(1..5)?;
                     (digits.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)), 5)

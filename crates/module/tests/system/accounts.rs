@@ -5,7 +5,7 @@ use mainstay_core::state::plan::Datum;
 use mainstay_module::forecast::{Forecast, Resource};
 use serde_json::json;
 
-use crate::world::{fields, sh, state};
+use crate::world::{fields, read, sh, state};
 
 pub const TESTS: &[(&str, fn())] = &[
     ("group_comes_changes_and_goes", group_comes_changes_and_goes),
@@ -13,6 +13,9 @@ pub const TESTS: &[(&str, fn())] = &[
     ("user_is_planned_in_a_group_to_come", user_is_planned_in_a_group_to_come),
     ("user_joins_the_group_of_its_name", user_joins_the_group_of_its_name),
     ("password_hash_is_set_and_not_shown", password_hash_is_set_and_not_shown),
+    ("ssh_key_is_written_as_the_user", ssh_key_is_written_as_the_user),
+    ("ssh_key_of_a_user_to_come_is_planned", ssh_key_of_a_user_to_come_is_planned),
+    ("cron_comes_changes_and_goes", cron_comes_changes_and_goes),
 ];
 
 fn group_comes_changes_and_goes() {
@@ -84,4 +87,57 @@ fn password_hash_is_set_and_not_shown() {
     assert_eq!(sh("getent shadow u5 | cut -d: -f2"), hash);
     assert_eq!(fields(&state("user", json!({"name": "u5", "password": "!"})).converge()), ["password"]);
     state("user", json!({"name": "u5", "absent": true, "remove_home": true})).converge();
+}
+
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB";
+const OTHER: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgIC";
+
+fn ssh_key_is_written_as_the_user() {
+    sh("useradd -m u6");
+    let first = state("ssh_key", json!({"user": "u6", "key": format!("{KEY} u6@desk")}));
+    first.converge();
+    assert_eq!(sh("stat -c '%U %a' /home/u6/.ssh /home/u6/.ssh/authorized_keys"), "u6 700\nu6 600");
+    state("ssh_key", json!({"user": "u6", "key": OTHER, "options": ["restrict"]})).converge();
+    first.is_settled();
+    state("ssh_key", json!({"user": "u6", "keys": [OTHER], "exclusive": true})).converge();
+    assert_eq!(read("/home/u6/.ssh/authorized_keys"), format!("restrict {OTHER}\n"));
+    state("ssh_key", json!({"user": "u6", "key": OTHER, "absent": true})).converge();
+    // The user's own directory may lead anywhere; what only root could read there stays out of reach.
+    sh("ln -sf /etc/shadow /home/u6/.ssh/authorized_keys");
+    let failure = first.foresee(&Forecast::default()).unwrap_err();
+    assert!(failure.to_string().contains("Permission denied"), "{failure}");
+    sh("userdel -r u6 2>&1");
+}
+
+fn ssh_key_of_a_user_to_come_is_planned() {
+    let wanted = state("ssh_key", json!({"user": "u7", "key": KEY}));
+    assert!(wanted.foresee(&Forecast::default()).unwrap_err().to_string().contains("there is no user u7"));
+    let user = state("user", json!({"name": "u7", "home": "/srv/u7"}));
+    let mut forecast = Forecast::default();
+    for (resource, value) in user.analyze().predicts {
+        forecast.predict(resource, "the-user".into(), value);
+    }
+    let planned = wanted.foresee(&forecast).unwrap();
+    assert_eq!(planned.outputs["path"], "/srv/u7/.ssh/authorized_keys");
+    user.converge();
+    assert_eq!(
+        wanted.converge().changes,
+        planned.changes,
+        "it comes as it was planned before the user was there"
+    );
+    sh("userdel -r u7 2>&1");
+}
+
+fn cron_comes_changes_and_goes() {
+    let job = json!({"name": "job", "schedule": "*/5 * * * *", "command": "date +%F", "env": {"MAILTO": ""}});
+    state("cron", job).converge();
+    assert_eq!(read("/etc/cron.d/job"), "MAILTO=\"\"\n*/5 * * * * root date +\\%F\n");
+    assert_eq!(sh("stat -c '%U %a' /etc/cron.d/job"), "root 644");
+    state("cron", json!({"name": "job", "schedule": "@daily", "command": "true", "user": "daemon"}))
+        .converge();
+    let stranger = json!({"name": "job", "schedule": "@daily", "command": "true", "user": "no-one-here"});
+    let failure = state("cron", stranger).foresee(&Forecast::default()).unwrap_err();
+    assert!(failure.to_string().contains("there is no user"), "{failure}");
+    state("cron", json!({"name": "job", "absent": true})).converge();
+    state("cron", json!({"name": "job", "absent": true})).is_settled();
 }

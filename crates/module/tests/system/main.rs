@@ -10,6 +10,7 @@ mod world;
 
 mod accounts;
 mod commands;
+mod kernel;
 mod packages;
 mod services;
 
@@ -25,8 +26,10 @@ pub struct Test {
 
 fn tests() -> Vec<Test> {
     let test = |world| move |(name, run): &(&'static str, fn())| Test { name, world, run: *run };
-    let systemd = [commands::TESTS, accounts::TESTS, services::TESTS, packages::TESTS].concat();
-    systemd.iter().map(test("systemd")).chain(services::OPENRC.iter().map(test("openrc"))).collect()
+    let systemd =
+        [commands::TESTS, accounts::TESTS, services::TESTS, packages::TESTS, kernel::TESTS].concat();
+    let openrc = services::OPENRC.iter().map(test("openrc"));
+    systemd.iter().map(test("systemd")).chain(openrc).chain(packages::DNF.iter().map(test("dnf"))).collect()
 }
 
 fn main() -> ExitCode {

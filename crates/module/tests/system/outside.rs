@@ -11,7 +11,7 @@ use crate::Test;
 const EDITION: &str = "bookworm-1";
 const SUITE: &str = "bookworm";
 const MIRROR: &str = "http://deb.debian.org/debian";
-const PACKAGES: &str = "systemd,systemd-sysv,cron,procps";
+const PACKAGES: &str = "systemd,systemd-sysv,cron,procps,gpg,gpg-agent";
 
 /// Where the program stands in the scratch root, and where it says how it went.
 const PROGRAM: &str = "system-test";
@@ -23,7 +23,7 @@ const PATIENCE: &str = "300";
 pub fn run(tests: &[Test]) -> ExitCode {
     println!("\nrunning {} tests", tests.len());
     let (mut passed, mut failed, mut ignored) = (0, 0, 0);
-    for world in ["systemd", "openrc"] {
+    for world in ["systemd", "openrc", "dnf"] {
         let tests: Vec<&Test> = tests.iter().filter(|test| test.world == world).collect();
         if tests.is_empty() {
             continue;
@@ -70,53 +70,22 @@ fn run_in(world: &str, tests: &[&Test]) -> Result<String, String> {
     lock.lock().map_err(|error| error.to_string())?;
     let base = base(place)?;
     let lower = match world {
-        "openrc" => openrc(place, &base)?,
+        "openrc" => with(place, &base, world, "openrc")?,
+        "dnf" => with(place, &base, world, "dnf rpm createrepo-c")?,
         _ => base,
     };
     let scratch = Overlay::new(place, &[&lower])?;
     let prepared = prepare(&scratch.root, tests, world);
     prepared.map_err(|error| format!("the scratch root cannot be prepared: {error}"))?;
     match world {
+        "systemd" => boot(&scratch.root),
+        // What it would start belongs to a whole machine; what it makes in /run is what its tools need.
         "openrc" => {
-            let root = scratch.root.display().to_string();
-            let mut inside = Command::new("unshare");
-            inside.args([
-                "--mount",
-                "--pid",
-                "--fork",
-                "--uts",
-                "--ipc",
-                "--net",
-                "--kill-child",
-                "sh",
-                "-c",
-            ]);
-            let mounts =
-                "mount -t proc proc \"$1/proc\" && mount -t tmpfs run \"$1/run\" && shift && exec \"$@\"";
-            inside.args([mounts, "sh", &root, "chroot", &root]);
-            // What it would start belongs to a whole machine; what it makes in /run is what its tools need.
-            let begins = "rm -f /etc/runlevels/*/* && openrc default && exec \"$@\"";
-            inside.args(["sh", "-c", begins, "sh", &format!("/{PROGRAM}"), "--inside", world]);
-            inside.args(tests.iter().map(|test| test.name));
-            let out = File::create(scratch.root.join(RESULT)).map_err(|error| error.to_string())?;
-            let again = out.try_clone().map_err(|error| error.to_string())?;
-            tool("timeout", inside_timeout(inside).stdout(out).stderr(again)).ok();
+            enter(&scratch.root, world, tests, "rm -f /etc/runlevels/*/* && openrc default && exec \"$@\"")
         }
-        _ => {
-            let mut boot = Command::new("timeout");
-            boot.args([
-                PATIENCE,
-                "systemd-nspawn",
-                "--quiet",
-                "--register=no",
-                "--keep-unit",
-                "--private-network",
-            ]);
-            boot.arg("--directory").arg(&scratch.root).arg("--boot");
-            // It ends with a complaint of its own about its root, after all is done.
-            tool("systemd-nspawn", boot.stdout(Stdio::null())).ok();
-        }
+        _ => enter(&scratch.root, world, tests, "exec \"$@\""),
     }
+    .map_err(|error| error.to_string())?;
     let said = fs::read_to_string(scratch.root.join(RESULT)).unwrap_or_default();
     match said.lines().any(|line| line == "done") || said.contains("test ") {
         true => Ok(said.lines().filter(|line| *line != "done").map(|line| format!("{line}\n")).collect()),
@@ -124,10 +93,40 @@ fn run_in(world: &str, tests: &[&Test]) -> Result<String, String> {
     }
 }
 
-fn inside_timeout(command: Command) -> Command {
-    let mut bounded = Command::new("timeout");
-    bounded.env("RUST_BACKTRACE", "0").arg(PATIENCE).arg(command.get_program()).args(command.get_args());
-    bounded
+/// With systemd as process 1, which starts the tests and then powers off.
+fn boot(root: &Path) -> std::io::Result<()> {
+    let mut boot = Command::new("timeout");
+    boot.arg(PATIENCE).arg("systemd-nspawn").arg("--directory").arg(root).arg("--boot");
+    boot.args(["--quiet", "--register=no", "--keep-unit", "--private-network"]);
+    // It ends with a complaint of its own about its root, after all is done; what counts is what the tests said.
+    boot.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().map(drop)
+}
+
+/// In namespaces of its own, begun by a shell line that gets the tests' command.
+fn enter(root: &Path, world: &str, tests: &[&Test], begins: &str) -> std::io::Result<()> {
+    let path = root.display().to_string();
+    let mounts = "mount -t proc proc \"$1/proc\" && mount -t tmpfs run \"$1/run\" && shift && exec \"$@\"";
+    let mut inside = Command::new("timeout");
+    inside.arg(PATIENCE).args([
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--uts",
+        "--ipc",
+        "--net",
+        "--kill-child",
+    ]);
+    inside.args(["sh", "-c", mounts, "sh", &path, "chroot", &path, "sh", "-c", begins, "sh"]);
+    inside.args([&format!("/{PROGRAM}"), "--inside", world]).args(tests.iter().map(|test| test.name));
+    let out = File::create(root.join(RESULT))?;
+    inside
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null())
+        .stdout(out.try_clone()?)
+        .stderr(out)
+        .status()
+        .map(drop)
 }
 
 /// The scratch root that is made once.
@@ -146,25 +145,23 @@ fn base(place: &Path) -> Result<PathBuf, String> {
     Ok(root)
 }
 
-/// The same with OpenRC: another layer, so that it is whole without what was tried in between.
-fn openrc(place: &Path, base: &Path) -> Result<PathBuf, String> {
-    let root = place.join(format!("{EDITION}-openrc"));
+/// The same with further packages, as a copy: the base stays what it is.
+fn with(place: &Path, base: &Path, world: &str, packages: &str) -> Result<PathBuf, String> {
+    let root = place.join(format!("{EDITION}-{world}"));
     if root.exists() {
         return Ok(root);
     }
-    let new = place.join(format!("{EDITION}-openrc.new"));
+    let new = place.join(format!("{EDITION}-{world}.new"));
     clear(&new)?;
     tool("cp", Command::new("cp").arg("-a").arg(base).arg(&new))?;
-    let mut fetch = Command::new("chroot");
-    fetch.arg(&new).args([
-        "sh",
-        "-c",
-        "apt-get update -q && apt-get install -y -q --no-install-recommends openrc",
-    ]);
-    fetch.env("DEBIAN_FRONTEND", "noninteractive");
     let resolver = fs::copy("/etc/resolv.conf", new.join("etc/resolv.conf"));
     resolver.map_err(|error| error.to_string())?;
-    tool("openrc by apt-get", fetch.stdout(Stdio::null()).stderr(Stdio::null()))?;
+    let script = format!(
+        "apt-get update -q && apt-get install -y -q --no-install-recommends {packages} && apt-get clean"
+    );
+    let mut fetch = Command::new("chroot");
+    fetch.arg(&new).args(["sh", "-c", &script]).env("DEBIAN_FRONTEND", "noninteractive");
+    tool(&format!("{packages} by apt-get"), fetch.stdout(Stdio::null()).stderr(Stdio::null()))?;
     fs::rename(&new, &root).map_err(|error| error.to_string())?;
     Ok(root)
 }

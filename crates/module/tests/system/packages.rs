@@ -13,7 +13,11 @@ pub const TESTS: &[(&str, fn())] = &[
     ("pkg_is_held", pkg_is_held),
     ("pkg_reads_an_outdated_list_once", pkg_reads_an_outdated_list_once),
     ("pkg_from_a_repository_to_come_is_unknown", pkg_from_a_repository_to_come_is_unknown),
+    ("pkgrepo_is_read_once_with_its_key", pkgrepo_is_read_once_with_its_key),
+    ("pkgrepo_with_another_key_is_refused", pkgrepo_with_another_key_is_refused),
 ];
+
+pub const DNF: &[(&str, fn())] = &[("dnf_pkg_and_pkgrepo_do_the_same", dnf_pkg_and_pkgrepo_do_the_same)];
 
 /// A package without a program, and what else its control file says.
 fn package(name: &str, version: &str, more: &str) {
@@ -129,4 +133,118 @@ fn pkg_from_a_repository_to_come_is_unknown() {
     let planned = state("pkg", json!({"name": "demo-from-there"})).foresee(&forecast).unwrap();
     assert_eq!(planned.step, StepWord::Change);
     assert_eq!(planned.changes[0].after, Datum::Unknown { until: "the-repository".into() });
+}
+
+/// A key as text, and its fingerprint as gpg says it.
+fn key(name: &str) -> (String, String) {
+    let gpg = format!("gpg --batch --quiet --homedir /tmp/{name}");
+    sh(&format!(
+        "rm -rf /tmp/{name} && mkdir -m 700 /tmp/{name} && {gpg} --pinentry-mode loopback --passphrase '' \
+         --quick-generate-key {name}@example.org ed25519 sign never 2>&1"
+    ));
+    let fingerprint =
+        sh(&format!("{gpg} --with-colons --fingerprint | grep ^fpr | head -n 1 | cut -d: -f10"));
+    (sh(&format!("{gpg} --armor --export")), fingerprint)
+}
+
+/// What is in /repo, as a repository signed by this key.
+fn sign(name: &str) {
+    sh(&format!(
+        "rm -rf /signed && mkdir /signed && cp /repo/*.deb /repo/Packages /signed && cd /signed && \
+         {{ echo \"Date: $(date -Ru)\"; echo SHA256:; \
+            echo \" $(sha256sum Packages | cut -d' ' -f1) $(stat -c %s Packages) Packages\"; }} > Release && \
+         gpg --batch --homedir /tmp/{name} --clearsign -o InRelease Release 2>&1"
+    ));
+}
+
+fn pkgrepo_is_read_once_with_its_key() {
+    repository();
+    let (armored, fingerprint) = key("owner");
+    sign("owner");
+    write("/etc/apt/sources.list", "");
+    sh("apt-get update -q");
+    let wanted = json!({
+        "name": "local", "uris": ["copy:/signed"], "suites": ["./"], "key": armored, "fingerprint": fingerprint
+    });
+    let planned = state("pkgrepo", wanted).converge();
+    assert_eq!(planned.outputs["fingerprints"], json!([fingerprint]));
+    assert_eq!(fields(&planned), ["key", "content"]);
+    let outdated = std::path::Path::new("/var/lib/mainstay/package-index.outdated");
+    assert!(outdated.exists());
+    let demo = state("pkg", json!({"name": "demo"}));
+    assert_eq!(demo.converge().changes[0].after, Datum::known("newest"));
+    assert!(!outdated.exists());
+    // Nothing changed since: the list is not read again.
+    let read_at = || std::fs::metadata("/var/lib/mainstay/package-index.read").unwrap().modified().unwrap();
+    let before = read_at();
+    assert_eq!(state("pkg", json!({"name": "demo-lib"})).converge().changes[0].after, Datum::known("3"));
+    assert_eq!(read_at(), before);
+    state("pkg", json!({"name": "all", "names": ["demo", "demo-lib"], "absent": true})).converge();
+    state("pkgrepo", json!({"name": "local", "absent": true})).converge();
+    assert_eq!(
+        sh("ls /etc/apt/sources.list.d /etc/apt/keyrings"),
+        "/etc/apt/keyrings:\n\n/etc/apt/sources.list.d:"
+    );
+}
+
+fn pkgrepo_with_another_key_is_refused() {
+    repository();
+    let (armored, fingerprint) = key("owner");
+    let (other, _) = key("stranger");
+    let of = |key: &str| {
+        let params = json!({
+            "name": "local", "uris": ["copy:/signed"], "suites": ["./"], "key": key, "fingerprint": fingerprint
+        });
+        state("pkgrepo", params)
+    };
+    for key in [&other, &format!("{armored}\n{other}")] {
+        let failure = of(key).foresee(&Forecast::default()).unwrap_err().to_string();
+        assert!(failure.starts_with("check the key of local: its fingerprint is "), "{failure}");
+    }
+    // Signed by somebody else than the key says: apt does not take it, and its words are told.
+    sign("stranger");
+    write("/etc/apt/sources.list", "");
+    sh("apt-get update -q");
+    of(&armored).converge();
+    let demo = state("pkg", json!({"name": "demo"}));
+    let failure = demo.try_apply(&demo.analyze()).unwrap_err().to_string();
+    assert!(failure.contains("NO_PUBKEY") || failure.contains("not signed"), "{failure}");
+    state("pkgrepo", json!({"name": "local", "absent": true})).converge();
+}
+
+fn rpm(name: &str, version: &str) {
+    let spec = format!(
+        "Name: {name}\nVersion: {version}\nRelease: 1\nSummary: for a test\nLicense: MIT\nBuildArch: noarch\n\
+         %description\nfor a test\n%files\n"
+    );
+    write(&format!("/tmp/rpm/{name}.spec"), &spec);
+    sh(&format!(
+        "rpmbuild -bb --define '_topdir /tmp/rpm' --define '_rpmdir /rpms' /tmp/rpm/{name}.spec 2>&1"
+    ));
+}
+
+fn dnf_pkg_and_pkgrepo_do_the_same() {
+    sh("rm -rf /etc/yum.repos.d/* /var/lib/mainstay && mkdir -p /rpms");
+    for (name, version) in [("demo", "1.0"), ("demo", "1.1"), ("other", "2")] {
+        rpm(name, version);
+    }
+    sh("createrepo_c -q /rpms");
+    let repository = json!({"name": "local", "uris": ["file:///rpms"], "trusted": true, "manager": "dnf"});
+    state("pkgrepo", repository).converge();
+    let text = "[local]\nname=local\nbaseurl=file:///rpms\nenabled=1\ngpgcheck=0\n";
+    assert_eq!(read("/etc/yum.repos.d/local.repo"), text);
+    let pkg = |more: serde_json::Value| {
+        let mut params = json!({"name": "demo", "manager": "dnf"});
+        params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        state("pkg", params)
+    };
+    pkg(json!({"version": "1.0-1"})).converge();
+    assert_eq!(sh("rpm -q demo"), "demo-1.0-1.noarch");
+    let newest = pkg(json!({"latest": true})).converge();
+    let (before, after) = (Datum::known("1.0-1"), Datum::known("1.1-1"));
+    assert_eq!((&newest.changes[0].before, &newest.changes[0].after), (&before, &after));
+    pkg(json!({"version": "1.0*"})).converge();
+    pkg(json!({"names": ["demo", "other"]})).converge();
+    pkg(json!({"names": ["demo", "other"], "absent": true})).converge();
+    state("pkgrepo", json!({"name": "local", "absent": true, "manager": "dnf"})).converge();
 }

@@ -1,0 +1,62 @@
+//! `sysctl`, in the network namespace of the scratch root, and `mount`.
+
+use mainstay_module::forecast::Forecast;
+use serde_json::json;
+
+use crate::world::{fields, read, sh, state};
+
+pub const TESTS: &[(&str, fn())] = &[
+    ("sysctl_is_set_now_and_kept", sysctl_is_set_now_and_kept),
+    ("sysctl_that_the_kernel_refuses_is_not_kept", sysctl_that_the_kernel_refuses_is_not_kept),
+    ("mount_comes_changes_and_goes", mount_comes_changes_and_goes),
+];
+
+const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+const FILE: &str = "/etc/sysctl.d/90-net-ipv4-ip_forward.conf";
+
+fn sysctl_is_set_now_and_kept() {
+    let name = "net.ipv4.ip_forward";
+    sh(&format!("echo 0 > {FORWARD}"));
+    assert_eq!(fields(&state("sysctl", json!({"name": name, "value": 1})).converge()), ["value", "persist"]);
+    assert_eq!((read(FORWARD).trim(), read(FILE).as_str()), ("1", "net/ipv4/ip_forward = 1\n"));
+    sh(&format!("echo 0 > {FORWARD}"));
+    assert_eq!(fields(&state("sysctl", json!({"name": name, "value": "1"})).converge()), ["value"]);
+    let range = json!({"name": "net.ipv4.ip_local_port_range", "value": "20000 30000", "persist": false});
+    assert_eq!(fields(&state("sysctl", range).converge()), ["value"]);
+    state("sysctl", json!({"name": name, "absent": true})).converge();
+    assert_eq!(read(FORWARD).trim(), "1");
+    let unknown = state("sysctl", json!({"name": "net.no.such", "value": 1}));
+    assert!(unknown.foresee(&Forecast::default()).unwrap_err().to_string().contains("no such setting"));
+}
+
+fn sysctl_that_the_kernel_refuses_is_not_kept() {
+    let wanted = state("sysctl", json!({"name": "net.ipv4.ip_forward", "value": "much"}));
+    let failure = wanted.try_apply(&wanted.analyze()).unwrap_err();
+    assert!(
+        failure.to_string().starts_with("write /proc/sys/net/ipv4/ip_forward: Invalid argument"),
+        "{failure}"
+    );
+    assert!(!std::path::Path::new(FILE).exists());
+}
+
+fn mount_comes_changes_and_goes() {
+    let tmpfs = |size: &str, mounted: bool| {
+        let options = [format!("size={size}")];
+        let params = json!({
+            "path": "/srv/a place", "source": "tmpfs", "fstype": "tmpfs", "options": options, "mounted": mounted
+        });
+        state("mount", params)
+    };
+    let size = || sh("findmnt -n -o SIZE '/srv/a place'").trim().to_owned();
+    assert_eq!(fields(&tmpfs("1m", true).converge()), ["directory", "fstab", "mounted"]);
+    assert_eq!(size(), "1M");
+    assert_eq!(fields(&tmpfs("2m", true).converge()), ["fstab"]);
+    assert_eq!(size(), "2M");
+    sh("umount '/srv/a place'");
+    assert_eq!(fields(&tmpfs("2m", true).converge()), ["mounted"]);
+    let table = read("/etc/fstab");
+    tmpfs("2m", false).converge();
+    assert_eq!(read("/etc/fstab"), table);
+    state("mount", json!({"path": "/srv/a place", "absent": true})).converge();
+    assert!(!read("/etc/fstab").contains("tmpfs"));
+}
