@@ -131,6 +131,10 @@ impl<'a> Walk<'a> {
     }
 
     /// All turns that may begin now. None does not mean that all is done: some may be under way.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "no iterator: it may give nothing now and more after an answer"
+    )]
     pub fn next(&mut self) -> Vec<Turn> {
         let mut turns = Vec::new();
         while let Some(state) = self.pick() {
