@@ -12,8 +12,10 @@ pub mod redaction;
 pub mod schema;
 pub mod session;
 pub mod site;
+mod sketch;
 pub mod template;
 pub mod walk;
+#[cfg(test)]
 
 use std::borrow::Borrow;
 use std::fmt;

@@ -104,7 +104,7 @@ pub struct CycleStep {
     pub state: StateIndex,
     pub id: StateId,
     pub at: Place,
-    /// Why it comes after the next one, as `require` or `prereq of b`.
+    /// Why it comes after the next one, as `require` or `prereq_in`.
     pub why: String,
 }
 

@@ -4,8 +4,7 @@
 
 use std::fmt::Write;
 
-use super::explain::reasons;
-use super::{Edge, Order};
+use super::{Edge, Order, Why};
 use crate::state::StateIndex;
 use crate::state::catalog::{Catalog, RequisiteKind};
 
@@ -74,8 +73,13 @@ impl Order {
             let edges = self.edges_before(state);
             for edges in edges.chunk_by(|one, other| one.before == other.before) {
                 let [Edge { before, .. }, ..] = edges else { continue };
-                let words = reasons(catalog, edges);
-                arrows.push(Arrow { from: *before, to: state, words, dotted: false });
+                // The arrow points from the one that carries `prereq`, so it is named from there.
+                let word = |edge: &Edge| match edge.why {
+                    Why::Prereq => RequisiteKind::Prereq.word().to_owned(),
+                    _ => edge.why.word(catalog),
+                };
+                let words: Vec<String> = edges.iter().map(word).collect();
+                arrows.push(Arrow { from: *before, to: state, words: words.join(", "), dotted: false });
             }
             for target in catalog.states[state].requisites.targets(RequisiteKind::Listen) {
                 let words = RequisiteKind::Listen.word().to_owned();

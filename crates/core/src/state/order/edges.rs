@@ -121,28 +121,29 @@ fn infer(catalog: &Catalog, links: &[Links], found: &mut Found) {
     }
     // An edge can close a cycle only with others of its own component, so all others are simply taken.
     let count = catalog.states.len();
-    let (_, mut after) = adjacent(count, &found.edges);
+    let (_, hard) = adjacent(count, &found.edges);
+    let mut after = hard.clone();
     for wish in &wishes {
         after[wish.edge.before].push(wish.edge.after);
     }
     let component = graph::components(&after);
     let knotted = |edge: &Edge| component[edge.before] == component[edge.after];
     let mut dag = None;
+    if wishes.iter().any(|wish| knotted(&wish.edge)) {
+        let mut soft = vec![Vec::new(); count];
+        for wish in wishes.iter().filter(|wish| knotted(&wish.edge)) {
+            soft[wish.edge.before].push(wish.edge.after);
+        }
+        let inside = found.edges.iter().filter(|edge| knotted(edge));
+        dag = Some(Dag::new(&graph::lean(&hard, &soft), inside.map(|edge| (edge.before, edge.after))));
+    }
     let mut taken = vec![true; wishes.len()];
     for (at, Wish { edge, with }) in wishes.into_iter().enumerate() {
-        let fits = if with.is_some_and(|with| !taken[with]) {
-            false
-        } else if knotted(&edge) {
-            let dag = dag.get_or_insert_with(|| {
-                let (before, after) = adjacent(count, &found.edges);
-                let laid = sequence::lay_out(catalog, &[], &before, &after);
-                let inside = found.edges.iter().filter(|edge| knotted(edge));
-                Dag::new(&laid.sequence, inside.map(|edge| (edge.before, edge.after)))
-            });
-            dag.add(edge.before, edge.after)
-        } else {
-            true
-        };
+        let fits = with.is_none_or(|with| taken[with])
+            && match &mut dag {
+                Some(dag) if knotted(&edge) => dag.add(edge.before, edge.after),
+                _ => true,
+            };
         taken[at] = fits;
         match (fits, edge.why.clone()) {
             (true, _) => found.edges.push(edge),
@@ -232,7 +233,7 @@ fn cycle(catalog: &Catalog, edges: &[Edge], mut path: Vec<StateIndex>) -> Cycle 
             state: *state,
             id: declared.id.clone(),
             at: declared.at,
-            why: edge.map_or_else(String::new, |edge| edge.why.words(catalog)),
+            why: edge.map_or_else(String::new, |edge| edge.why.word(catalog)),
         }
     });
     Cycle { steps: steps.collect() }

@@ -10,14 +10,29 @@ use crate::state::catalog::{Catalog, OrderMode, Rank, RequisiteKind};
 const LISTED: usize = 12;
 
 impl Why {
-    /// From the side of the state that waits, as `require` or `needs user:app`.
-    pub fn words(&self, catalog: &Catalog) -> String {
+    /// From the side of the state that waits, as it would be written there: `require`, `needs user:app`.
+    pub fn word(&self, catalog: &Catalog) -> String {
         match self {
             Self::Requisite(kind) => kind.word().to_owned(),
-            Self::Reads => "reads its output".to_owned(),
-            Self::Prereq => "it carries prereq on this".to_owned(),
-            Self::PrereqOf(target) => format!("prereq of {}", catalog.states[*target].id),
+            Self::Reads => "reads".to_owned(),
+            Self::Prereq => "prereq_in".to_owned(),
+            Self::PrereqOf(target) => format!("for prereq {}", catalog.states[*target].id),
             Self::Needs(resource) => format!("needs {resource}"),
+        }
+    }
+
+    fn sentence(&self, catalog: &Catalog) -> String {
+        match self {
+            Self::Requisite(kind) => kind.word().to_owned(),
+            Self::Reads => "this one reads its output".to_owned(),
+            Self::Prereq => "that one runs if this one would change (prereq)".to_owned(),
+            Self::PrereqOf(target) => {
+                format!(
+                    "{}, which this one looks ahead at (prereq), comes after it",
+                    catalog.states[*target].id
+                )
+            }
+            Self::Needs(resource) => format!("it provides {resource}, which this one needs"),
         }
     }
 }
@@ -58,7 +73,7 @@ impl Order {
             let same = rest.iter().take_while(|edge| edge.before == first.before).count();
             if listed < LISTED {
                 let id = &catalog.states[first.before].id;
-                let _ = write!(text, "\nafter {id}: {}", reasons(catalog, &rest[..same]));
+                let _ = write!(text, "\nafter {id}: {}", sentences(catalog, &rest[..same]));
             }
             listed += 1;
             rest = &rest[same..];
@@ -75,7 +90,7 @@ impl Order {
             let _ = write!(text, "\nbefore {} more: prereq", prereqs.len() - LISTED);
         }
         let listens = requisites.targets(RequisiteKind::Listen);
-        if !listens.is_empty() {
+        if !listens.is_empty() && self.refreshes(state) {
             let names = super::super::walk::names(catalog, listens);
             let _ = write!(text, "\nrefreshed at the end if {names} changed: listen orders nothing");
         }
@@ -97,7 +112,11 @@ impl Order {
         if let Some(members) = self.merges.iter().find(|members| members.contains(&state)) {
             let others: Vec<StateIndex> = members.iter().copied().filter(|member| *member != state).collect();
             let names = super::super::walk::names(catalog, &others);
-            let _ = write!(text, "\napplied as one with {names}: nothing lies between them");
+            let _ = write!(
+                text,
+                "\napplied as one with {names}: no requisite lies between them, and they are held back until all are due"
+            );
+            return;
         }
         let alone = match (self.mode, catalog.states[state].options.parallel) {
             (OrderMode::Ansible, Some(true)) => "\nparallel: what follows does not wait for it",
@@ -113,7 +132,7 @@ impl Order {
         // Its last predecessor tells when it could go; from then on only the order of writing, `order:` and merges count.
         let freed_by = self.before(state).iter().copied().max_by_key(|before| self.place(*before));
         match freed_by {
-            Some(before) if self.place(before) + 1 == self.place(state) => {
+            Some(before) if self.last_beside(before) + 1 == self.place(state) => {
                 let _ = write!(text, "\nright after {}, for which it waited", catalog.states[before].id);
             }
             _ if self.place(state) < state => {
@@ -124,10 +143,16 @@ impl Order {
             _ => text.push_str("\nmoved back: states written after it could go before it"),
         }
     }
+
+    /// The place of the last one that is applied as one with this state, or its own.
+    fn last_beside(&self, state: StateIndex) -> usize {
+        let merge = self.merges.iter().find(|members| members.contains(&state));
+        merge.and_then(|members| members.last()).map_or(self.place(state), |last| self.place(*last))
+    }
 }
 
 /// All the reasons for which one state comes before another.
-pub(super) fn reasons(catalog: &Catalog, edges: &[Edge]) -> String {
-    let words: Vec<String> = edges.iter().map(|edge| edge.why.words(catalog)).collect();
-    words.join(", ")
+fn sentences(catalog: &Catalog, edges: &[Edge]) -> String {
+    let words: Vec<String> = edges.iter().map(|edge| edge.why.sentence(catalog)).collect();
+    words.join("; ")
 }

@@ -3,7 +3,7 @@
 //! It keeps a topological order and repairs only the stretch that a new edge contradicts (Pearce and Kelly, "A dynamic
 //! topological sort algorithm for directed acyclic graphs", 2006), so an edge that agrees with the order costs nothing.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 pub(super) struct Dag {
     after: Vec<Vec<usize>>,
@@ -129,6 +129,48 @@ pub(super) fn path(after: &[Vec<usize>], from: usize, to: usize) -> Option<Vec<u
         }
     }
     None
+}
+
+/// Lays nodes out along `hard` edges, which hold no cycle, and along as many `soft` ones as come easily: where these hold a
+/// cycle, its lowest node goes first. A [`Dag`] that starts from it has little to repair when the soft edges are added.
+pub(super) fn lean(hard: &[Vec<usize>], soft: &[Vec<usize>]) -> Vec<usize> {
+    let count = hard.len();
+    let mut waits_hard = vec![0usize; count];
+    let mut waits_soft = vec![0usize; count];
+    for (edges, waits) in [(hard, &mut waits_hard), (soft, &mut waits_soft)] {
+        for to in edges.iter().flatten() {
+            waits[*to] += 1;
+        }
+    }
+    let (mut free, mut stuck) = (BTreeSet::new(), BTreeSet::new());
+    for node in (0..count).filter(|node| waits_hard[*node] == 0) {
+        if waits_soft[node] == 0 {
+            free.insert(node)
+        } else {
+            stuck.insert(node)
+        };
+    }
+    let mut sequence = Vec::with_capacity(count);
+    let mut gone = vec![false; count];
+    while let Some(node) = free.pop_first().or_else(|| stuck.pop_first()) {
+        sequence.push(node);
+        gone[node] = true;
+        for to in &hard[node] {
+            waits_hard[*to] -= 1;
+        }
+        for to in &soft[node] {
+            waits_soft[*to] -= 1;
+        }
+        for to in hard[node].iter().chain(&soft[node]).filter(|to| !gone[**to] && waits_hard[**to] == 0) {
+            if waits_soft[*to] == 0 {
+                stuck.remove(to);
+                free.insert(*to);
+            } else {
+                stuck.insert(*to);
+            }
+        }
+    }
+    sequence
 }
 
 /// Numbers the strongly connected components; nodes share a number if and only if they are on a cycle together. Tarjan's

@@ -153,6 +153,7 @@ impl Ledger {
         catalog: &Catalog,
         state: StateIndex,
         outcome: StateOutcome,
+        refreshed: bool,
         outcomes: impl Fn(StateIndex) -> Option<StateOutcome>,
     ) -> Vec<Debt> {
         let mut cleared = Vec::new();
@@ -165,26 +166,31 @@ impl Ledger {
             }
         }
         if outcome.is_good() {
-            cleared.extend(self.take(catalog, state, |kind| kind != DebtKind::Listen, outcomes));
+            let served = refreshed || outcome == StateOutcome::Skipped;
+            cleared.extend(self.take(catalog, state, |kind| kind != DebtKind::Listen, served, outcomes));
         }
         cleared
     }
 
-    /// The `listen` debts of `state`, which are paid or not to be paid any more.
+    /// The `listen` debts of `state`, which are paid or not to be paid any more. `served`: see [`Self::take`].
     pub(super) fn listened(
         &mut self,
         catalog: &Catalog,
         state: StateIndex,
+        served: bool,
         outcomes: impl Fn(StateIndex) -> Option<StateOutcome>,
     ) -> Vec<Debt> {
-        self.take(catalog, state, |kind| kind == DebtKind::Listen, outcomes)
+        self.take(catalog, state, |kind| kind == DebtKind::Listen, served, outcomes)
     }
 
+    /// A target that failed may have changed in part, and calls for no refresh: what is owed for it stays, unless a refresh came
+    /// anyway, or is not wanted at all (`served`).
     fn take(
         &mut self,
         catalog: &Catalog,
         state: StateIndex,
         wanted: impl Fn(DebtKind) -> bool,
+        served: bool,
         outcomes: impl Fn(StateIndex) -> Option<StateOutcome>,
     ) -> Vec<Debt> {
         let declared = &catalog.states[state];
@@ -201,7 +207,12 @@ impl Ledger {
             !wanted(*kind)
         });
         for (kind, cause) in &self.causes[state] {
-            if wanted(*kind) && self.written[*cause] && outcomes(*cause).is_some_and(may_have_changed) {
+            let paid = match outcomes(*cause) {
+                Some(StateOutcome::Changed) => true,
+                Some(StateOutcome::Failed) => served || *kind == DebtKind::Trigger,
+                _ => false,
+            };
+            if wanted(*kind) && self.written[*cause] && paid {
                 taken.insert(debt(catalog, state, *kind, *cause));
             }
         }

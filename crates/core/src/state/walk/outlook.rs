@@ -68,7 +68,10 @@ pub struct Outlook<'a> {
     asks: Vec<bool>,
     /// A state that comes before by edges and is not unchanged.
     clouded_by: Vec<Option<StateIndex>>,
+    /// A state that comes before by edges and may change: an error may be gone after it.
+    stirred_by: Vec<Option<StateIndex>>,
     skipped: Vec<bool>,
+    blocked: Vec<bool>,
     /// The first of the sequence that is not unchanged.
     first_pending: Option<StateIndex>,
     prereq_by: Vec<Vec<StateIndex>>,
@@ -94,7 +97,9 @@ impl<'a> Outlook<'a> {
             only_failure: vec![false; count],
             asks: vec![false; count],
             clouded_by: vec![None; count],
+            stirred_by: vec![None; count],
             skipped: vec![false; count],
+            blocked: vec![false; count],
             first_pending: None,
             prereq_by,
             answers: BTreeMap::new(),
@@ -103,14 +108,41 @@ impl<'a> Outlook<'a> {
 
     /// What to do with a state once all that come before it in the sequence were settled.
     pub fn judge(&mut self, state: StateIndex) -> Judgement {
+        let judgement = self.judge_but_for_own_error(state);
+        let (Some(by), false) = (self.hindered_by_own_error(state), asks_to_look(&judgement)) else {
+            return judgement;
+        };
+        let id = &self.catalog.states[by].id;
+        if self.fates[by] == Some(Fate::Bad) {
+            return Judgement::Blocked { by, reason: format!("blocked: {id} is blocked too (prereq)") };
+        }
+        self.doubtful[state] = true;
+        self.only_failure[state] = false;
+        let reason = format!("if it works: {id} (prereq)");
+        Judgement::Conditional { until: by, reason, refresh: self.refresh(state, |other| self.fates[other]) }
+    }
+
+    /// A state that is blocked because this one, at which it looks ahead, cannot be analysed. That error is to be shown here, so
+    /// this one is analysed all the same, if it would be without that.
+    fn hindered_by_own_error(&self, state: StateIndex) -> Option<StateIndex> {
+        self.prereq_by[state].iter().copied().find(|by| {
+            matches!(self.fates[*by], Some(Fate::Bad | Fate::Doubtful)) && self.met_error(*by, state)
+        })
+    }
+
+    fn met_error(&self, by: StateIndex, target: StateIndex) -> bool {
+        self.answers.get(&(by, target)) == Some(&Foreseen::Step(StepWord::Error))
+    }
+
+    fn judge_but_for_own_error(&mut self, state: StateIndex) -> Judgement {
+        self.doubtful[state] = false;
+        self.only_failure[state] = false;
         let requisites = &self.catalog.states[state].requisites;
         let id = |state: StateIndex| &self.catalog.states[state].id;
-        let weighed = self.weigh(state, |other| self.fates[other]);
+        let weighed = self.weigh(state, |other| self.fates[other]).together(self.looked_ahead_at(state));
         if let Weighed::Block { by, kind } = weighed {
-            return Judgement::Blocked {
-                by,
-                reason: format!("blocked: {} cannot be analysed ({kind})", id(by)),
-            };
+            let what = if self.blocked[by] { "is blocked too" } else { "cannot be analysed" };
+            return Judgement::Blocked { by, reason: format!("blocked: {} {what} ({kind})", id(by)) };
         }
         let targets = requisites.targets(RequisiteKind::Prereq);
         let mut wait = None;
@@ -118,7 +150,7 @@ impl<'a> Outlook<'a> {
         if !targets.is_empty() {
             match self.prereq(state) {
                 Firing::Ask(targets) => return Judgement::Probe { targets },
-                Firing::Error(by) if self.cloud(state).is_none() => {
+                Firing::Error(by) if self.stir(state).is_none() => {
                     let reason = format!("blocked: {} cannot be analysed (prereq)", id(by));
                     return Judgement::Blocked { by, reason };
                 }
@@ -136,16 +168,18 @@ impl<'a> Outlook<'a> {
                 Firing::Fires => {}
             }
         }
-        if let Weighed::Skip { kind } = weighed {
+        if let Weighed::Skip { kind, doubtful } = weighed {
+            self.doubtful[state] = doubtful || matches!(wait, Some((_, _, true, _)));
             let names = super::names(self.catalog, requisites.targets(kind));
-            let what = if matches!(kind, RequisiteKind::Onfail | RequisiteKind::OnfailAll) {
-                "fails"
-            } else {
-                "changes"
+            let reason = match kind {
+                RequisiteKind::OnfailAll => format!("not all of {names} fail ({})", kind.word()),
+                RequisiteKind::Onfail => format!("nothing fails in {names} ({})", kind.word()),
+                _ => format!("nothing changes in {names} ({})", kind.word()),
             };
-            return Judgement::Skipped { reason: format!("nothing {what} in {names} ({})", kind.word()) };
+            return Judgement::Skipped { reason };
         }
         if let Some(reason) = skip {
+            self.doubtful[state] = matches!(weighed, Weighed::Wait { doubtful: true, .. });
             return Judgement::Skipped { reason };
         }
         let refresh = self.refresh(state, |other| self.fates[other]);
@@ -155,6 +189,7 @@ impl<'a> Outlook<'a> {
                 "onchanges" | "onchanges_any" => "if it changes:",
                 _ => "if it works:",
             };
+            let doubtful = doubtful || matches!(wait, Some((_, _, true, _)));
             wait = Some((until, format!("{what} {} ({kind})", id(until)), doubtful, only_failure));
         }
         if let Some((until, reason, doubtful, only_failure)) = wait {
@@ -177,9 +212,16 @@ impl<'a> Outlook<'a> {
     /// conditional step.
     pub fn settle(&mut self, state: StateIndex, judgement: &Judgement, found: Option<Foreseen>) {
         let cloud = self.cloud(state);
+        let stir = self.stir(state);
         self.clouded_by[state] = cloud;
+        self.stirred_by[state] = stir;
+        self.blocked[state] = matches!(judgement, Judgement::Blocked { .. });
         let by_refresh = |refresh: &Option<_>| if refresh.is_some() { Fate::Pending } else { Fate::Quiet };
         let fate = match (judgement, found) {
+            (Judgement::Skipped { .. }, _) if self.doubtful[state] => {
+                self.skipped[state] = true;
+                Fate::Doubtful
+            }
             (Judgement::Skipped { .. }, _) | (_, Some(Foreseen::Skipped)) => {
                 self.skipped[state] = true;
                 Fate::Quiet
@@ -191,13 +233,13 @@ impl<'a> Outlook<'a> {
             (Judgement::Analyse { refresh }, Some(Foreseen::Step(StepWord::Unchanged))) => {
                 by_refresh(refresh)
             }
-            (_, Some(Foreseen::Step(StepWord::Error))) if cloud.is_some() => Fate::Doubtful,
+            (_, Some(Foreseen::Step(StepWord::Error))) if stir.is_some() => Fate::Doubtful,
             (_, Some(Foreseen::Step(StepWord::Error)) | None) => Fate::Bad,
             (_, Some(Foreseen::Step(_))) => Fate::Pending,
         };
-        let error = found == Some(Foreseen::Step(StepWord::Error));
+        let idle = self.skipped[state] || found == Some(Foreseen::Step(StepWord::Error));
         self.asks[state] =
-            matches!(fate, Fate::Pending | Fate::Doubtful) && !self.only_failure[state] && !error;
+            matches!(fate, Fate::Pending | Fate::Doubtful) && !self.only_failure[state] && !idle;
         self.fates[state] = Some(fate);
         if fate != Fate::Quiet {
             self.first_pending.get_or_insert(state);
@@ -253,6 +295,13 @@ impl<'a> Outlook<'a> {
         })
     }
 
+    fn stir(&self, state: StateIndex) -> Option<StateIndex> {
+        self.order.before(state).iter().find_map(|before| match self.fates[*before] {
+            Some(Fate::Quiet | Fate::Bad) => self.stirred_by[*before],
+            _ => Some(*before),
+        })
+    }
+
     /// A requisite that fires calls it anew, though it ran in this run.
     fn is_called(&self, state: StateIndex) -> bool {
         super::is_called(self.catalog, state) || self.ledger.carries(state, DebtKind::Trigger)
@@ -291,19 +340,26 @@ impl<'a> Outlook<'a> {
                 RequisiteKind::Onchanges => match block.or(doubt) {
                     Some(says) => says,
                     None if owed => Weighed::Run,
-                    None => pending.unwrap_or(Weighed::Skip { kind }),
+                    None => pending.unwrap_or(Weighed::Skip { kind, doubtful: false }),
                 },
                 RequisiteKind::OnchangesAny if owed => Weighed::Run,
-                RequisiteKind::OnchangesAny => pending.or(block).unwrap_or(Weighed::Skip { kind }),
+                // Should none change after all, a bad one blocks it.
+                RequisiteKind::OnchangesAny => match pending {
+                    Some(_) if bad.is_some() => one(pending.map(Weighed::doubted)),
+                    Some(_) => one(doubt.or(pending)),
+                    None => block.unwrap_or(Weighed::Skip { kind, doubtful: false }),
+                },
                 RequisiteKind::Onfail => {
                     let until = bad.or_else(|| first(&[Fate::Doubtful, Fate::Pending]));
-                    until.map_or(Weighed::Skip { kind }, |until| Weighed::only_failure(until, word))
+                    until.map_or(Weighed::Skip { kind, doubtful: false }, |until| {
+                        Weighed::only_failure(until, word)
+                    })
                 }
                 RequisiteKind::OnfailAll => {
                     let until = first(&[Fate::Doubtful, Fate::Pending]).or(bad);
                     match until.filter(|_| first(&[Fate::Quiet]).is_none()) {
                         Some(until) => Weighed::only_failure(until, word),
-                        None => Weighed::Skip { kind },
+                        None => Weighed::Skip { kind, doubtful: false },
                     }
                 }
                 RequisiteKind::Listen | RequisiteKind::Prereq => Weighed::Run,
@@ -323,7 +379,17 @@ impl<'a> Outlook<'a> {
             };
             weighed = weighed.together(says);
         }
+        weighed
+    }
+
+    /// What the states say that carry `prereq` on this one. It is not asked of a target, for whether that one is blocked already
+    /// would hang on the order mode.
+    fn looked_ahead_at(&self, state: StateIndex) -> Weighed {
+        let mut weighed = Weighed::Run;
         for by in &self.prereq_by[state] {
+            if self.met_error(*by, state) {
+                continue;
+            }
             match self.fates[*by] {
                 Some(Fate::Bad) => weighed = weighed.together(Weighed::Block { by: *by, kind: "prereq" }),
                 Some(Fate::Doubtful) => weighed = weighed.together(Weighed::wait(*by, "prereq", true)),
@@ -335,6 +401,7 @@ impl<'a> Outlook<'a> {
 
     fn prereq(&self, state: StateIndex) -> Firing {
         prereq::fires(
+            self.order,
             state,
             |state| self.catalog.states[state].requisites.targets(RequisiteKind::Prereq),
             |target, known| {
@@ -391,6 +458,11 @@ impl<'a> Outlook<'a> {
     }
 }
 
+/// It is analysed, or blocked anyway.
+fn asks_to_look(judgement: &Judgement) -> bool {
+    matches!(judgement, Judgement::Analyse { .. } | Judgement::Probe { .. } | Judgement::Blocked { .. })
+}
+
 fn may_change(fate: Option<Fate>) -> bool {
     matches!(fate, Some(Fate::Pending | Fate::Doubtful))
 }
@@ -399,14 +471,35 @@ fn may_change(fate: Option<Fate>) -> bool {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Weighed {
     Run,
-    Wait { until: StateIndex, kind: &'static str, doubtful: bool, only_failure: bool },
-    Skip { kind: RequisiteKind },
-    Block { by: StateIndex, kind: &'static str },
+    Wait {
+        until: StateIndex,
+        kind: &'static str,
+        doubtful: bool,
+        only_failure: bool,
+    },
+    /// Doubtful if another may still block it: it does not run either way, but then it is bad.
+    Skip {
+        kind: RequisiteKind,
+        doubtful: bool,
+    },
+    Block {
+        by: StateIndex,
+        kind: &'static str,
+    },
 }
 
 impl Weighed {
     fn wait(until: StateIndex, kind: &'static str, doubtful: bool) -> Self {
         Self::Wait { until, kind, doubtful, only_failure: false }
+    }
+
+    fn doubted(self) -> Self {
+        match self {
+            Self::Wait { until, kind, only_failure, .. } => {
+                Self::Wait { until, kind, doubtful: true, only_failure }
+            }
+            other => other,
+        }
     }
 
     fn only_failure(until: StateIndex, kind: &'static str) -> Self {
@@ -418,8 +511,11 @@ impl Weighed {
         match (self, other) {
             (Self::Block { .. }, _) => self,
             (_, Self::Block { .. }) => other,
-            (Self::Skip { .. }, _) => self,
-            (_, Self::Skip { .. }) => other,
+            (Self::Skip { kind, doubtful }, other) | (other, Self::Skip { kind, doubtful }) => {
+                let doubts =
+                    matches!(other, Self::Skip { doubtful: true, .. } | Self::Wait { doubtful: true, .. });
+                Self::Skip { kind, doubtful: doubtful || doubts }
+            }
             (
                 Self::Wait { until, kind, doubtful, only_failure },
                 Self::Wait { doubtful: doubts, only_failure: of_failure, .. },

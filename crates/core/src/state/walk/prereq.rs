@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::state::StateIndex;
+use crate::state::order::Order;
 
 /// What is known of one target before its own `prereq` is looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,9 +33,9 @@ pub(super) enum Firing {
     Ask(Vec<StateIndex>),
 }
 
-struct Frame<'a> {
+struct Frame {
     state: StateIndex,
-    targets: &'a [StateIndex],
+    targets: Vec<StateIndex>,
     next: usize,
     /// Its own analysis leaves no doubt.
     sure: bool,
@@ -42,15 +43,20 @@ struct Frame<'a> {
     depends: Option<StateIndex>,
 }
 
-/// Goes down from `root`. `targets` are a state's `prereq` targets; `standing` is told which states are known to stay as
-/// they are. Every target is asked after, so that an error in any of them is seen.
+/// Goes down from `root`. `targets` are a state's `prereq` targets; they are looked at in the order of the sequence, and
+/// `standing` is told which of them are known to stay as they are. Every target is asked after, so that an error in any
+/// of them is seen.
 pub(super) fn fires<'a>(
+    order: &Order,
     root: StateIndex,
     targets: impl Fn(StateIndex) -> &'a [StateIndex],
     standing: impl Fn(StateIndex, &BTreeMap<StateIndex, bool>) -> Standing,
 ) -> Firing {
-    let frame =
-        |state, sure| Frame { state, targets: targets(state), next: 0, sure, fires: false, depends: None };
+    let frame = |state, sure| {
+        let mut targets = targets(state).to_vec();
+        targets.sort_unstable_by_key(|target| order.place(*target));
+        Frame { state, targets, next: 0, sure, fires: false, depends: None }
+    };
     // Whether a state that was looked at would change for sure or perhaps; one that would not is `false`.
     let mut known: BTreeMap<StateIndex, bool> = BTreeMap::new();
     let mut certain: BTreeMap<StateIndex, bool> = BTreeMap::new();

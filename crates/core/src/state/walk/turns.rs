@@ -65,6 +65,8 @@ struct Slot {
     /// Its `listen` targets that had changed when its turn began.
     heard: BTreeSet<StateIndex>,
     refreshed: bool,
+    /// How its turn ended. A `listen` refresh may change the outcome afterwards, and sets off nothing by it.
+    at_turn: Option<StateOutcome>,
 }
 
 enum Decision {
@@ -98,6 +100,7 @@ impl<'a> Walk<'a> {
             answers: BTreeMap::new(),
             heard: BTreeSet::new(),
             refreshed: false,
+            at_turn: None,
         });
         let mut walk = Self {
             catalog,
@@ -128,6 +131,10 @@ impl<'a> Walk<'a> {
     }
 
     /// All turns that may begin now. None does not mean that all is done: some may be under way.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "no iterator: it may give nothing now and more after an answer"
+    )]
     pub fn next(&mut self) -> Vec<Turn> {
         let mut turns = Vec::new();
         while let Some(state) = self.pick() {
@@ -426,6 +433,7 @@ impl<'a> Walk<'a> {
     fn prereq(&self, state: StateIndex) -> Firing {
         let answers = &self.slots[state].answers;
         prereq::fires(
+            self.order,
             state,
             |state| self.catalog.states[state].requisites.targets(RequisiteKind::Prereq),
             |target, known| {
@@ -486,6 +494,7 @@ impl<'a> Walk<'a> {
 
     fn end(&mut self, state: StateIndex, outcome: StateOutcome, reason: Option<String>) -> Vec<Debt> {
         self.slots[state].stage = Stage::Ended(outcome);
+        self.slots[state].at_turn = Some(outcome);
         self.slots[state].reason = reason;
         self.ended += 1;
         self.leave_lane(state);
@@ -500,10 +509,8 @@ impl<'a> Walk<'a> {
             }
         }
         let slots = &self.slots;
-        self.ledger.after(self.catalog, state, outcome, |other| match slots[other].stage {
-            Stage::Ended(outcome) => Some(outcome),
-            _ => None,
-        })
+        let refreshed = slots[state].refreshed;
+        self.ledger.after(self.catalog, state, outcome, refreshed, |other| slots[other].at_turn)
     }
 
     fn leave_lane(&mut self, state: StateIndex) {
@@ -574,14 +581,9 @@ impl<'a> Walk<'a> {
         (listens, paid)
     }
 
-    /// A target that failed may have changed in part. Its debt stays unless `all` are paid: no refresh came after it.
-    fn pay_listened(&mut self, state: StateIndex, all: bool) -> Vec<Debt> {
+    fn pay_listened(&mut self, state: StateIndex, served: bool) -> Vec<Debt> {
         let slots = &self.slots;
-        self.ledger.listened(self.catalog, state, |other| match slots[other].stage {
-            Stage::Ended(StateOutcome::Failed) if !all => None,
-            Stage::Ended(outcome) => Some(outcome),
-            _ => None,
-        })
+        self.ledger.listened(self.catalog, state, served, |other| slots[other].at_turn)
     }
 
     fn why_blocked(&self, state: StateIndex, kind: Option<RequisiteKind>) -> String {
