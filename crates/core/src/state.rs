@@ -12,10 +12,10 @@ pub mod redaction;
 pub mod schema;
 pub mod session;
 pub mod site;
+#[cfg(test)]
 mod sketch;
 pub mod template;
 pub mod walk;
-#[cfg(test)]
 
 use std::borrow::Borrow;
 use std::fmt;
