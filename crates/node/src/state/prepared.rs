@@ -21,6 +21,7 @@ use super::outputs::{Seen, Table};
 use super::secrecy::{self, Secrecy};
 
 pub(super) struct Prepared {
+    /// Without parameters that were read for good.
     pub(super) catalog: Catalog,
     pub(super) digest: CatalogDigest,
     pub(super) order: Order,
@@ -85,7 +86,7 @@ pub(super) enum PrepareError {
 impl Prepared {
     /// `key` is asked for only if there is something to hide.
     pub(super) fn new(
-        catalog: Catalog,
+        mut catalog: Catalog,
         registry: &Registry,
         facts: Arc<Values>,
         key: impl FnOnce() -> [u8; 32],
@@ -130,6 +131,12 @@ impl Prepared {
         let order = Order::build(&catalog, &links)?;
         for (state, secrecy) in secrecy::trace(&catalog, &order).into_iter().enumerate() {
             states[state].secrecy = secrecy;
+        }
+        for (ready, declared) in states.iter().zip(&mut catalog.states) {
+            // They are not read again. Ten thousand states have some ten megabytes of them.
+            if matches!(ready.params, Kept::Read(_)) && !ready.secrecy.is_secret() {
+                declared.params = Values::new();
+            }
         }
         let anything = !catalog.secrets.is_empty() || states.iter().any(|state| state.secrecy.is_secret());
         // Without secrets no digest is made.
