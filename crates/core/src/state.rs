@@ -11,9 +11,9 @@ pub mod plan;
 pub mod redaction;
 pub mod schema;
 pub mod session;
+pub mod site;
 #[cfg(test)]
 mod sketch;
-pub mod site;
 pub mod template;
 pub mod walk;
 
