@@ -51,14 +51,14 @@ impl fmt::Display for Planned {
 
 /// A datum as a sentence has it; a long text only by its length.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Shown(Datum);
+pub struct Shown(Box<Datum>);
 
 /// A longer text makes the sentence unreadable; the plan shows it.
 const SHOWN: usize = 60;
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &*self.0 {
             Datum::Absent => f.write_str("absent"),
             Datum::Known(value) | Datum::Predicted { value, .. } => {
                 let text = value.as_str().map_or_else(|| value.to_string(), |text| format!("{text:?}"));
@@ -128,10 +128,10 @@ fn covers_change(
         return if was_open {
             Ok(())
         } else {
-            Err(Drift::Field { state, field, now: Shown(change.after.clone()) })
+            Err(Drift::Field { state, field, now: Shown(Box::new(change.after.clone())) })
         };
     };
-    let shown = |datum: &Datum| Shown(datum.clone());
+    let shown = |datum: &Datum| Shown(Box::new(datum.clone()));
     if !agrees(&listed.after, &change.after) {
         return Err(Drift::After { state, field, planned: shown(&listed.after), now: shown(&change.after) });
     }

@@ -385,6 +385,7 @@ mod tests {
                 },
             ],
             orphans: vec!["refresh of gone (service)".into()],
+            stable: false,
             ran: vec![],
         }
     }

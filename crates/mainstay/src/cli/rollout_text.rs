@@ -251,6 +251,7 @@ mod tests {
             cycle: 1,
             steps: vec![step],
             orphans: vec![],
+            stable: false,
             ran: vec![],
         }
     }

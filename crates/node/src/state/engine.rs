@@ -269,6 +269,7 @@ fn without_words(plan: &Plan) -> Plan {
         steps: plan.steps.iter().map(step).collect(),
         orphans: Vec::new(),
         stable: plan.stable,
+        ran: plan.ran.clone(),
     }
 }
 

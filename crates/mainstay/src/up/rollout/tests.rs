@@ -70,6 +70,8 @@ impl Way for PlayedWay {
         let hello = Tell::Hello { version: "1".into(), machine: self.name.clone(), facts: Values::new() };
         Ok(Box::new(Played {
             name: self.name.clone(),
+            landlock: 0,
+            notes: vec![],
             script: self.script.clone(),
             log: self.log.clone(),
             analyses: 0,
@@ -125,6 +127,7 @@ impl Machine for Played {
                     cycle,
                     steps: steps.clone(),
                     orphans: vec![],
+                    stable: steps.iter().all(|step: &PlanStep| !step.step.is_pending()),
                     ran: vec![],
                 };
                 self.plan = Some(plan.clone());
