@@ -67,11 +67,15 @@ impl Way for PlayedWay {
         if self.script.unreachable {
             return Err(Aside::Unreachable { message: "no route to host".into(), hints: vec![] });
         }
-        let hello = Tell::Hello { version: "1".into(), machine: self.name.clone(), facts: Values::new() };
-        Ok(Box::new(Played {
-            name: self.name.clone(),
+        let hello = Tell::Hello {
+            version: "1".into(),
+            machine: self.name.clone(),
+            facts: Values::new(),
             landlock: 0,
             notes: vec![],
+        };
+        Ok(Box::new(Played {
+            name: self.name.clone(),
             script: self.script.clone(),
             log: self.log.clone(),
             analyses: 0,
@@ -109,11 +113,12 @@ impl Machine for Played {
                 let fits = self.plan.as_ref().is_some_and(|plan| plan.digest() == *digest);
                 format!("apply {cycle} {}", if fits { "approved" } else { "WRONG DIGEST" })
             }
+            Ask::Plan(_) | Ask::DropOrphans => "nothing that a rollout asks".into(),
             Ask::Cancel => "cancel".into(),
         };
         self.log.asks.lock().unwrap().push(format!("{}: {said}", self.name));
         match ask {
-            Ask::Catalog(_) => {}
+            Ask::Catalog(_) | Ask::Plan(_) | Ask::DropOrphans => {}
             Ask::Analyze { cycle, .. } => {
                 let at = self.analyses.min(self.script.plans.len() - 1);
                 self.analyses += 1;
