@@ -527,7 +527,7 @@ fn a_command_that_ran_is_not_run_again_unless_called_for() {
 
 #[test]
 fn wrong_answers_are_not_heard() {
-    let sketch = Sketch::new("a\nb require=a");
+    let sketch = Sketch::new("a\nb onchanges=a");
     let order = sketch.order();
     let mut walk = Walk::new(&sketch.catalog, &order, &Owed::default(), &Ran::default());
     walk.ended(1, Ended::new(StateOutcome::Changed));

@@ -251,6 +251,13 @@ fn an_error_asks_for_no_other_cycle() {
     let set = |_: &Sketch, acts: &mut Vec<Act>| acts[0].hidden = true;
     let lines = shown("err\nr require=err\nof onfail=err", set, &[]);
     assert_eq!(lines.last().unwrap(), "asks: ");
+    // Nor where something earlier may put it right: that asks by itself.
+    let set = |_: &Sketch, acts: &mut Vec<Act>| {
+        acts[0] = Act::changed();
+        acts[1].hidden = true;
+    };
+    let lines = shown("conf\nerr require=conf", set, &[]);
+    assert_eq!(lines.last().unwrap(), "asks: conf");
 }
 
 proptest! {
