@@ -73,7 +73,10 @@ pub(super) fn plan(plan: &Plan, detail: Detail) -> Vec<Line> {
         }
     }
     for orphan in &plan.orphans {
-        let text = format!("  still owed by a state that is gone: {}", one_line(orphan));
+        let text = format!(
+            "  still owed for a state that is gone: {} (up --drop-orphans gives it up)",
+            one_line(orphan)
+        );
         lines.push(line(Tone::Unsure, text));
     }
     lines
@@ -170,6 +173,11 @@ fn sign_of(changes: &[Change]) -> (char, Tone) {
 
 fn changes(changes: &[Change], detail: Detail, lines: &mut Vec<Line>) {
     for change in changes {
+        if change.field == Change::MORE {
+            let mark = mark(&change.after).unwrap_or_default();
+            lines.push(line(Tone::Unsure, format!("      … perhaps more {mark}")));
+            continue;
+        }
         let field = one_line(&change.field);
         match &change.diff {
             None => {
@@ -400,7 +408,6 @@ mod tests {
             ],
             orphans: vec!["refresh of gone (service)".into()],
             stable: false,
-            ran: vec![],
         }
     }
 
@@ -410,8 +417,30 @@ mod tests {
 
     #[test]
     fn a_plan_reads_well() {
-        insta::assert_snapshot!(text(&plan(&example(), Detail::default())), @"");
-        insta::assert_snapshot!(plan_counts(&example()), @"");
+        insta::assert_snapshot!(text(&plan(&example(), Detail::default())), @r#"
+          + app-user (user) change
+              exists: false → true
+              uid: absent → (known after app-user)
+          ~ app-conf (file) change
+              owner: root → app (predicted, after app-user)
+              mode: 0644 → 0640
+              content:
+                @@ -1,2 +1,2 @@
+                 same
+                -port = 80
+                +port = 8080^[[2J
+              key: ‹secret› → ‹secret›
+          - old (file) change
+              exists: true → absent
+          ? app-service (service) conditional: known after app-conf
+              refresh because of app-conf, old
+          ↻ proxy (service) unchanged
+              refresh owed from an earlier run
+          ! note (cmd) opaque: runs `logger hi`^G
+          ✗ x (file) error: read /etc/x: Permission denied
+          still owed for a state that is gone: refresh of gone (service) (up --drop-orphans gives it up)
+        "#);
+        insta::assert_snapshot!(plan_counts(&example()), @"3 to change, 1 conditional, 1 opaque, 1 to refresh, 1 in error, 1 unchanged");
     }
 
     #[test]
@@ -467,7 +496,12 @@ mod tests {
             outputs: Default::default(),
             duration_ms: 3,
         };
-        insta::assert_snapshot!(text(&report(&done, Some(StepWord::Conditional), Detail::default())), @"");
+        insta::assert_snapshot!(text(&report(&done, Some(StepWord::Conditional), Detail::default())), @r#"
+          ✗ app (service) failed, refreshed: start app: exit 1
+              Job failed.
+              ^[c
+              running: false → true
+        "#);
         let foreseen = report(&done, Some(StepWord::Change), Detail::default());
         assert!(!text(&foreseen).contains("running:"));
         let quiet = StateReport { outcome: StateOutcome::Skipped, ..done };

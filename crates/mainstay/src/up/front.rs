@@ -16,8 +16,10 @@ pub enum Event<'a> {
     Begin {
         machines: usize,
     },
+    /// With what the machine has to say of itself before anything else.
     Connected {
         machine: &'a str,
+        notes: &'a [String],
     },
     /// Its catalog has that many states.
     Compiled {
