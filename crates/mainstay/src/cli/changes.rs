@@ -408,6 +408,7 @@ mod tests {
             ],
             orphans: vec!["refresh of gone (service)".into()],
             stable: false,
+            ran: vec![],
         }
     }
 

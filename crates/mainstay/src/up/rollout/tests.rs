@@ -118,7 +118,6 @@ impl Machine for Played {
                 let fits = self.plan.as_ref().is_some_and(|plan| plan.digest() == *digest);
                 format!("apply {cycle} {}", if fits { "approved" } else { "WRONG DIGEST" })
             }
-            Ask::Plan(_) | Ask::DropOrphans => "nothing that a rollout asks".into(),
             Ask::Cancel => "cancel".into(),
         };
         self.log.asks.lock().unwrap().push(format!("{}: {said}", self.name));
@@ -139,6 +138,7 @@ impl Machine for Played {
                     steps: steps.clone(),
                     orphans: if self.dropped { vec![] } else { self.script.orphans.clone() },
                     stable: !steps.iter().any(|step| step.step.is_pending()),
+                    ran: vec![],
                 };
                 self.plan = Some(plan.clone());
                 self.tells.extend(steps.into_iter().map(Tell::Step));
