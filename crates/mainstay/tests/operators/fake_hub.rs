@@ -363,14 +363,14 @@ impl Facade for FakeHub {
         Ok(self.view())
     }
 
-    async fn runs(&self, limit: usize) -> Result<Vec<RunView>, Problem> {
+    async fn runs(&self, _: &Operator, limit: usize) -> Result<Vec<RunView>, Problem> {
         self.note(format!("runs {limit}"));
         let mut other = self.view();
         other.run = "0190a8a0-0000-7000-8000-000000000001".parse().unwrap();
         Ok([self.view(), other].into_iter().take(limit).collect())
     }
 
-    async fn run(&self, run: RunId) -> Result<(RunView, Vec<RunNodeView>), Problem> {
+    async fn run(&self, _: &Operator, run: RunId) -> Result<(RunView, Vec<RunNodeView>), Problem> {
         if run != run_id() {
             return Err(not_found("such run"));
         }
@@ -393,7 +393,7 @@ impl Facade for FakeHub {
         Ok((self.view(), nodes))
     }
 
-    async fn watch_run(&self, run: RunId, from: u64) -> Result<RunEvents, Problem> {
+    async fn watch_run(&self, _: &Operator, run: RunId, from: u64) -> Result<RunEvents, Problem> {
         self.note(format!("watch from {from}"));
         if run != run_id() {
             return Err(not_found("such run"));
