@@ -348,6 +348,7 @@ impl Courier {
         self.parts.mark.store(self.parts.engine.mark(), std::sync::atomic::Ordering::Release);
         let queues = self.parts.engine.queues();
         self.parts.metrics.queues(&queues, self.sessions.len());
+        self.parts.metrics.repeated(self.parts.engine.repeated());
         if let Ok(mut shown) = self.parts.queues.lock() {
             *shown = queues;
         }
@@ -541,6 +542,13 @@ impl Courier {
         if peer == self.parts.me {
             self.looped.push_back(frame);
             return;
+        }
+        if let Frame::Ack(acks) = &frame {
+            for ack in acks {
+                if let Verdict::Refused(why) = &ack.verdict {
+                    self.parts.metrics.refused(session::refusal_word(why));
+                }
+            }
         }
         let Some(session) = self.sessions.get(&peer) else { return };
         if session.frames.try_send(frame).is_err() {

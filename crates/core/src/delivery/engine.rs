@@ -146,6 +146,11 @@ impl Engine {
         }
     }
 
+    /// Requests that came again since this engine was made, and so were not taken again.
+    pub fn repeated(&self) -> u64 {
+        self.inbox.repeated()
+    }
+
     /// Messages that this journal accepted over its life.
     pub fn mark(&self) -> u64 {
         self.inbox.accepted_ever()

@@ -90,6 +90,8 @@ pub(super) struct Inbox {
     open: usize,
     open_bytes: usize,
     refused: VecDeque<Key>,
+    /// Requests that came again since the start.
+    repeated: u64,
     tombstones: usize,
     tombstones_of: BTreeMap<KeyId, usize>,
     /// Messages accepted over this journal's life.
@@ -143,6 +145,10 @@ impl Inbox {
     pub fn set_mark(&mut self, mark: u64) {
         self.mark = mark;
         self.durable_mark = mark;
+    }
+
+    pub fn repeated(&self) -> u64 {
+        self.repeated
     }
 
     pub fn accepted_ever(&self) -> u64 {
@@ -218,6 +224,7 @@ impl Inbox {
         };
         // Duplicates first: what was accepted must be acknowledged again, however late it comes again.
         if let Some(entry) = self.entries.get_mut(&key) {
+            self.repeated += u64::from(!is_tombstone(&entry.row));
             match entry.row.state {
                 InboxState::Refused => {
                     self.refuse(shared, now, key, peer, sender, relayed, &request, Rejection::Denied, None);
