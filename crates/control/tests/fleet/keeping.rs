@@ -215,3 +215,21 @@ async fn a_damaged_backup_restores_nothing() {
         .collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[tokio::test]
+async fn a_killed_hub_still_knows_until_when_it_saw_its_nodes() {
+    let f = Fixture::new().await;
+    let nodes = f.nodes(2).await;
+    f.hub.look_again().await;
+    f.clock.pass(1_000);
+    nodes[1].unlink(&f.hub);
+    let gone = f.clock.now().as_millis();
+    f.clock.pass(600_000);
+    f.hub.look_again().await;
+    let there = f.clock.now().as_millis();
+    f.clock.pass(30_000);
+    let f = f.restart().await;
+    let seen = async |which: &str| f.hub.node(which).await.unwrap().last_seen;
+    assert_eq!(seen("n0").await, Some(there), "it was linked when the hub was killed");
+    assert_eq!(seen("n1").await, Some(gone), "it was not");
+}
