@@ -138,7 +138,7 @@ pub struct RunNodeView {
     pub node: NodeName,
     /// The end, if there is one.
     pub result: Option<ResultView>,
-    /// Otherwise why not yet: "away since …", "behind 12 messages", "waiting for its batch", "sent", "accepted".
+    /// Otherwise why not yet: "away since …, behind 12 messages", "waiting for its batch", "sent", "accepted".
     pub pending: Option<String>,
 }
 

@@ -225,6 +225,27 @@ async fn a_cancel_takes_back_what_was_not_sent_and_follows_what_was() {
 }
 
 #[tokio::test]
+async fn what_is_pending_says_why() {
+    let f = Fixture::new().await;
+    let mut nodes = f.nodes(1).await;
+    let why = async |run| f.view(run).await.1[0].pending.clone().unwrap();
+    nodes[0].unlink(&f.hub);
+    let first = f.run(spec("n0")).await;
+    let second = f.run(spec("n0")).await;
+    let third = f.run(spec("n0")).await;
+    let away = why(first).await;
+    assert!(away.starts_with("away since 20") && !away.contains("behind"), "{away}");
+    assert_eq!(why(second).await, format!("{away}, behind 1 message"));
+    assert_eq!(why(third).await, format!("{away}, behind 2 messages"));
+    nodes[0].link(&f.hub).await.unwrap();
+    assert_eq!(why(third).await, "behind 2 messages");
+    assert_eq!(f.hub.next_for(nodes[0].key(), 1).len(), 1);
+    assert_eq!((why(first).await, why(third).await), ("sent".into(), "behind 2 messages".into()));
+    nodes[0].accept(&f.hub);
+    assert_eq!(why(third).await, "accepted");
+}
+
+#[tokio::test]
 async fn a_cancel_survives_a_restart() {
     let f = Fixture::new().await;
     let mut node = f.nodes(1).await.remove(0);
