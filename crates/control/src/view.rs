@@ -120,6 +120,9 @@ pub struct RunView {
     pub expires_at: i64,
     pub method: String,
     pub args: Vec<String>,
+    /// A script was sent along; the arguments are its own.
+    #[serde(default)]
+    pub script: bool,
     pub targets: Vec<String>,
     /// How many nodes it meant when it was accepted.
     pub nodes: u64,

@@ -567,6 +567,7 @@ fn view_of(record: &RunRecord) -> RunView {
         expires_at: record.expires.as_millis(),
         method: record.method.clone(),
         args: record.args.clone(),
+        script: !record.data.is_empty(),
         targets: record.targets.clone(),
         nodes: record.nodes,
         ok: 0,

@@ -196,12 +196,12 @@ fn command(run: &RunView) -> String {
 
 fn whole_command(run: &RunView) -> String {
     let words = run.args.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
-    match (run.method.as_str(), words.is_empty()) {
-        ("cmd", false) => words,
-        ("cmd", true) => "(script)".into(),
-        (method, true) => method.to_owned(),
-        (method, false) => format!("{method} {words}"),
-    }
+    let what = match run.method.as_str() {
+        "cmd" if run.script => "(script)",
+        "cmd" => "",
+        method => method,
+    };
+    [what, &words].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// A word as it would be typed at a shell, so that two words are not taken for one.
@@ -261,6 +261,24 @@ fn row(node: &RunNodeView) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_order_is_shown_as_what_it_is() {
+        let run = |method: &str, args: &[&str], script: bool| {
+            whole_command(
+                &serde_json::from_value(serde_json::json!({
+                    "run": "0190a8a0-0000-7000-8000-00000000000a", "operator": "a", "created_at": 0, "expires_at": 1,
+                    "method": method, "args": args, "script": script, "targets": ["*"], "nodes": 1, "ok": 0, "failed": 0,
+                    "pending": 1, "cancelled": false, "stopped": false,
+                }))
+                .unwrap(),
+            )
+        };
+        assert_eq!(run("cmd", &["ls", "a b"], false), "ls 'a b'");
+        assert_eq!(run("cmd", &[], true), "(script)");
+        assert_eq!(run("cmd", &["--fast"], true), "(script) --fast");
+        assert_eq!((run("ping", &[], false), run("ping", &["x"], false)), ("ping".into(), "ping x".into()));
+    }
 
     #[test]
     fn words_are_quoted_as_a_shell_wants_them() {

@@ -218,6 +218,7 @@ impl FakeHub {
             expires_at: 4_000_000_000_000,
             method: "cmd".into(),
             args: order.as_ref().map_or(vec!["uptime".into()], |spec| spec.args.clone()),
+            script: order.as_ref().is_some_and(|spec| spec.script.is_some()),
             targets: order.map_or(vec!["*".into()], |spec| spec.targets),
             nodes: *targets,
             ok,
