@@ -625,8 +625,8 @@ impl Courier {
                     warn!(%id, node = %to, %method, %outcome, provisional, "message ended");
                 }
                 let (now, queues) = (self.parts.clock.now(), self.parts.engine.queues());
-                if !provisional
-                    && let Some(draft) = failures::report(now, &queues, &id, &to, &method, &outcome)
+                if let Some(draft) =
+                    failures::report(now, &queues, &failures::Ended { id, to, method, outcome, provisional })
                 {
                     self.reports.push(draft);
                 }
