@@ -123,6 +123,11 @@ impl Waiting {
         self.process.signal(signal);
     }
 
+    /// What it has printed on its standard output by now.
+    pub fn so_far(&self) -> String {
+        read(&self.out)
+    }
+
     #[track_caller]
     pub fn end(mut self) -> Said {
         let status = eventually("the command ends", || self.process.ended());
