@@ -323,6 +323,12 @@ async fn a_dev_in_another_terminal_is_found_while_it_lives() {
         finish(command, b"").await
     };
     assert!(without_flags().await.starts_with("hub       central at unix:"));
+    // Also by whoever is logged in to a fleet that must not be hit by mistake.
+    let config = hub.dir.path().join(".config/mainstay");
+    std::fs::create_dir_all(&config).unwrap();
+    std::fs::write(config.join("config.toml"), "default = \"https://127.0.0.1:1\"\n").unwrap();
+    assert!(without_flags().await.starts_with("hub       central at unix:"));
+    std::fs::remove_file(config.join("config.toml")).unwrap();
     hub.shutdown.cancel();
     hub.tasks.close();
     hub.tasks.wait().await;
