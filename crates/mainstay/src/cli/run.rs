@@ -10,7 +10,7 @@ use mainstay_control::view::{NodeView, Problem, ProblemKind, RunEvent, RunSpec, 
 use mainstay_core::time::Span;
 
 use super::screen::Screen;
-use super::watch::{Patience, short, watch};
+use super::watch::{Look, Patience, short, watch};
 use super::{Done, nodes, read_input, read_text, status_of};
 use crate::client::Client;
 use crate::client::run_stream::RunStream;
@@ -122,7 +122,7 @@ pub(super) async fn run(client: &Client, args: RunArgs, screen: &mut Screen) -> 
     }
     let patience = Patience { only_online: args.wait.is_none(), limit: args.wait.map(|Span(limit)| limit) };
     let stream = RunStream::start(client, &spec).await?;
-    watch(client, stream, args.stream, patience, screen).await
+    watch(client, stream, Look { live: args.stream, after: 0 }, patience, screen).await
 }
 
 fn spec(args: &RunArgs, targets: Vec<String>) -> Result<RunSpec, Problem> {

@@ -9,7 +9,7 @@ use mainstay_core::time::Span;
 
 use super::fold::{self, Folded};
 use super::screen::Screen;
-use super::watch::{Patience, act, find_run, short, watch};
+use super::watch::{Look, Patience, act, find_run, short, watch};
 use super::{Done, confirm, moment, name_range, nodes, status_of, table};
 use crate::api::{PruneRuns, Pruned, RetryRun, RunDetail};
 use crate::client::Client;
@@ -76,6 +76,9 @@ pub(super) struct WatchArgs {
     /// Show output while it comes
     #[arg(long)]
     stream: bool,
+    /// Show nothing again up to this event, as Ctrl-C named it
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    after: u64,
     /// Stop waiting after this
     #[arg(long, value_name = "DURATION")]
     wait: Option<Span>,
@@ -87,7 +90,8 @@ pub(super) async fn run(client: &Client, command: RunsCommand, screen: &mut Scre
         RunsCommand::Show { id, output } => show(client, id.as_deref(), output, screen).await,
         RunsCommand::Watch(args) => {
             let run = find_run(client, args.id.as_deref()).await?;
-            watch(client, RunStream::of(client, run), args.stream, patience(args.wait), screen).await
+            let look = Look { live: args.stream, after: args.after };
+            watch(client, RunStream::of(client, run), look, patience(args.wait), screen).await
         }
         RunsCommand::Retry { id, failed, detach } => {
             let run = find_run(client, id.as_deref()).await?;
@@ -97,7 +101,8 @@ pub(super) async fn run(client: &Client, command: RunsCommand, screen: &mut Scre
                 return accepted(&view, screen);
             }
             let only_online = Patience { only_online: true, limit: None };
-            watch(client, RunStream::of(client, view.run), false, only_online, screen).await
+            let look = Look { live: false, after: 0 };
+            watch(client, RunStream::of(client, view.run), look, only_online, screen).await
         }
         RunsCommand::Cancel { id } => {
             let run = find_run(client, Some(&id)).await?;

@@ -177,6 +177,7 @@ fn events(command: &str) -> Vec<RunEvent> {
             result("ship10", 3, "eins\n"),
             summary(1, 1),
         ],
+        "halfway" => vec![accepted(1), output("ship1", 1, "one\ntw")],
         "fifty" => {
             let mut events = vec![accepted(50)];
             events.extend((1..=50).map(|n| result(&format!("ship{n}"), 0, "")));
