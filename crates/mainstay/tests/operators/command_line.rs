@@ -204,6 +204,7 @@ async fn wrong_usage_says_what_is_right() {
         &["run", "-t", "a", "--", "full"],
         &["nodes", "show", "../etc"],
         &["nodes", "list", "("],
+        &["nodes", "list", "nobody"],
         &["nodes", "revoke", "ship1"],
         &["runs", "show", "ffff"],
         &["runs", "show", "0190"],
