@@ -131,3 +131,28 @@ fn a_node_whose_journal_was_put_back_waits_for_an_operator() {
     lab.until_online("a", true);
     lab.run(&["run", "-t", "a", "--", "true"]).exits(0);
 }
+
+#[test]
+fn a_journal_that_cannot_be_used_is_left_alone_and_says_what_to_do() {
+    let mut lab = Lab::new(&["a"]);
+    assert!(lab.agent("a").stop().success());
+    let path = lab.path("a").join("journal.db");
+    let good = std::fs::read(&path).unwrap();
+    // SQLite keeps a program's own format number here.
+    const FORMAT: std::ops::Range<usize> = 60..64;
+    let mut newer = good.clone();
+    newer[FORMAT].copy_from_slice(&9_u32.to_be_bytes());
+    for (content, said, hint) in [
+        (newer, "newer than the 1", "install the version"),
+        (vec![0x5a; 8192], "is not a journal", "restore the data directory"),
+    ] {
+        std::fs::write(&path, &content).unwrap();
+        let start = lab.begin_as(&mut lab.agent_command("a")).end().exits(4);
+        let text = start.err.replace("\n  │ ", " ").replace("\n        ", " ");
+        assert!(text.contains(said) && text.contains(hint), "{text}");
+        assert_eq!(std::fs::read(&path).unwrap(), content, "it was not touched");
+    }
+    std::fs::write(&path, good).unwrap();
+    lab.start_agent("a");
+    lab.until_online("a", true);
+}
