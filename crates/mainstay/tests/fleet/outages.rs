@@ -156,3 +156,18 @@ fn a_journal_that_cannot_be_used_is_left_alone_and_says_what_to_do() {
     lab.start_agent("a");
     lab.until_online("a", true);
 }
+
+#[test]
+fn of_several_hub_addresses_any_that_answers_will_do() {
+    let mut lab = Lab::new(&[]);
+    // Nobody listens at the first.
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let here = format!("127.0.0.1:{}", lab.port());
+    lab.join("a", &["--link", &dead, "--link", &here]);
+    lab.until_online("a", true);
+    lab.agent("a").crash();
+    lab.until_online("a", false);
+    // Also without flags: the addresses are in its file.
+    lab.start_agent("a");
+    lab.until_online("a", true);
+}
