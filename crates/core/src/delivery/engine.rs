@@ -234,6 +234,12 @@ impl Engine {
             shared.ack(peer, id, Verdict::Refused(Rejection::TooLarge));
             return;
         }
+        if let Err(why @ Rejection::BadSignature) = &incoming.judged {
+            // Signed by somebody else than who brought it, who is no relay: whose key that is nobody knows. Nothing is kept
+            // of it, and no receipt is made for a key that never comes to fetch it.
+            shared.ack(peer, id, Verdict::Refused(why.clone()));
+            return;
+        }
         match body.to {
             Audience::Node(to) if to == shared.me => {}
             Audience::Node(to) if shared.is_hub => {
