@@ -226,6 +226,24 @@ fn what_another_key_signed_leaves_nothing_behind() {
     assert!(!hub.effects.iter().any(sent), "{:?}", hub.effects);
 }
 
+/// Each refusal of a relayed request is owed a receipt, and its sender need not fetch them.
+#[test]
+fn receipts_that_nobody_fetches_do_not_pile_up() {
+    let mut node = Lone::new(false, Limits { receipts: 20, ..Limits::default() });
+    node.link(9, true);
+    let mut sent = 0;
+    for n in 0..100 {
+        let asks = Payload::Request(request("cmd"));
+        let denied = Rejection::Denied;
+        let verdicts = node.receive((9, 4), node.me, Lone::id(n), node.soon(), asks, Err(denied.clone()));
+        assert_eq!(verdicts, [Verdict::Refused(denied)]);
+        let is_receipt = |effect: &&Effect| matches!(effect, Effect::Send { frame: Frame::Data(_), .. });
+        sent += node.effects.iter().filter(is_receipt).count();
+    }
+    // None is acknowledged, so all that were made are still held.
+    assert_eq!(sent, 20);
+}
+
 /// Whoever was a target of a run knows its id, and so the ids of its messages to all others.
 #[test]
 fn a_node_cannot_spoil_the_id_of_a_run_s_message_to_another() {
