@@ -294,7 +294,7 @@ proptest! {
         let entwined = sketch.catalog.states.iter().enumerate().any(|(by, declared)| {
             declared.requisites.targets(RequisiteKind::Prereq).iter().any(|target| {
                 let hangs = |edge: &Edge| edge.why != Why::Prereq && order.place(edge.before) >= order.place(by);
-                acts[*target].guard == Guard::Broken && order.edges_before(*target).iter().any(hangs)
+                order.edges_before(*target).iter().any(hangs)
             })
         });
         if unforeseen || entwined {
