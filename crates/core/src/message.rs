@@ -167,7 +167,7 @@ pub fn parse(text: &str) -> Result<Vec<MessageSpec>, MessageErrors> {
 
 /// Where a file that was read well names receivers that the fleet does not have; `None` if it names none of them.
 pub fn unknown_receivers(text: &str, unknown: &[String]) -> Option<MessageErrors> {
-    let tree = tree::parse(text).ok()?;
+    let tree = yaml::parse(text, &YAML).ok()?;
     read::unknown_receivers(text, &tree, unknown)
 }
 
