@@ -137,13 +137,16 @@ async fn offer(link: &mut Link, id: MessageId, envelope: Bytes) -> Option<Verdic
     tokio::time::timeout(PATIENCE, answer).await.expect("a verdict in time")
 }
 
+/// An envelope by its id, and the reasons for which it may be refused.
+type Offence = (MessageId, Bytes, fn(&Rejection) -> bool);
+
 /// Every way of being wrong, each with the reason that it is refused for.
 async fn offend(member: &mut Member, link: &mut Link, hub: KeyId, now: Timestamp) {
     let to_hub = Audience::Node(hub);
     let nobody = Audience::Node(KeyId::from_bytes([9; 32]));
     let signer = member.signer.clone();
     let plain = |body: &Body| signer.seal(body).encode();
-    let mut wrong: Vec<(MessageId, Bytes, fn(&Rejection) -> bool)> = Vec::new();
+    let mut wrong: Vec<Offence> = Vec::new();
 
     let body = member.body(now, to_hub, request("ping"));
     let mut envelope = signer.seal(&body);
