@@ -23,6 +23,10 @@ use mainstay_core::message;
 use mainstay_core::outcome::{Exit, Outcome, Rejection};
 use mainstay_core::received_path::{self, Place, Roots};
 use mainstay_core::seal::{ContentKey, Private};
+use mainstay_core::state::Values;
+use mainstay_core::state::catalog::Catalog;
+use mainstay_core::state::site::{self, FileEntry, Files, Machine, ModuleSchema, ModuleTable, SiteInput};
+use mainstay_core::state::template::{Outputs, Scope, StateOutputs, Templates};
 use mainstay_core::target::{Subject, Target};
 use mainstay_core::time::Timestamp;
 use mainstay_core::trust::{Act, TrustLog};
@@ -32,12 +36,14 @@ const MAX_STEPS: usize = 1_000;
 
 pub type Property = fn(&[u8]) -> bool;
 
-pub const TARGETS: [(&str, Property); 5] = [
+pub const TARGETS: [(&str, Property); 7] = [
     ("frame", frame),
     ("envelope", envelope),
     ("target", target),
     ("message", message_file),
     ("record", journal_record),
+    ("site", states_file),
+    ("template", template),
 ];
 
 /// A frame that decodes means the same when it is written and read again, and nothing within it panics.
@@ -156,6 +162,116 @@ pub fn message_file(bytes: &[u8]) -> bool {
         }
     }
     true
+}
+
+/// A states file is compiled into a catalog whose every place exists, or refused with places that exist. It may include
+/// and use itself as a file.
+pub fn states_file(bytes: &[u8]) -> bool {
+    let input = SiteInput { file: "site.yaml".into(), ..SiteInput::default() };
+    let disk = OneFile(bytes);
+    let (labels, facts, vars) = (BTreeMap::new(), facts(), Values::new());
+    let machine = Machine { name: "web-01", labels: &labels, facts: &facts, vars: &vars };
+    let compiled = site::compile(&input, &disk, &OneModule).and_then(|site| site.catalog(&machine));
+    let catalog = match compiled {
+        Ok(catalog) => catalog,
+        Err(errors) => {
+            assert!(errors.iter().count() >= 1);
+            let lines = bytes.split(|b| matches!(b, b'\n' | b'\r')).count();
+            for error in errors.iter() {
+                assert!(error.line >= 1 && error.line <= lines.max(1) + 1 && error.column >= 1, "{error:?}");
+                assert!(!error.to_string().contains(|c: char| c.is_control()), "{error:?}");
+            }
+            return false;
+        }
+    };
+    let count = catalog.states.len();
+    let mut ids = std::collections::BTreeSet::new();
+    for state in &catalog.states {
+        let named = state.requisites.of.values().flatten().chain(&state.requisites.reads);
+        assert!(named.chain(state.aliases.values()).all(|target| *target < count));
+        assert!(state.scope < catalog.scopes.len() && state.at.file < catalog.files.len());
+        assert!(ids.insert(state.id.clone()), "{} is there twice", state.id);
+    }
+    assert_eq!(Catalog::from_bytes(&catalog.to_bytes()).expect("what was encoded decodes"), catalog);
+    true
+}
+
+/// Whatever is asked for, there is this text.
+struct OneFile<'a>(&'a [u8]);
+
+impl Files for OneFile<'_> {
+    fn read(&self, path: &str, _: usize) -> Result<Vec<u8>, String> {
+        if path.len() > 64 { Err("no such file".into()) } else { Ok(self.0.to_vec()) }
+    }
+
+    fn tree(&self, _: &str, _: usize) -> Result<Vec<FileEntry>, String> {
+        Ok(Vec::new())
+    }
+
+    fn env(&self, _: &str) -> Option<String> {
+        None
+    }
+}
+
+struct OneModule;
+
+impl ModuleTable for OneModule {
+    fn module(&self, name: &str) -> Option<ModuleSchema> {
+        let params = serde_json::json!({"type": "object", "properties": {
+            "path": {"type": "string"},
+            "mode": {"type": ["string", "null"], "pattern": "^[0-7]{3,4}$"},
+            "template": {"type": ["string", "null"], "x-mainstay": "template"},
+            "run": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+        }, "additionalProperties": false});
+        let is_known = matches!(name, "file" | "cmd");
+        is_known.then(|| ModuleSchema { params, identity: Some("path".into()), refreshes: name == "cmd" })
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec!["cmd".into(), "file".into()]
+    }
+}
+
+/// A template gives something, or an error with a place in it; never more than it may, and never for too long.
+pub fn template(bytes: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(bytes);
+    let mut vars = Values::new();
+    vars.insert("port".into(), 8080.into());
+    vars.insert("names".into(), vec!["a", "b"].into());
+    let blobs = BTreeMap::new();
+    let scope = Scope {
+        vars: &vars,
+        locals: &vars,
+        facts: Some(&vars),
+        secrets: &vars,
+        states: Some(&NoOutputs),
+        blobs: &blobs,
+    };
+    let value = serde_json::Value::String(text.clone().into_owned());
+    let _ = mainstay_core::state::template::reads(&value, &blobs);
+    TEMPLATES.with(|templates| {
+        let _ = templates.eval(&text, &scope);
+        match templates.render(&value, &scope) {
+            Ok(_) => true,
+            Err(error) => {
+                let lines = text.matches('\n').count() + 1;
+                assert!(error.line >= 1 && error.line <= lines && error.column >= 1, "{error:?}");
+                assert!(!error.message.contains(|c: char| c.is_control()), "{error:?}");
+                false
+            }
+        }
+    })
+}
+
+struct NoOutputs;
+
+impl StateOutputs for NoOutputs {
+    fn get(&self, id: &str) -> Outputs<'_> {
+        match id {
+            "later" => Outputs::Unknown { until: "pkg".into() },
+            _ => Outputs::None,
+        }
+    }
 }
 
 /// A journal's rows: an engine that opens them goes on or says which row it cannot read.
@@ -277,6 +393,7 @@ fn facts() -> Facts {
 }
 
 thread_local! {
+    static TEMPLATES: Templates = Templates::new();
     /// Digests of every body that the test key signed.
     static GENUINE: Vec<[u8; 16]> = bodies().iter().map(|(_, body)| signer().seal(body).digest()).collect();
 }

@@ -11,3 +11,15 @@ pub(crate) fn around(line: &str, column: usize) -> (String, usize) {
         line.chars().skip(from).take(2 * AROUND).map(|c| if c.is_control() { ' ' } else { c }).collect();
     (shown, column.saturating_sub(from + 1))
 }
+
+/// The line with its number, and a caret below the column; empty if the text has no such line.
+pub(crate) fn pointed(text: &str, line: usize, column: usize) -> String {
+    let Some(content) = text.lines().nth(line.saturating_sub(1)) else {
+        return String::new();
+    };
+    // The mark at the beginning of a file takes no column.
+    let (shown, caret) = around(content.trim_start_matches('\u{feff}'), column);
+    let number = line.to_string();
+    let margin = number.len();
+    format!("{number} | {shown}\n{:margin$} | {:caret$}^", "", "")
+}

@@ -22,7 +22,6 @@
 
 mod problem;
 mod read;
-mod tree;
 
 use std::time::Duration;
 
@@ -32,6 +31,7 @@ pub use self::problem::{MessageError, MessageErrors};
 use crate::id::NodeName;
 use crate::method::{MethodName, ReplyMethod};
 use crate::seal::Private;
+use crate::yaml;
 
 /// Largest file, in bytes: thousands of messages, and still little beside the memory of a small board.
 pub const MAX_FILE: usize = 4 << 20;
@@ -50,6 +50,18 @@ pub const DEFAULT_EXPIRES: Duration = Duration::from_secs(24 * 3600);
 /// gives the central of its example.
 pub const DEFAULT_ACK_TIMEOUT: Duration = Duration::from_secs(5);
 pub const DEFAULT_RETRIES: u32 = 3;
+
+const YAML: yaml::Limits = yaml::Limits {
+    bytes: MAX_FILE,
+    // A list of objects with an operation and its arguments is five deep.
+    depth: 16,
+    // Some hundred bytes of memory each.
+    values: 100_000,
+    aliases: 0,
+    templates: false,
+    when_too_large: "send it in parts",
+    when_several: "put several messages into one list: [ … , … ]",
+};
 
 /// One message as it was asked for, to each of its receivers.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -145,8 +157,12 @@ pub struct ReplySpec {
 /// `kind=subscriber`; a list such as `allowedNodes` is joined with commas. Anchors are refused: nobody needs
 /// them in a message, and they let a small file stand for a huge one.
 pub fn parse(text: &str) -> Result<Vec<MessageSpec>, MessageErrors> {
-    let tree = tree::parse(text)?;
-    read::messages(text, &tree)
+    match yaml::parse(text, &YAML) {
+        Ok(tree) => read::messages(text, &tree),
+        // What is too large to read is too large to look for a line in.
+        Err(error) if text.len() > MAX_FILE => Err(MessageErrors::new("", vec![error.into()])),
+        Err(error) => Err(MessageErrors::new(text, vec![error.into()])),
+    }
 }
 
 /// The same for bytes from a socket or a file.
@@ -154,9 +170,8 @@ pub fn parse_bytes(bytes: &[u8]) -> Result<Vec<MessageSpec>, MessageErrors> {
     match std::str::from_utf8(bytes) {
         Ok(text) => parse(text),
         Err(error) => {
-            let valid = &bytes[..error.valid_up_to()];
-            let valid = std::str::from_utf8(valid).unwrap_or_default();
-            Err(problem::not_utf8(valid))
+            let valid = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
+            Err(MessageErrors::new(valid, vec![yaml::not_utf8(valid).into()]))
         }
     }
 }

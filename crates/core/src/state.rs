@@ -3,9 +3,19 @@
 //! A *states file* is compiled into a [`Catalog`](catalog::Catalog) for one machine; what its modules observe and would
 //! change stands in a [`Plan`](plan::Plan). All of it is values and decisions: modules and the machine are beyond this crate.
 
+pub mod approval;
 pub mod catalog;
+pub mod order;
+mod param;
 pub mod plan;
+pub mod redaction;
+pub mod schema;
 pub mod session;
+pub mod site;
+#[cfg(test)]
+mod sketch;
+pub mod template;
+pub mod walk;
 
 use std::borrow::Borrow;
 use std::fmt;

@@ -16,7 +16,7 @@ const MUTATIONS: usize = 5_000;
 const MAX_INPUT: usize = 64 << 10;
 
 /// Pieces that mutations put in, since random bytes seldom spell them.
-const WORDS: [&[u8]; 24] = [
+const WORDS: [&[u8]; 32] = [
     b"and ",
     b" or ",
     b"not ",
@@ -41,6 +41,14 @@ const WORDS: [&[u8]; 24] = [
     b"\xdb\xff\xff\xff\xff",
     b"\xc6\xff\xff\xff\xff",
     b"\x00",
+    b"states:",
+    b"{{ ",
+    b" }}",
+    b"{% ",
+    b" %}",
+    b"require: ",
+    b"states['a'].x",
+    b"'*'",
 ];
 
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
@@ -144,6 +152,16 @@ fn message_files() {
 #[test]
 fn journal_records() {
     run("record");
+}
+
+#[test]
+fn states_files() {
+    run("site");
+}
+
+#[test]
+fn templates() {
+    run("template");
 }
 
 #[test]

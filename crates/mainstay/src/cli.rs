@@ -12,19 +12,30 @@ mod dev;
 mod errors;
 mod hub;
 mod login;
+mod modules;
 mod nodes;
+mod plan;
+mod remote;
 mod restore;
 mod run;
 mod runs;
 mod send;
 mod status;
 mod token;
+mod tool;
+mod up;
 
+mod changes;
 mod fold;
+mod hosts;
 mod live;
 mod moment;
 mod name_range;
 mod problem_text;
+mod rollout_bars;
+mod rollout_lines;
+mod rollout_text;
+mod run_ssh;
 mod screen;
 mod table;
 mod watch;
@@ -34,6 +45,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use mainstay_control::view::{Problem, ProblemKind};
+use mainstay_module::registry::Registry;
 
 use crate::client::{Client, endpoint};
 pub use dev::DevArgs;
@@ -85,6 +97,10 @@ enum Command {
     Nodes(nodes::NodesCommand),
     Run(run::RunArgs),
     Send(send::SendArgs),
+    Plan(plan::PlanArgs),
+    Up(up::UpArgs),
+    Modules(modules::ModulesArgs),
+    Remote(remote::RemoteArgs),
     #[command(subcommand)]
     Runs(runs::RunsCommand),
     Login(login::LoginArgs),
@@ -124,9 +140,28 @@ impl From<io::Error> for Stop {
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
+    main_with(mainstay_module::registry::builtin())
+}
+
+/// The same with other modules: for a program of one's own, whose copy works at the other end of ssh.
+pub fn main_with(registry: Registry) -> ExitCode {
     let cli = Cli::parse();
     let mut screen = Screen::of_process(cli.json);
-    let done = execute(cli, &mut screen).and_then(|status| {
+    if let Command::Remote(args) = cli.command {
+        return remote::run(args, registry);
+    }
+    let done = execute(cli, &registry, &mut screen);
+    ended(done, &mut screen)
+}
+
+/// For a program that was built with [`crate::tool`].
+pub(crate) fn tool_main(tool: &crate::tool::Tool) -> ExitCode {
+    tool::main(tool)
+}
+
+/// Writes what is left to be shown, and tells what went wrong.
+fn ended(done: Done, screen: &mut Screen) -> ExitCode {
+    let done = done.and_then(|status| {
         screen.flush()?;
         Ok(status)
     });
@@ -134,25 +169,30 @@ pub fn main() -> ExitCode {
         Ok(status) => ExitCode::from(status),
         Err(Stop::Unread) => ExitCode::from(status_of::FAILED),
         Err(Stop::Problem(problem)) => {
-            problem_text::show(&problem, &mut screen);
+            problem_text::show(&problem, screen);
             ExitCode::from(problem.kind.exit_status())
         }
     }
 }
 
-fn execute(cli: Cli, screen: &mut Screen) -> Done {
+fn execute(cli: Cli, registry: &Registry, screen: &mut Screen) -> Done {
     let hub = cli.hub.as_deref();
     let client = || endpoint::find(hub).map(Client::new);
     match cli.command {
         Command::Dev(args) => dev::run(args, screen),
-        Command::Hub(args) => hub::run(args),
-        Command::Agent(args) => agent::run(args),
+        Command::Hub(args) => hub::run(args, registry),
+        Command::Agent(args) => agent::run(args, registry),
         Command::Restore(args) => restore::run(&args, screen),
         Command::Completions(args) => completions::run(&args, screen),
         Command::Login(args) => at_once(login::run(args, screen)),
         Command::Token(command) => at_once(token::run(&client()?, command, screen)),
         Command::Nodes(command) => at_once(nodes::run(&client()?, command, screen)),
-        Command::Run(args) => at_once(run::run(&client()?, args, screen)),
+        Command::Run(args) => at_once(run::run(client, args, screen)),
+        Command::Plan(args) => at_once(plan::run(args, hub, registry, screen)),
+        Command::Up(args) => at_once(up::run(args, hub, registry, screen)),
+        Command::Modules(args) => modules::run(&args, registry, screen),
+        // Served before there was a screen.
+        Command::Remote(_) => Ok(status_of::WELL),
         Command::Send(args) => at_once(send::run(&client()?, &args, screen)),
         Command::Runs(command) => at_once(runs::run(&client()?, command, screen)),
         Command::Status(args) => at_once(status::run(&client()?, &args, screen)),

@@ -7,4 +7,12 @@ pub mod causes;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod descendants;
 pub mod dev_pointer;
+pub mod remote;
+pub mod tool;
+pub mod up;
+
+/// For modules of one's own.
+pub use mainstay_core::state;
+pub use mainstay_module as module;

@@ -1,7 +1,7 @@
 //! What runs on every machine: the courier, the methods, links to hubs, supervision.
 //!
 //! [`node::Node`] is the whole; [`courier`] is the one task that owns the delivery engine; [`method`] is what
-//! can be done here; [`hub_role`] is what a hub adds.
+//! can be done here; [`state`] brings this machine to a declared state; [`hub_role`] is what a hub adds.
 
 pub mod clock;
 pub mod courier;
@@ -19,4 +19,5 @@ pub mod node;
 pub mod process;
 pub mod received;
 pub mod reply;
+pub mod state;
 pub mod trust_store;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::tree::Position;
+use crate::yaml::{Position, YamlError};
 
 /// Most problems that are listed: a file of the wrong kind has thousands, and the first ones say it.
 const MAX_LISTED: usize = 20;
@@ -38,7 +38,7 @@ impl MessageErrors {
         errors.truncate(MAX_LISTED);
         // Only now: each one walks the text, and a hostile file has as many errors as values.
         for error in &mut errors {
-            error.excerpt = excerpt(text, error.line, error.column);
+            error.excerpt = crate::excerpt::pointed(text, error.line, error.column);
         }
         Self { errors, unlisted }
     }
@@ -65,23 +65,11 @@ impl MessageError {
     }
 }
 
-pub(super) fn not_utf8(valid: &str) -> MessageErrors {
-    let line = valid.matches('\n').count() + 1;
-    let column = valid.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    let mut error = MessageError::new(Position { line, column }, "this is not UTF-8 text");
-    error.hint = Some("save the file as UTF-8".into());
-    MessageErrors::new(valid, vec![error])
-}
-
-fn excerpt(text: &str, line: usize, column: usize) -> String {
-    let Some(content) = text.lines().nth(line.saturating_sub(1)) else {
-        return String::new();
-    };
-    // The mark at the beginning of a file takes no column.
-    let (shown, caret) = crate::excerpt::around(content.trim_start_matches('\u{feff}'), column);
-    let number = line.to_string();
-    let margin = number.len();
-    format!("{number} | {shown}\n{:margin$} | {:caret$}^", "", "")
+impl From<YamlError> for MessageError {
+    fn from(error: YamlError) -> Self {
+        let hint = error.hint;
+        Self { hint, ..Self::new(error.position, error.message) }
+    }
 }
 
 impl fmt::Display for MessageError {

@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::problem::{MessageError, MessageErrors};
-use super::tree::{Key, Position, Tree, Value};
 use super::{
     Attempts, DEFAULT_ACK_TIMEOUT, DEFAULT_EXPIRES, DEFAULT_RETRIES, Delivery, MAX_CONTENT, MAX_DELIVERIES,
     MessageSpec, ReplySpec,
@@ -16,9 +15,11 @@ use super::{
 use crate::envelope::MAX_LIFETIME;
 use crate::id::NodeName;
 use crate::method::{MethodName, ReplyMethod};
+use crate::near_miss::near_miss;
 use crate::received_path;
 use crate::seal::Private;
 use crate::time::Span;
+use crate::yaml::{Key, Position, Tree, Value};
 
 /// Most retries: whoever wants more means `expires`.
 const MAX_RETRIES: i128 = 100_000;
@@ -490,7 +491,9 @@ impl<'a> Reader<'a> {
             Value::Text(text) if text.contains("//") => Some("a comment begins with #".to_owned()),
             Value::Text(_) if what.starts_with("a list of") => Some("write a list: [ … ]".to_owned()),
             Value::Text(text) if text.parse::<i64>().is_ok() => Some("leave the quotes out".to_owned()),
-            Value::Int(_) | Value::Float | Value::Bool(_) if what.starts_with("a text") && raw.len() < 40 => {
+            Value::Int(_) | Value::Float(_) | Value::Bool(_)
+                if what.starts_with("a text") && raw.len() < 40 =>
+            {
                 Some(format!("write it in quotes: \"{raw}\""))
             }
             _ => None,
@@ -530,25 +533,5 @@ fn suggestion(written: &str) -> Option<String> {
     if written.contains(':') {
         return Some("leave a space behind the colon".into());
     }
-    let plain = |text: &str| text.replace(['_', '-'], "").to_ascii_lowercase();
-    let (distance, name) = FIELDS.iter().map(|name| (distance(&plain(written), &plain(name)), name)).min()?;
-    (distance <= 2 && written.len() > 3).then(|| format!("did you mean {name}?"))
-}
-
-/// Edit distance, given up beyond the length of any field's name.
-fn distance(a: &str, b: &str) -> usize {
-    if a.len() > 32 {
-        return usize::MAX;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
+    near_miss(written, FIELDS).map(|name| format!("did you mean {name}?"))
 }

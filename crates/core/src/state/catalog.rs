@@ -87,6 +87,12 @@ pub struct Declared {
     pub options: Options,
     /// The scope of variables that it sees, a place in [`Catalog::scopes`].
     pub scope: usize,
+    /// Names that only this state sees, before the variables: `item` of a `for_each`.
+    #[serde(default, skip_serializing_if = "Values::is_empty")]
+    pub locals: Values,
+    /// What `states['x']` in its templates means, where `x` is not an id as it stands: within an include with a prefix.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub aliases: BTreeMap<String, StateIndex>,
     pub at: Place,
 }
 
@@ -229,6 +235,21 @@ pub struct Retry {
 pub struct CatalogDigest(pub String);
 
 impl Catalog {
+    /// Without any state.
+    pub fn empty() -> Self {
+        Self {
+            name: String::new(),
+            order: OrderMode::default(),
+            failhard: false,
+            files: Vec::new(),
+            scopes: Vec::new(),
+            secrets: Values::new(),
+            states: Vec::new(),
+            blobs: BTreeMap::new(),
+            extensions: BTreeMap::new(),
+        }
+    }
+
     pub fn to_bytes(&self) -> Vec<u8> {
         rmp_serde::to_vec_named(self).expect("a catalog is maps, lists and texts")
     }
@@ -291,6 +312,8 @@ mod tests {
             guards: Guards { unless: vec!["true".into()], ..Guards::default() },
             options: Options { order: Some(Rank::Number(-3)), ..Options::default() },
             scope: 0,
+            locals: Values::new(),
+            aliases: BTreeMap::new(),
             at: Place { file: 0, line: 2, column: 3 },
         };
         let bytes = vec![0, 159, 146, 150];

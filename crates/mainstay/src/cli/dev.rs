@@ -308,7 +308,7 @@ impl Fleet {
                 .map_err(|error| Problem::new(ProblemKind::Internal, error.to_string()))?;
             let status = match cli.command {
                 super::Command::Nodes(command) => super::nodes::run(&self.client, command, screen).await?,
-                super::Command::Run(args) => super::run::run(&self.client, args, screen).await?,
+                super::Command::Run(args) => super::run::through_hub(&self.client, args, screen).await?,
                 _ => status_of::FAILED,
             };
             screen.flush()?;

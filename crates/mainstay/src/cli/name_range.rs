@@ -13,12 +13,17 @@ struct Frame<'a> {
 
 /// Folds names that differ only in one number. The order is natural: `ship2` before `ship10`.
 pub(super) fn compact<'a>(names: impl IntoIterator<Item = &'a NodeName>) -> String {
+    compact_names(names.into_iter().map(NodeName::as_str))
+}
+
+/// The same for names that are not nodes': hosts as they were written.
+pub(super) fn compact_names<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let mut plain = Vec::new();
     let mut numbered: BTreeMap<Frame<'_>, Vec<&str>> = BTreeMap::new();
     for name in names {
-        match split(name.as_str()) {
+        match split(name) {
             Some((frame, digits)) => numbered.entry(frame).or_default().push(digits),
-            None => plain.push(name.as_str()),
+            None => plain.push(name),
         }
     }
     plain.sort_unstable();

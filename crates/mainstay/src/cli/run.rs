@@ -3,17 +3,21 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::Args;
 use data_encoding::BASE64;
 use hyper::Method;
 use mainstay_control::view::{NodeView, Problem, ProblemKind, RunEvent, RunSpec, RunView};
 use mainstay_core::time::Span;
 
+use super::hosts::HostArgs;
+use super::run_ssh::{self, SshRun};
 use super::screen::Screen;
 use super::watch::{Patience, short, watch};
 use super::{Done, nodes, read_input, read_text, status_of};
 use crate::client::Client;
 use crate::client::run_stream::RunStream;
+use crate::remote::talk::RunOrder;
 
 /// Runs a command on nodes, also on those that are away now
 ///
@@ -25,7 +29,8 @@ use crate::client::run_stream::RunStream;
     after_help = "Examples:
   mainstay run -t 'ship*' -- systemctl restart app
   mainstay run 'role=web and not env=prod' --batch 25% --max-failures 3 -- apt-get -y upgrade
-  mainstay run -t '*' --script check.sh --stream"
+  mainstay run -t '*' --script check.sh --stream
+  mainstay run --ssh root@web1,root@web2 -- uptime"
 )]
 pub(super) struct RunArgs {
     /// Which nodes: a name, a glob, a label or an expression; repeatable
@@ -83,10 +88,30 @@ pub(super) struct RunArgs {
     /// Most bytes of output kept from each node [default: 1048576]
     #[arg(long, value_name = "BYTES")]
     output_limit: Option<u64>,
+    #[command(flatten)]
+    hosts: HostArgs,
 }
 
-pub(super) async fn run(client: &Client, args: RunArgs, screen: &mut Screen) -> Done {
-    let targets: Vec<String> = args.target.iter().chain(&args.targets).cloned().collect();
+/// `client` finds the hub, where one is needed.
+pub(super) async fn run(
+    client: impl FnOnce() -> Result<Client, Problem>,
+    args: RunArgs,
+    screen: &mut Screen,
+) -> Done {
+    if args.hosts.are_given() {
+        return run_ssh::run(ssh_run(&args, &args.all_targets())?, screen).await;
+    }
+    through_hub(&client()?, args, screen).await
+}
+
+impl RunArgs {
+    fn all_targets(&self) -> Vec<String> {
+        self.target.iter().chain(&self.targets).cloned().collect()
+    }
+}
+
+pub(super) async fn through_hub(client: &Client, args: RunArgs, screen: &mut Screen) -> Done {
+    let targets = args.all_targets();
     if targets.is_empty() {
         return Err(Problem::new(ProblemKind::Invalid, "no target is given")
             .hint("say which nodes: -t ship1, -t 'ship*', -t role=web; all of them are -t '*'")
@@ -123,6 +148,49 @@ pub(super) async fn run(client: &Client, args: RunArgs, screen: &mut Screen) -> 
     let patience = Patience { only_online: args.wait.is_none(), limit: args.wait.map(|Span(limit)| limit) };
     let stream = RunStream::start(client, &spec).await?;
     watch(client, stream, args.stream, patience, screen).await
+}
+
+/// The same order for hosts without agents. What only a hub can do is refused rather than left out.
+fn ssh_run(args: &RunArgs, targets: &[String]) -> Result<SshRun, Problem> {
+    let invalid = |message: String| Problem::new(ProblemKind::Invalid, message);
+    let of_hubs = [
+        (args.detach, "--detach"),
+        (args.expires.is_some(), "--expires"),
+        (args.idempotent, "--idempotent"),
+        (args.wait.is_some(), "--wait"),
+        (args.preview, "--preview"),
+    ];
+    if let Some((_, flag)) = of_hubs.iter().find(|(given, _)| *given) {
+        return Err(invalid(format!("{flag} is for nodes behind a hub, and means nothing by ssh")));
+    }
+    let spec = spec(args, targets.to_vec())?;
+    let stdin = spec.stdin_base64.map(|code| BASE64.decode(code.as_bytes()));
+    let stdin = stdin.transpose().expect("it was encoded just now");
+    Ok(SshRun {
+        order: RunOrder {
+            args: spec.args,
+            script: spec.script.map(Bytes::from),
+            env: spec.env.into_iter().collect(),
+            cwd: spec.cwd,
+            user: spec.user,
+            stdin: stdin.map(Bytes::from),
+            timeout: args.timeout.map(|Span(span)| span),
+            stream: args.stream,
+            output_limit: args.output_limit.unwrap_or(run_ssh::OUTPUT_LIMIT),
+        },
+        hosts: args.hosts.hosts(targets)?,
+        binaries: args.hosts.binaries()?,
+        batch: args
+            .batch
+            .as_deref()
+            .map(|text| text.parse().map_err(|e| invalid(format!("{e}"))))
+            .transpose()?,
+        max_failures: args
+            .max_failures
+            .as_deref()
+            .map(|text| text.parse().map_err(|e| invalid(format!("{e}"))))
+            .transpose()?,
+    })
 }
 
 fn spec(args: &RunArgs, targets: Vec<String>) -> Result<RunSpec, Problem> {

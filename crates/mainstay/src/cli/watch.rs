@@ -21,6 +21,7 @@ use super::{Done, Stop, moment, status_of};
 use crate::api::RunDetail;
 use crate::client::Client;
 use crate::client::run_stream::RunStream;
+pub(super) use crate::client::run_stream::short;
 
 /// When nothing came for this long, it is looked whether anything can come: long enough for a link's round
 /// trips to anywhere on earth, short enough not to keep a person waiting for machines that are away.
@@ -30,7 +31,7 @@ const GRACE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// How often the progress bar moves; the first time is late enough that quick runs show none.
-const BAR_STEP: Duration = Duration::from_millis(200);
+pub(super) const BAR_STEP: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy)]
 pub(super) struct Patience {
@@ -49,25 +50,36 @@ enum End {
 }
 
 #[derive(Default)]
-struct Tally {
+pub(super) struct Tally {
     targets: u64,
     ends: BTreeMap<NodeName, bool>,
 }
 
 impl Tally {
-    fn ok(&self) -> u64 {
+    pub(super) fn ok(&self) -> u64 {
         self.ends.values().filter(|ok| **ok).count() as u64
     }
 
-    fn failed(&self) -> u64 {
+    pub(super) fn failed(&self) -> u64 {
         self.ends.len() as u64 - self.ok()
     }
 
-    fn pending(&self) -> u64 {
+    pub(super) fn pending(&self) -> u64 {
         self.targets.saturating_sub(self.ends.len() as u64)
     }
 
-    fn status(&self) -> u8 {
+    /// `3 ok, 1 failed`.
+    pub(super) fn text(&self) -> String {
+        let counts = [(self.ok(), "ok"), (self.failed(), "failed"), (self.pending(), "pending")];
+        let parts: Vec<String> = counts
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        if parts.is_empty() { "no node".to_owned() } else { parts.join(", ") }
+    }
+
+    pub(super) fn status(&self) -> u8 {
         match (self.failed(), self.pending()) {
             (0, 0) => status_of::WELL,
             (0, _) => status_of::PENDING,
@@ -77,7 +89,7 @@ impl Tally {
 }
 
 /// How events are shown while and after they come.
-enum Show {
+pub(super) enum Show {
     Json,
     Live(Live),
     Folded(Folded, Bar),
@@ -182,7 +194,7 @@ async fn follow(
 }
 
 /// Takes one event in. True when it was the last.
-fn take(
+pub(super) fn take(
     event: &RunEvent,
     line: &str,
     tally: &mut Tally,
@@ -241,32 +253,20 @@ fn away(detail: &RunDetail, screen: &mut Screen) -> io::Result<()> {
 }
 
 fn summary(tally: &Tally, run: RunId) -> String {
-    let counts = [(tally.ok(), "ok"), (tally.failed(), "failed"), (tally.pending(), "pending")];
-    let parts: Vec<String> = counts
-        .iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| format!("{count} {what}"))
-        .collect();
-    let parts = if parts.is_empty() { "no node".to_owned() } else { parts.join(", ") };
-    format!("{parts} (run {})", short(run))
+    format!("{} (run {})", tally.text(), short(run))
 }
 
-/// The end of a run's id: its beginning is the time, and much the same for all runs of a day.
-pub(super) fn short(run: RunId) -> String {
-    run.to_string().split_off(28)
-}
-
-struct Bar {
+pub(super) struct Bar {
     wanted: bool,
     bar: Option<ProgressBar>,
 }
 
 impl Bar {
-    fn new(screen: &Screen) -> Self {
+    pub(super) fn new(screen: &Screen) -> Self {
         Self { wanted: screen.err_terminal, bar: None }
     }
 
-    fn draw(&mut self, tally: &Tally) {
+    pub(super) fn draw(&mut self, tally: &Tally) {
         let bar = self.bar.get_or_insert_with(|| {
             let style = ProgressStyle::with_template("{pos}/{len} [{wide_bar}] {msg}{elapsed}")
                 .expect("a template that a test has drawn")
@@ -281,7 +281,7 @@ impl Bar {
         bar.tick();
     }
 
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }

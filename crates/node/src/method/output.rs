@@ -127,7 +127,8 @@ impl OutputSink {
         }
     }
 
-    pub(super) async fn finish(mut self, outcome: Outcome) -> MethodEnd {
+    /// Hands over what is left, and tells how much there was.
+    pub async fn finish(mut self, outcome: Outcome) -> MethodEnd {
         self.seal();
         self.send_sealed().await;
         MethodEnd {

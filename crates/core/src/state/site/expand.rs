@@ -1,0 +1,528 @@
+//! All states of a site for one set of variables: ids, parameters, and what each names.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+use super::extensions::Modules;
+use super::library::stem;
+use super::names::{self, By, Named, Names, NoSuch};
+use super::options::{self, Word};
+use super::problem::Problems;
+use super::requisites::{self, Reference};
+use super::settle::{Read, Settler};
+use super::skeleton::{self, Skeleton};
+use super::source::{Source, kind};
+use super::unit::{Outside, Step, Units, units};
+use super::vars::{Definition, Definitions, Ground, Vars};
+use super::{MAX_STATES, Site, files};
+use crate::state::catalog::{Declared, Extension, OrderMode, Place, RequisiteKind};
+use crate::state::param::{Entry, Param, ParamValue};
+use crate::state::schema::{self, shown};
+use crate::state::{StateIndex, Values};
+use crate::target::Target;
+use crate::yaml::{Tree, Value};
+
+/// All states, whether a machine has them or not.
+pub(super) struct Expansion {
+    pub(super) name: String,
+    pub(super) order: OrderMode,
+    pub(super) failhard: bool,
+    pub(super) states: Vec<Expanded>,
+    pub(super) references: Vec<Reference>,
+    pub(super) vars: Vec<Arc<Vars>>,
+    pub(super) secrets: Values,
+    pub(super) extensions: BTreeMap<String, Extension>,
+    /// None if all machines get all states.
+    pub(super) targets: Option<Vec<(Target, Vec<StateIndex>)>>,
+    /// The states that `--only` keeps.
+    pub(super) only: Option<Vec<bool>>,
+    /// Something waits for the variables of a machine; what could not be settled is left out.
+    pub(super) deferred: bool,
+}
+
+pub(super) struct Expanded {
+    pub(super) declared: Declared,
+    /// By the names in templates, where these are not ids.
+    pub(super) aliases: BTreeMap<String, StateIndex>,
+    pub(super) secrets: BTreeSet<String>,
+}
+
+impl Site<'_> {
+    pub(super) fn expand(
+        &self,
+        machine: &Values,
+        target: &Definitions,
+        may_wait: bool,
+        problems: &Problems,
+        warnings: &Problems,
+    ) -> Expansion {
+        let deferred = Cell::new(false);
+        let loose = if may_wait { self.loose() } else { BTreeSet::new() };
+        let ground = Ground { templates: &self.templates, problems, loose: &loose, deferred: &deferred };
+        let outside = Outside { machine, target, command_line: &self.input.vars };
+        let found = units(&self.root, &outside, &self.library, ground);
+        let modules = Modules::new(self.modules, &self.library, &self.fetches, &found.extensions, problems);
+        let secrets = self.secrets(&found, problems);
+        let known_secrets = secrets.keys().cloned().collect();
+        let builder = Builder {
+            site: self,
+            ground,
+            units: &found,
+            modules: &modules,
+            secrets: &known_secrets,
+            warnings,
+        };
+        let (mut skeletons, mut each) = skeleton::skeletons(&builder);
+        if skeletons.len() > MAX_STATES {
+            // The rest of the work would take long, and say nothing more.
+            let at = skeletons[MAX_STATES].at;
+            problems.note(at, format!("there are more than {MAX_STATES} states"), None);
+            skeletons.clear();
+            each.clear();
+            deferred.set(true);
+        }
+        let mut names = Names::new(&skeletons, &found, &modules, each);
+        builder.groups(&mut names);
+        let (states, references) = builder.states(&skeletons, &names);
+        let targets = builder.targets(&names);
+        let only = builder.only(&names, &skeletons, &references);
+        drop(names);
+        requisites::note_contradictions(&states, &references, problems);
+        requisites::note_cycles(&states, &references, problems);
+        let root = &self.root;
+        Expansion {
+            name: root.name.as_ref().map_or_else(|| stem(&root.path).to_owned(), |(name, _)| name.clone()),
+            order: self.input.order.or(root.order).unwrap_or_default(),
+            failhard: root.failhard,
+            states,
+            references,
+            vars: found.units.iter().map(|unit| unit.vars.clone()).collect(),
+            secrets,
+            extensions: modules.extensions.clone(),
+            targets,
+            only,
+            deferred: deferred.get(),
+        }
+    }
+
+    /// Variables that only a machine brings.
+    fn loose(&self) -> BTreeSet<String> {
+        let mut loose = self.input.machine_vars.clone();
+        for (_, tree) in self.root.targets.iter().flatten() {
+            if let Some(Value::Map(entries)) = tree.get("vars").map(|vars| &vars.value) {
+                loose.extend(entries.iter().map(|(key, _)| key.name.clone()));
+            }
+        }
+        loose
+    }
+
+    /// The values of all secrets; an outer file's win.
+    fn secrets(&self, units: &Units, problems: &Problems) -> Values {
+        let mut secrets = Values::new();
+        for source in &units.secrets {
+            for (key, tree) in &source.secrets {
+                if secrets.contains_key(&key.name) {
+                    continue;
+                }
+                // A null where it is wrong, so that what uses it is not wrong as well.
+                let value = self.secret(source, tree, problems).unwrap_or(Json::Null);
+                secrets.insert(key.name.clone(), value);
+            }
+        }
+        secrets
+    }
+
+    fn secret(&self, source: &Source, tree: &Tree, problems: &Problems) -> Option<Json> {
+        let at = source.place(tree.position);
+        let wrong = |message: String| {
+            problems.note(at, message, None);
+            None
+        };
+        let entries = match &tree.value {
+            Value::Text(text) => return Some(text.clone().into()),
+            Value::Bool(value) => return Some((*value).into()),
+            Value::Int(_) | Value::Float(_) => return Some(tree.raw(&source.text).into()),
+            Value::Map(entries) => entries,
+            _ => return wrong("a secret is a text, {env: NAME} or {file: PATH}".into()),
+        };
+        match entries.as_slice() {
+            [(key, Tree { value: Value::Text(name), .. })] if key.name == "env" => {
+                match self.library.env(name) {
+                    Some(value) => Some(value.into()),
+                    None => wrong(format!("the environment has no {}", shown(name))),
+                }
+            }
+            [(key, Tree { value: Value::Text(name), .. })] if key.name == "file" => {
+                let path = super::library::beside(&source.path, name);
+                let read = self.library.secret(&path);
+                read.map_or_else(
+                    |words| wrong(format!("cannot read the secret {path}: {words}")),
+                    |text| Some(text.into()),
+                )
+            }
+            _ => wrong("a secret is a text, {env: NAME} or {file: PATH}".into()),
+        }
+    }
+}
+
+/// What states are made with.
+pub(super) struct Builder<'a> {
+    pub(super) site: &'a Site<'a>,
+    ground: Ground<'a>,
+    pub(super) units: &'a Units,
+    pub(super) modules: &'a Modules<'a>,
+    secrets: &'a BTreeSet<String>,
+    warnings: &'a Problems,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn problems(&self) -> &'a Problems {
+        self.ground.problems
+    }
+
+    fn wrong(&self, at: Place, problem: NoSuch) {
+        // A name that a machine's variable makes is not there yet.
+        if !self.ground.deferred.get() {
+            self.problems().note(at, problem.message, problem.hint);
+        }
+    }
+
+    pub(super) fn settler<'b>(&'b self, unit: usize, locals: &'b Values) -> Settler<'b> {
+        let vars = &self.units.units[unit].vars;
+        Settler { secrets: Some(self.secrets), ..self.ground.settler(vars, locals) }
+    }
+
+    fn groups(&self, names: &mut Names<'_>) {
+        let none = Values::new();
+        for (number, unit) in self.units.units.iter().enumerate() {
+            let settler = self.settler(number, &none);
+            for step in &unit.steps {
+                let Step::States(source, _) = step else { continue };
+                for (key, tree) in &source.groups {
+                    let states = names::read(&settler, source, tree, "a group");
+                    if let Err(problem) = names.add_group(number, &key.name, states) {
+                        self.wrong(source.place(key.position), problem);
+                    }
+                }
+            }
+        }
+        names.check_groups(|at, problem| self.wrong(at, problem));
+    }
+
+    fn states(&self, skeletons: &[Skeleton], names: &Names<'_>) -> (Vec<Expanded>, Vec<Reference>) {
+        let mut references = Vec::new();
+        let mut used: Vec<Vec<(StateIndex, Place)>> = vec![Vec::new(); skeletons.len()];
+        for (index, skeleton) in skeletons.iter().enumerate() {
+            let settler = self.settler(skeleton.unit, &skeleton.locals);
+            for (key, tree) in &skeleton.written().entries {
+                let Some(word) = Word::of(&key.name) else { continue };
+                let named = || names::read(&settler, &skeleton.source, tree, &format!("`{}`", key.name));
+                match word {
+                    Word::Requisite { kind, reversed } => {
+                        for named in named() {
+                            match requisites::reference(names, skeletons, index, kind, reversed, &named) {
+                                Ok(reference) => self.admit(skeletons, reference, &mut references),
+                                Err(problem) => self.wrong(named.at, problem),
+                            }
+                        }
+                    }
+                    Word::Use { reversed } => {
+                        for named in named() {
+                            match names.find(skeleton.unit, &named) {
+                                Ok(meant) => {
+                                    meant.states.into_iter().filter(|&other| other != index).for_each(
+                                        |other| {
+                                            let (user, other) =
+                                                if reversed { (other, index) } else { (index, other) };
+                                            used[user].push((other, named.at));
+                                        },
+                                    )
+                                }
+                                Err(problem) => self.wrong(named.at, problem),
+                            }
+                        }
+                    }
+                    Word::ForEach | Word::Guard | Word::Option => {}
+                }
+            }
+        }
+        let mut states = Vec::with_capacity(skeletons.len());
+        for (index, skeleton) in skeletons.iter().enumerate() {
+            let (mut expanded, reads) = self.state(skeleton, skeletons, &used[index]);
+            for read in reads {
+                match requisites::read(names, skeletons, index, &read) {
+                    Ok(reference) => {
+                        let target = reference.meant.states[0];
+                        if skeletons[target].id.as_str() != read.name {
+                            expanded.aliases.insert(read.name, target);
+                        }
+                        references.push(reference);
+                    }
+                    Err(problem) => self.wrong(read.at, problem),
+                }
+            }
+            states.push(expanded);
+        }
+        (states, references)
+    }
+
+    /// Turns a `watch` that means nothing to its module into what it is then.
+    fn admit(&self, skeletons: &[Skeleton], mut reference: Reference, references: &mut Vec<Reference>) {
+        let plain = match reference.kind {
+            RequisiteKind::Watch => Some(RequisiteKind::Require),
+            RequisiteKind::WatchAny => Some(RequisiteKind::RequireAny),
+            RequisiteKind::Listen => None,
+            _ => return references.push(reference),
+        };
+        let of = |reference: &Reference, refreshes: bool| -> Vec<StateIndex> {
+            let carries = |&meant: &StateIndex| if reference.reversed { meant } else { reference.owner };
+            let states = reference.meant.states.iter().copied();
+            states.filter(|meant| skeletons[carries(meant)].schema.refreshes == refreshes).collect()
+        };
+        let dull = of(&reference, false);
+        if dull.is_empty() {
+            return references.push(reference);
+        }
+        let carrier = if reference.reversed { dull[0] } else { reference.owner };
+        let (word, module) = (reference.kind.word(), &skeletons[carrier].module);
+        let (message, hint) = match plain {
+            Some(plain) => (
+                format!("a refresh means nothing to `{module}`: `{word}` is `{}` here", plain.word()),
+                format!("write {} to say so", plain.word()),
+            ),
+            None => (
+                format!("a refresh means nothing to `{module}`: `{word}` has no effect"),
+                "leave it out".into(),
+            ),
+        };
+        self.warnings.note(reference.at, message, Some(hint));
+        if let Some(kind) = plain {
+            let mut plain = reference.clone();
+            (plain.kind, plain.meant.states) = (kind, dull);
+            references.push(plain);
+        }
+        reference.meant.states = of(&reference, true);
+        if !reference.meant.states.is_empty() {
+            references.push(reference);
+        }
+    }
+
+    fn state(
+        &self,
+        skeleton: &Skeleton,
+        skeletons: &[Skeleton],
+        used: &[(StateIndex, Place)],
+    ) -> (Expanded, BTreeSet<Read>) {
+        let settler = self.settler(skeleton.unit, &skeleton.locals);
+        let (guards, options) = options::read(&settler, &skeleton.source, &skeleton.written().entries);
+        let params = self.params(&settler, skeleton, skeletons, used);
+        let declared = Declared {
+            id: skeleton.id.clone(),
+            module: skeleton.module.clone(),
+            params,
+            requisites: Default::default(),
+            guards,
+            options,
+            scope: skeleton.unit,
+            locals: skeleton.locals.clone(),
+            aliases: BTreeMap::new(),
+            at: skeleton.at,
+        };
+        let (reads, secrets) = (settler.reads.into_inner(), settler.secrets_read.into_inner());
+        let expanded = Expanded { declared, aliases: BTreeMap::new(), secrets };
+        (expanded, reads.into_iter().collect())
+    }
+
+    fn params(
+        &self,
+        settler: &Settler<'_>,
+        skeleton: &Skeleton,
+        skeletons: &[Skeleton],
+        used: &[(StateIndex, Place)],
+    ) -> Values {
+        let (key, tree) = &skeleton.written().entries[skeleton.entry];
+        let at = skeleton.source.place(key.position);
+        let mut entries = match &tree.value {
+            Value::Map(_) => match settler.param(&skeleton.source, tree).value {
+                ParamValue::Map(entries) => entries,
+                _ => Vec::new(),
+            },
+            Value::Null => Vec::new(),
+            _ => {
+                let message = format!("`{}` takes a map of parameters, not {}", skeleton.module, kind(tree));
+                self.problems().note(skeleton.source.place(tree.position), message, None);
+                return Values::new();
+            }
+        };
+        let identity = skeleton.schema.identity.as_deref();
+        for (other, at) in used {
+            let other = &skeletons[*other];
+            if other.module != skeleton.module {
+                let message = format!(
+                    "`use` copies parameters of the same module: `{}` is a `{}`, not a `{}`",
+                    other.id, other.module, skeleton.module
+                );
+                self.problems().note(*at, message, None);
+                continue;
+            }
+            let Value::Map(others) = &other.params().value else { continue };
+            for (key, tree) in others {
+                let is_own = entries.iter().any(|entry| entry.name == key.name);
+                if !is_own && identity != Some(key.name.as_str()) {
+                    let param = settler.param(&other.source, tree);
+                    entries.push(Entry {
+                        name: key.name.clone(),
+                        at: other.source.place(key.position),
+                        param,
+                    });
+                }
+            }
+        }
+        if let Some(identity) = identity
+            && !entries.iter().any(|entry| entry.name == identity)
+        {
+            let value = ParamValue::Text(skeleton.own_name.clone());
+            entries.push(Entry { name: identity.to_owned(), at, param: Param { value, at, raw: None } });
+        }
+        let mut params = Param { value: ParamValue::Map(entries), at, raw: None };
+        schema::marked(&skeleton.schema.params, &mut params, &mut |mark, param| {
+            files::resolve(mark, param, settler, &self.site.library);
+        });
+        let found = self.site.checker.check(&skeleton.module, &skeleton.schema.params, &params);
+        let fits = found.is_empty();
+        for problem in found {
+            self.problems().note(problem.at, problem.message, problem.hint);
+        }
+        let is_known = params.is_known();
+        let Json::Object(params) = params.to_json() else { return Values::new() };
+        if fits
+            && is_known
+            && let Err(words) = self.site.modules.check(&skeleton.module, &params)
+        {
+            self.problems().note(at, format!("`{}`: {words}", skeleton.module), None);
+        }
+        params
+    }
+
+    fn targets(&self, names: &Names<'_>) -> Option<Vec<(Target, Vec<StateIndex>)>> {
+        let root = &self.site.root;
+        let written = root.targets.as_ref()?;
+        let none = Values::new();
+        let settler = self.settler(0, &none);
+        let mut targets = Vec::new();
+        for (key, tree) in written {
+            let at = root.place(key.position);
+            let Some(target) = self.site.target(&settler, &key.name, at) else { continue };
+            let states = match &tree.value {
+                Value::Map(entries) if tree.get("states").is_some() || tree.get("vars").is_some() => {
+                    for (key, tree) in entries {
+                        let at = root.place(key.position);
+                        match (key.name.as_str(), &tree.value) {
+                            ("states", _) | ("vars", Value::Map(_) | Value::Null) => {}
+                            ("vars", _) => self.problems().note(at, "`vars` of a target is a map", None),
+                            (name, _) => {
+                                let message = format!("a target has no {}", shown(name));
+                                self.problems().note(at, message, Some("it has states and vars".into()));
+                            }
+                        }
+                    }
+                    tree.get("states")
+                }
+                Value::Null => None,
+                _ => Some(tree),
+            };
+            let mut meant = BTreeSet::new();
+            let named =
+                states.map(|states| names::read(&settler, root, states, "a target")).unwrap_or_default();
+            for named in named {
+                match names.find(0, &named) {
+                    Ok(found) => meant.extend(found.states),
+                    Err(problem) => self.wrong(named.at, problem),
+                }
+            }
+            targets.push((target, meant.into_iter().collect()));
+        }
+        Some(targets)
+    }
+
+    /// What `--only` keeps: what it names, and what that names or reads.
+    fn only(&self, names: &Names<'_>, skeletons: &[Skeleton], references: &[Reference]) -> Option<Vec<bool>> {
+        if self.site.input.only.is_empty() {
+            return None;
+        }
+        let at = Place { file: self.site.root.number, line: 1, column: 1 };
+        let mut kept = vec![false; skeletons.len()];
+        let mut queue = Vec::new();
+        for pattern in &self.site.input.only {
+            let by = match pattern.strip_prefix("include:") {
+                Some(file) => By::Include(file.to_owned()),
+                None => By::Name(pattern.clone()),
+            };
+            match names.find(0, &Named { by, at }) {
+                Ok(meant) => queue.extend(meant.states),
+                Err(NoSuch { message, hint }) => {
+                    self.wrong(at, NoSuch { message: format!("--only: {message}"), hint })
+                }
+            }
+        }
+        let mut needs: Vec<Vec<StateIndex>> = vec![Vec::new(); skeletons.len()];
+        for reference in references.iter().filter(|reference| reference.kind != RequisiteKind::Listen) {
+            reference.edges().for_each(|(state, target)| needs[state].push(target));
+        }
+        while let Some(state) = queue.pop() {
+            if !std::mem::replace(&mut kept[state], true) {
+                queue.extend(&needs[state]);
+            }
+        }
+        Some(kept)
+    }
+}
+
+impl Site<'_> {
+    /// A target expression, rendered and read.
+    pub(super) fn target(&self, settler: &Settler<'_>, text: &str, at: Place) -> Option<Target> {
+        let text = settler.name(text, at, "a target")?;
+        match Target::parse(&text) {
+            Ok(target) => Some(target),
+            Err(error) => {
+                settler.problems.note(at, format!("the target cannot be read: {error}"), error.hint);
+                None
+            }
+        }
+    }
+
+    /// The variables of the targets that fit, the later over the earlier.
+    pub(super) fn target_vars(&self, fits: impl Fn(&Target) -> bool, problems: &Problems) -> Definitions {
+        let mut found = Definitions::new();
+        let root = &self.root;
+        if !root.targets.iter().flatten().any(|(_, tree)| tree.get("vars").is_some()) {
+            return found;
+        }
+        let (none, loose, deferred) = (Values::new(), BTreeSet::new(), Cell::new(false));
+        let ground = Ground { templates: &self.templates, problems, loose: &loose, deferred: &deferred };
+        // Which machines a target means cannot hang on what it gives them.
+        let file = |(key, tree): &(crate::yaml::Key, Tree)| {
+            let at = root.place(key.position);
+            (key.name.clone(), Definition::Written { source: root.clone(), at, tree: tree.clone() })
+        };
+        let mut seen: Definitions = root.vars.iter().map(file).collect();
+        let plain = |(name, value): (&String, &Json)| (name.clone(), Definition::Plain(value.clone()));
+        seen.extend(self.input.vars.iter().map(plain));
+        let vars = ground.resolve(&seen);
+        let settler = ground.settler(&vars, &none);
+        for (key, tree) in root.targets.iter().flatten() {
+            let Some(Value::Map(entries)) = tree.get("vars").map(|vars| &vars.value) else { continue };
+            let at = root.place(key.position);
+            if self.target(&settler, &key.name, at).is_some_and(|target| fits(&target)) {
+                for (key, _) in entries {
+                    ground.check_name(root, key);
+                }
+                found.extend(entries.iter().map(file));
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,197 @@
+//! A states file on disk as the source of catalogs: the files that it names, and the modules of this program.
+//!
+//! What the file means is the compiler's, in `mainstay_core::state::site`; here is what it must not do itself.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use mainstay_control::view::{Problem, ProblemKind};
+use mainstay_core::frame::Facts;
+use mainstay_core::state::catalog::Catalog;
+use mainstay_core::state::site::{
+    FileEntry, FileKind, Files, Machine, ModuleSchema, ModuleTable, Site, SiteErrors, SiteInput, compile,
+};
+use mainstay_module::registry::Registry;
+
+use super::rollout::{Known, Source};
+
+/// Reads from this machine's disk, as the user who compiles.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Folder;
+
+/// The modules that a program has.
+pub struct Modules<'a>(pub &'a Registry);
+
+/// A compiled states file.
+pub struct StatesFile<'a> {
+    site: Site<'a>,
+}
+
+impl<'a> StatesFile<'a> {
+    /// Reads and checks it with all that it includes, or says everything that is wrong.
+    pub fn compile(
+        input: &SiteInput,
+        files: &'a dyn Files,
+        modules: &'a dyn ModuleTable,
+    ) -> Result<Self, Problem> {
+        compile(input, files, modules).map(|site| Self { site }).map_err(|errors| problem(&errors))
+    }
+
+    /// What works, and is not what it looks like.
+    pub fn warnings(&self) -> Vec<String> {
+        self.site.warnings().iter().map(ToString::to_string).collect()
+    }
+}
+
+impl Source for StatesFile<'_> {
+    fn catalogs(&self, machines: &[Known<'_>]) -> Result<Vec<Catalog>, Problem> {
+        let (mut catalogs, mut errors) = (Vec::new(), Vec::new());
+        for known in machines {
+            // Facts of a machine with another version of this program may look different: what is not there is not matched.
+            let facts: Facts = serde_json::from_value(known.facts.clone().into()).unwrap_or_default();
+            let machine = Machine { name: known.name, labels: known.labels, facts: &facts, vars: known.vars };
+            match self.site.catalog(&machine) {
+                Ok(catalog) => catalogs.push(catalog),
+                Err(wrong) => errors.push(wrong),
+            }
+        }
+        // Most machines have the same things wrong.
+        match SiteErrors::merge(errors) {
+            None => Ok(catalogs),
+            Some(errors) => Err(problem(&errors)),
+        }
+    }
+}
+
+fn problem(errors: &SiteErrors) -> Problem {
+    Problem::new(ProblemKind::Invalid, errors.to_string())
+}
+
+impl Files for Folder {
+    fn read(&self, path: &str, limit: usize) -> Result<Vec<u8>, String> {
+        let file = File::open(path).map_err(words)?;
+        if !file.metadata().map_err(words)?.is_file() {
+            return Err("it is not a regular file".into());
+        }
+        let mut bytes = Vec::new();
+        file.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(words)?;
+        match bytes.len() > limit {
+            true => Err(format!("it is larger than {limit} bytes")),
+            false => Ok(bytes),
+        }
+    }
+
+    fn tree(&self, path: &str, limit: usize) -> Result<Vec<FileEntry>, String> {
+        let mut walk = Walk { files: self, left: limit, entries: Vec::new() };
+        walk.directory(Path::new(path), "")?;
+        walk.entries.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(walk.entries)
+    }
+
+    fn env(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+}
+
+/// The system's own words, without the number.
+fn words(error: io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".into(),
+        io::ErrorKind::PermissionDenied => "it may not be read".into(),
+        _ => error.to_string(),
+    }
+}
+
+struct Walk<'a> {
+    files: &'a Folder,
+    left: usize,
+    entries: Vec<FileEntry>,
+}
+
+/// Deeper folders are a loop of mounts, not configuration.
+const MAX_DEPTH: usize = 64;
+
+impl Walk<'_> {
+    fn directory(&mut self, path: &Path, below: &str) -> Result<(), String> {
+        if below.matches('/').count() >= MAX_DEPTH {
+            return Err(format!("{below}: folders lie more than {MAX_DEPTH} deep"));
+        }
+        for entry in fs::read_dir(path).map_err(words)? {
+            let entry = entry.map_err(words)?;
+            let name = entry.file_name().into_string().map_err(|name| format!("{name:?}: not UTF-8"))?;
+            let relative = if below.is_empty() { name } else { format!("{below}/{name}") };
+            let meta = entry.metadata().map_err(words)?;
+            let of = |error: String| format!("{relative}: {error}");
+            let kind = if meta.is_symlink() {
+                let target = fs::read_link(entry.path()).map_err(words).map_err(of)?;
+                FileKind::Link {
+                    target: target
+                        .into_os_string()
+                        .into_string()
+                        .map_err(|_| of("its target is not UTF-8".into()))?,
+                }
+            } else if meta.is_dir() {
+                self.directory(&entry.path(), &relative)?;
+                FileKind::Directory
+            } else if meta.is_file() {
+                let path = entry.path();
+                let path = path.to_str().ok_or_else(|| of("its path is not UTF-8".into()))?;
+                let bytes = self.files.read(path, self.left).map_err(of)?;
+                self.left -= bytes.len();
+                FileKind::File { bytes, executable: meta.permissions().mode() & 0o111 != 0 }
+            } else {
+                return Err(of("it is neither a file nor a folder nor a link".into()));
+            };
+            self.entries.push(FileEntry { path: relative, kind });
+        }
+        Ok(())
+    }
+}
+
+impl ModuleTable for Modules<'_> {
+    fn module(&self, name: &str) -> Option<ModuleSchema> {
+        let module = self.0.get(name)?;
+        Some(ModuleSchema {
+            params: module.schema(),
+            identity: module.about().identity.map(str::to_owned),
+            refreshes: module.refreshes(),
+        })
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.iter().map(|(name, _)| name.to_owned()).collect()
+    }
+}
+
+/// Names of variables that the ways bring.
+pub fn machine_vars<'a>(ways: impl IntoIterator<Item = &'a dyn super::Way>) -> BTreeSet<String> {
+    ways.into_iter().flat_map(|way| way.vars().keys().cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_read_whole_and_within_its_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir_all(at("a/b")).unwrap();
+        fs::write(at("a/b/c"), "12345").unwrap();
+        fs::write(at("run"), "#!").unwrap();
+        fs::set_permissions(at("run"), fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::symlink("a/b", at("link")).unwrap();
+        let path = dir.path().to_str().unwrap();
+        let entries = Folder.tree(path, 7).unwrap();
+        let paths: Vec<&str> = entries.iter().map(|entry| entry.path.as_str()).collect();
+        assert_eq!(paths, ["a", "a/b", "a/b/c", "link", "run"]);
+        assert_eq!(entries[3].kind, FileKind::Link { target: "a/b".into() });
+        assert_eq!(entries[4].kind, FileKind::File { bytes: b"#!".to_vec(), executable: true });
+        assert!(Folder.tree(path, 6).unwrap_err().contains("larger than"));
+        assert!(Folder.read(path, 9).is_err());
+        assert!(Folder.read("/no/such/file", 9).unwrap_err().contains("no such file"));
+    }
+}

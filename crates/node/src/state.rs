@@ -1,0 +1,44 @@
+//! Declared state on this machine: what a catalog would change here, and changing it.
+//!
+//! [`session::Session`] is the only way in. Everything behind it blocks and runs on threads of its own, since modules do.
+//! What a requisite decides, what an approval covers and what is hidden are pure and stand in `mainstay_core::state`;
+//! what a kind of state does stands in `mainstay-module`.
+
+mod analyze;
+mod apply;
+mod confine;
+#[cfg(test)]
+mod crash;
+mod debts;
+mod digest_key;
+mod engine;
+mod facts;
+mod failpoint;
+mod guard;
+mod lock;
+mod machine;
+mod merge;
+mod other_user;
+mod outputs;
+mod prepared;
+mod secrecy;
+pub mod session;
+mod teller;
+mod turn;
+mod verdict;
+
+use std::sync::Arc;
+
+use mainstay_core::state::Values;
+use mainstay_core::state::catalog::Catalog;
+use mainstay_core::state::order::Order;
+use mainstay_module::registry::Registry;
+
+pub use session::{Session, SessionOptions};
+
+/// The order in which the states of a catalog would have their turn on a machine with these facts: for pictures of it.
+/// The error says why they have none.
+pub fn order(catalog: Catalog, registry: &Registry, facts: Values) -> Result<Order, String> {
+    let prepared = prepared::Prepared::new(catalog, registry, Arc::new(facts), || [0; 32]);
+    prepared.map(|prepared| prepared.order).map_err(|error| error.to_string())
+}

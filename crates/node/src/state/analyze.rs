@@ -1,0 +1,369 @@
+//! The analyze phase: what every state would do, with nothing changed.
+//!
+//! States are looked at in the order of their turns. What an earlier one would change is foretold to the later ones, and what
+//! cannot be known before it has changed makes them conditional, never an error.
+
+use mainstay_core::state::plan::{Change, Datum, Plan, PlanStep};
+use mainstay_core::state::session::Tell;
+use mainstay_core::state::walk::{Foreseen, Judgement, Outlook, Owed, Ran};
+use mainstay_core::state::{StateId, StateIndex, StateOutcome, StepWord, Values};
+use mainstay_module::forecast::Forecast;
+use mainstay_module::module::{Analysis, Analyze, Blobs};
+
+use super::guard::{self, Guarded};
+use super::machine::{Looked, Looking};
+use super::outputs::Table;
+use super::prepared::{Given, Prepared, Unknown};
+use super::teller::Teller;
+use super::verdict;
+
+/// What the analyze phase is told.
+pub(super) struct Question<'a> {
+    pub(super) prepared: &'a Prepared,
+    pub(super) machine: &'a Looking,
+    pub(super) teller: &'a Teller,
+    pub(super) owed: &'a Owed,
+    /// Commands that ran in an earlier cycle, and what they gave out then.
+    pub(super) ran: &'a Ran,
+    pub(super) earlier: Option<&'a Table>,
+    pub(super) cycle: u32,
+    pub(super) explain: bool,
+    pub(super) machine_id: &'a str,
+}
+
+struct Analyzing<'a> {
+    question: &'a Question<'a>,
+    outlook: Outlook<'a>,
+    forecast: Forecast,
+    table: Table,
+}
+
+/// What looking at one state gave.
+struct Sight {
+    step: StepWord,
+    reason: Option<String>,
+    changes: Vec<Change>,
+    outputs: Values,
+    predicts: Vec<(mainstay_module::forecast::Resource, Option<serde_json::Value>)>,
+    /// What it does is not known well enough to foretell anything of it.
+    blind: bool,
+    /// There may be changes that cannot be named yet.
+    more: bool,
+    skipped: bool,
+    /// It is shown as conditional, and yet it could not be analysed.
+    failed: bool,
+}
+
+impl Sight {
+    fn new(step: StepWord, reason: impl Into<String>) -> Self {
+        Self {
+            step,
+            reason: Some(reason.into()),
+            changes: Vec::new(),
+            outputs: Values::new(),
+            predicts: Vec::new(),
+            blind: false,
+            more: false,
+            skipped: false,
+            failed: false,
+        }
+    }
+
+    fn found(&self) -> Foreseen {
+        match (self.skipped, self.failed) {
+            (true, _) => Foreseen::Skipped,
+            (_, true) => Foreseen::Step(StepWord::Error),
+            _ => Foreseen::Step(self.step),
+        }
+    }
+
+    /// Whether or how it happens is known only later.
+    fn conditional(mut self, reason: String) -> Self {
+        self.step = StepWord::Conditional;
+        self.reason = Some(match self.reason.take() {
+            Some(own) if own != reason => format!("{reason}; {own}"),
+            _ => reason,
+        });
+        for (_, value) in &mut self.predicts {
+            *value = None;
+        }
+        self
+    }
+}
+
+/// Nothing if it was called off.
+pub(super) fn analyze(question: &Question<'_>) -> Option<Plan> {
+    let prepared = question.prepared;
+    let mut analyzing = Analyzing {
+        question,
+        outlook: Outlook::new(&prepared.catalog, &prepared.order, question.owed, question.ran),
+        forecast: Forecast::default(),
+        table: Table::unknown(&prepared.catalog),
+    };
+    let mut steps = Vec::with_capacity(prepared.catalog.states.len());
+    for state in prepared.order.sequence.iter().copied() {
+        if question.machine.is_cancelled() {
+            return None;
+        }
+        let step = analyzing.turn(state);
+        // What may still be refreshed at the end is told then.
+        if !listens(prepared, state) && !question.teller.tell(Tell::Step(step.clone())) {
+            return None;
+        }
+        steps.push(step);
+    }
+    for (state, because) in analyzing.outlook.listens() {
+        let refresh = steps[prepared.order.place(state)].refresh.get_or_insert_default();
+        refresh.extend(prepared.ids(&because));
+        refresh.sort();
+        refresh.dedup();
+    }
+    for state in prepared.order.sequence.iter().copied().filter(|state| listens(prepared, *state)) {
+        let step = steps[prepared.order.place(state)].clone();
+        if !question.teller.tell(Tell::Step(step)) {
+            return None;
+        }
+    }
+    let orphans = question.owed.orphans(&prepared.catalog);
+    Some(Plan {
+        catalog: prepared.digest.clone(),
+        machine: question.machine_id.to_owned(),
+        cycle: question.cycle,
+        steps,
+        orphans: orphans.into_iter().map(super::debts::name_of).collect(),
+        stable: analyzing.outlook.asks_again().is_empty(),
+        ran: question.ran.ids().cloned().collect(),
+    })
+}
+
+fn listens(prepared: &Prepared, state: StateIndex) -> bool {
+    use mainstay_core::state::catalog::RequisiteKind::Listen;
+    !prepared.declared(state).requisites.targets(Listen).is_empty()
+}
+
+impl Analyzing<'_> {
+    fn turn(&mut self, state: StateIndex) -> PlanStep {
+        let prepared = self.question.prepared;
+        let judgement = self.judge(state);
+        let (sight, refresh) = match &judgement {
+            Judgement::Analyse { refresh } => (self.sight(state, true), refresh.clone()),
+            Judgement::Ran { refresh } => {
+                (Sight::new(StepWord::Unchanged, "it ran already in this run"), refresh.clone())
+            }
+            Judgement::Skipped { reason } => {
+                let skipped = Sight::new(StepWord::Unchanged, reason.clone());
+                (Sight { skipped: true, ..skipped }, None)
+            }
+            Judgement::Conditional { reason, refresh, .. } => {
+                let sight = self.sight(state, false);
+                let sight = if sight.skipped { sight } else { sight.conditional(reason.clone()) };
+                (sight, refresh.clone())
+            }
+            Judgement::Blocked { reason, .. } => {
+                let blocked = Sight::new(StepWord::Conditional, reason.clone());
+                (Sight { blind: true, ..blocked }, None)
+            }
+            Judgement::Probe { .. } => unreachable!("every target was answered"),
+        };
+        let refresh = refresh.filter(|_| !sight.skipped && sight.step != StepWord::Error);
+        let found = match &judgement {
+            Judgement::Analyse { .. } => Some(sight.found()),
+            _ if sight.skipped => Some(Foreseen::Skipped),
+            _ => None,
+        };
+        self.outlook.settle(state, &judgement, found);
+        self.note(state, &judgement, &sight, refresh.is_some());
+        let mut step = PlanStep {
+            state: prepared.id(state).clone(),
+            module: prepared.declared(state).module.clone(),
+            step: sight.step,
+            reason: sight.reason,
+            changes: sight.changes,
+            refresh: refresh.map(|because| prepared.ids(&because)),
+        };
+        if self.question.explain {
+            let why = prepared.order.explain(&prepared.catalog, state);
+            step.reason = Some(match step.reason.take() {
+                Some(reason) => format!("{reason}; {why}"),
+                None => why,
+            });
+        }
+        self.question.teller.redact_step(prepared, state, &mut step);
+        step
+    }
+
+    /// Asks the targets of `prereq` as long as it takes.
+    fn judge(&mut self, state: StateIndex) -> Judgement {
+        loop {
+            match self.outlook.judge(state) {
+                Judgement::Probe { targets } => {
+                    for target in targets {
+                        let found = self.sight(target, true).found();
+                        self.outlook.probed(state, target, found);
+                    }
+                }
+                judgement => return judgement,
+            }
+        }
+    }
+
+    /// Makes what was found known to the states after it.
+    fn note(&mut self, state: StateIndex, judgement: &Judgement, sight: &Sight, refreshed: bool) {
+        let prepared = self.question.prepared;
+        let id = prepared.id(state);
+        match (judgement, sight.step) {
+            (Judgement::Ran { .. }, _) => {
+                if let Some(earlier) = self.question.earlier {
+                    self.table.copy(state, earlier);
+                }
+            }
+            _ if sight.skipped => self.table.ended(state, StateOutcome::Skipped, &Values::new()),
+            (_, StepWord::Unchanged) if !refreshed => {
+                self.table.ended(state, StateOutcome::Unchanged, &sight.outputs);
+                self.question.teller.learn(prepared, state, &sight.outputs);
+            }
+            _ => {}
+        }
+        if sight.step.is_pending() {
+            for (resource, value) in &sight.predicts {
+                self.forecast.predict(resource.clone(), id.clone(), value.clone());
+            }
+        }
+        if sight.step == StepWord::Opaque || sight.blind {
+            self.forecast.note_opaque(id.clone());
+        }
+    }
+
+    /// Looks at one state: its guards, then its module. `decided`: its requisites let it run, so that its guards may decide.
+    fn sight(&self, state: StateIndex, decided: bool) -> Sight {
+        let prepared = self.question.prepared;
+        let secrecy = &prepared.states[state].secrecy;
+        let error = |failure: &mainstay_module::Failure| {
+            let words = secrecy.failure(failure);
+            match self.outlook.guards_wait_for(state) {
+                // What fails now may work after that.
+                Some(until) => {
+                    let until = prepared.id(until);
+                    let sight = Sight::new(
+                        StepWord::Conditional,
+                        format!("cannot be analysed before {until} has had its turn: {words}"),
+                    );
+                    Sight { blind: true, failed: true, ..sight }
+                }
+                None => Sight::new(StepWord::Error, words),
+            }
+        };
+        let seen = self.table.seen_by(&prepared.catalog, state);
+        let mut waits: Option<String> = None;
+        match guard::when(prepared, state, &seen) {
+            Ok(Guarded::Go) => {}
+            Ok(Guarded::Skip(reason)) => {
+                return Sight { skipped: true, ..Sight::new(StepWord::Unchanged, reason) };
+            }
+            Ok(Guarded::Wait(until)) => waits = Some(format!("when is known after {until}")),
+            Err(failure) => return error(&failure),
+        }
+        let given = match prepared.given(state, &seen) {
+            Given::Wrong(words) => {
+                return Sight::new(StepWord::Error, secrecy.words(words));
+            }
+            given => given,
+        };
+        let mut guards = None;
+        if guard::looks(prepared, state) {
+            match guard::texts(prepared, state, &seen) {
+                Err(failure) => return error(&failure),
+                Ok(Err(until)) => waits = Some(format!("its guards are known after {until}")),
+                Ok(Ok(texts)) => match self.outlook.guards_wait_for(state) {
+                    Some(until) => {
+                        waits = Some(format!("its guards are asked after {}", prepared.id(until)));
+                    }
+                    None if decided => guards = Some(texts),
+                    None => waits = Some("its guards are asked at its turn".into()),
+                },
+            }
+        }
+        let module = prepared.states[state].module.as_ref();
+        let (params, unknown) = match &given {
+            Given::Whole(params) => (Some(&**params), &[][..]),
+            Given::Partly(params, unknown) => (Some(params), unknown.as_slice()),
+            Given::Not(unknown) => (None, unknown.as_slice()),
+            Given::Wrong(_) => unreachable!("it was told above"),
+        };
+        let probe_waits = params.filter(|params| module.probes(params)).and_then(|_| {
+            let until = self.outlook.probe_waits_for(state).map(|until| prepared.id(until).clone());
+            until
+                .map(|until| format!("known after {until}"))
+                .or((!decided).then(|| "known at its turn".into()))
+        });
+        let looked = self.question.machine.look(prepared, state, &self.forecast, |view| {
+            if let Some(guards) = guards
+                && let Guarded::Skip(reason) = guards.ask(view)?
+            {
+                return Ok(Err(reason));
+            }
+            let (Some(params), None) = (params, &probe_waits) else { return Ok(Ok(None)) };
+            let blobs = Blobs(&prepared.catalog.blobs);
+            let cx = Analyze { state: prepared.id(state), view, forecast: &self.forecast, blobs };
+            module.analyze(params, &cx).map(|analysis| Ok(Some(analysis)))
+        });
+        let analysis = match looked.and_then(|looked| match looked {
+            Looked::Done(found) => found,
+            Looked::Later(until) => Ok(Ok(Some(Analysis::conditional(&until)))),
+        }) {
+            Ok(Err(reason)) => {
+                return Sight { skipped: true, ..Sight::new(StepWord::Unchanged, reason) };
+            }
+            Ok(Ok(analysis)) => analysis,
+            Err(failure) => return error(&failure),
+        };
+        let mut sight = match analysis {
+            Some(analysis) => {
+                let verdict = &analysis.verdict;
+                let judged = verdict::judge(prepared, state, verdict, &analysis.outputs, &seen);
+                if let Err(failure) = judged {
+                    return error(&failure);
+                }
+                Sight {
+                    step: analysis.step,
+                    more: analysis.step == StepWord::Conditional && analysis.changes.is_empty(),
+                    reason: analysis.reason.map(|reason| secrecy.words(reason)),
+                    changes: analysis.changes,
+                    outputs: analysis.outputs,
+                    blind: analysis.step == StepWord::Conditional && analysis.predicts.is_empty(),
+                    predicts: analysis.predicts,
+                    skipped: false,
+                    failed: false,
+                }
+            }
+            None => {
+                let reason = probe_waits.unwrap_or_else(|| waits_for(unknown));
+                Sight { blind: true, more: true, ..Sight::new(StepWord::Conditional, reason) }
+            }
+        };
+        if !unknown.is_empty() {
+            let change = |field: &str, until: &StateId| {
+                let until = || Datum::Unknown { until: until.clone() };
+                Change::new(field, until(), until())
+            };
+            sight.changes.extend(unknown.iter().map(|unknown| change(&unknown.field, &unknown.until)));
+            if sight.more {
+                sight.changes.extend(unknown.first().map(|unknown| change(Change::MORE, &unknown.until)));
+            }
+            sight = sight.conditional(waits_for(unknown));
+        }
+        match waits {
+            Some(reason) => sight.conditional(reason),
+            None => sight,
+        }
+    }
+}
+
+/// `known after a, b`.
+fn waits_for(unknown: &[Unknown]) -> String {
+    let mut until: Vec<&StateId> = unknown.iter().map(|unknown| &unknown.until).collect();
+    until.sort();
+    until.dedup();
+    let until: Vec<&str> = until.into_iter().map(StateId::as_str).collect();
+    format!("known after {}", until.join(", "))
+}

@@ -1,0 +1,290 @@
+//! What a session works on: the catalog it was given, the plan it made last, what ran already in this run.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mainstay_core::state::Values;
+use mainstay_core::state::catalog::Catalog;
+use mainstay_core::state::plan::{Change, Plan, PlanStep};
+use mainstay_core::state::session::{Approval, Ask, Tell};
+use mainstay_core::state::walk::{Debt, Owed, Ran};
+use mainstay_module::host::{Cancel, View};
+
+use super::analyze::{self, Question};
+use super::apply::{self, Order};
+use super::confine::{self, Scratch};
+use super::debts::{Debts, Log};
+use super::digest_key;
+use super::facts;
+use super::lock::ApplyLock;
+use super::machine::{Changing, Looking, own_id};
+use super::outputs::Table;
+use super::prepared::Prepared;
+use super::session::SessionOptions;
+use super::teller::{Teller, chain};
+
+pub(super) struct Engine {
+    options: SessionOptions,
+    teller: Teller,
+    machine_id: String,
+    facts: Arc<Values>,
+    key: [u8; 32],
+    work: Option<Work>,
+}
+
+/// One catalog and how far it has come.
+struct Work {
+    prepared: Prepared,
+    /// The last one, as far as an approval covers it, and the digest of the whole.
+    plan: Option<(Plan, String)>,
+    ran: Ran,
+    table: Option<Table>,
+}
+
+impl Engine {
+    /// Greets.
+    pub(super) fn new(options: SessionOptions, teller: Teller, cancel: &Cancel) -> Self {
+        let view = View::new(None).cancelled_by(cancel.clone());
+        let (facts, notes) =
+            facts::gather(&options.version, &options.labels, &options.facts_directory, &view);
+        let machine_id = options.machine.clone().unwrap_or_else(|| own_id().into_owned());
+        teller.tell(Tell::Hello {
+            version: options.version.clone(),
+            machine: machine_id.clone(),
+            facts: facts.clone(),
+            landlock: confine::offered(),
+            notes,
+        });
+        Self { options, teller, machine_id, facts: Arc::new(facts), key: [0; 32], work: None }
+    }
+
+    pub(super) fn answer(&mut self, ask: Ask, cancel: &CancelPair) {
+        match ask {
+            Ask::Catalog(catalog) => self.take(*catalog),
+            Ask::Analyze { cycle, explain } => self.analyze(cycle, explain, cancel),
+            Ask::Plan(plan) => self.remember(*plan),
+            Ask::DropOrphans => self.drop_orphans(),
+            Ask::Apply { cycle: _, approval } => self.apply(&approval, cancel),
+            // The ear hears it at once; here it comes too late.
+            Ask::Cancel => {}
+        }
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.options.data.join("state")
+    }
+
+    fn take(&mut self, catalog: Catalog) {
+        self.work = None;
+        self.teller.hide(&catalog.secrets);
+        let directory = self.directory();
+        let mut key = [0; 32];
+        let fetch = || {
+            key = digest_key::of_machine(&directory);
+            key
+        };
+        match Prepared::new(catalog, &self.options.registry, Arc::clone(&self.facts), fetch) {
+            Ok(prepared) => {
+                self.work = Some(Work { prepared, plan: None, ran: Ran::default(), table: None });
+            }
+            Err(error) => {
+                self.teller.problem(chain(&error));
+            }
+        }
+        self.key = key;
+    }
+
+    fn analyze(&mut self, cycle: u32, explain: bool, cancel: &CancelPair) {
+        let directory = self.directory();
+        let Some(work) = &mut self.work else {
+            self.teller.problem("there is no catalog to analyse");
+            return;
+        };
+        if cycle <= 1 {
+            (work.ran, work.table) = (Ran::default(), None);
+        }
+        work.plan = None;
+        let debts = match Debts::read(&directory) {
+            Ok(debts) => debts,
+            Err(error) => {
+                self.teller.problem(chain(&error));
+                return;
+            }
+        };
+        let owed: Owed = debts.of(&work.prepared.catalog.name).cloned().collect();
+        let scratch = match Scratch::make() {
+            Ok(scratch) => scratch,
+            Err(error) => {
+                self.teller.problem(format!("cannot make a directory for temporary files: {error}"));
+                return;
+            }
+        };
+        let place = scratch.path().to_owned();
+        let machine = Looking::new(self.key, cancel.further.clone(), scratch);
+        let question = Question {
+            prepared: &work.prepared,
+            machine: &machine,
+            teller: &self.teller,
+            owed: &owed,
+            ran: &work.ran,
+            earlier: work.table.as_ref(),
+            cycle,
+            explain,
+            machine_id: &self.machine_id,
+        };
+        // Held to looking as a thread of its own: it is never taken back.
+        let plan = std::thread::scope(|scope| {
+            let look = || {
+                if let Err(error) = confine::confine(&place) {
+                    tracing::warn!(%error, "the kernel does not hold the analyze phase to looking");
+                }
+                analyze::analyze(&question)
+            };
+            let thread = std::thread::Builder::new().name("state-analyze".into()).spawn_scoped(scope, look);
+            thread.map(|thread| thread.join())
+        });
+        match plan {
+            Ok(Ok(Some(plan))) => {
+                let digest = plan.digest();
+                work.plan = Some((without_words(&plan), digest));
+                self.teller.tell(Tell::Planned(plan));
+            }
+            Ok(Ok(None)) => {
+                self.teller.problem("the analysis was called off");
+            }
+            Ok(Err(_)) => {
+                self.teller
+                    .problem("the analysis ended in a panic; this is a fault of this program or of a module");
+            }
+            Err(error) => {
+                self.teller.problem(format!("cannot start a thread: {error}"));
+            }
+        }
+    }
+
+    /// Takes a plan for the one that was made last.
+    fn remember(&mut self, plan: Plan) {
+        let Some(work) = &mut self.work else {
+            self.teller.problem("there is no catalog that the plan could be of");
+            return;
+        };
+        if plan.catalog != work.prepared.digest {
+            self.teller.problem("the plan is of another catalog: analyse again");
+        } else if plan.machine != self.machine_id {
+            self.teller.problem("the plan is of another machine: analyse again");
+        } else {
+            work.ran = plan.ran.iter().cloned().collect();
+            work.table = None;
+            let digest = plan.digest();
+            work.plan = Some((without_words(&plan), digest));
+        }
+    }
+
+    fn drop_orphans(&mut self) {
+        let Some(work) = &self.work else {
+            self.teller.problem("there is no catalog that something could be owed for");
+            return;
+        };
+        let catalog = &work.prepared.catalog;
+        let dropped = open(&self.directory(), &self.options.title).and_then(|(_held, mut log)| {
+            let owed: Owed = log.debts().of(&catalog.name).cloned().collect();
+            let orphans: Vec<Debt> = owed.orphans(catalog).into_iter().cloned().collect();
+            log.pay(&catalog.name, &orphans).and_then(|()| log.sync()).map_err(|error| chain(&error))
+        });
+        if let Err(words) = dropped {
+            self.teller.problem(words);
+        }
+    }
+
+    fn apply(&mut self, approval: &Approval, cancel: &CancelPair) {
+        let directory = self.directory();
+        let Some(work) = &mut self.work else {
+            self.teller.problem("there is no catalog to apply");
+            return;
+        };
+        // A plan is applied once: what comes after it was observed by nobody.
+        let plan = work.plan.take();
+        let approved = match (approval, &plan) {
+            (Approval::All, _) => None,
+            (Approval::Plan { digest }, Some((plan, own))) if digest == own => Some(plan),
+            (Approval::Plan { digest }, Some((_, own))) => {
+                let short = |digest: &str| digest.chars().take(12).collect::<String>();
+                let (approved, own) = (short(digest), short(own));
+                self.teller.problem(format!(
+                    "the plan {approved} was approved, but this machine's last one is {own}: analyse again"
+                ));
+                return;
+            }
+            (Approval::Plan { .. }, None) => {
+                self.teller.problem("there is no plan that could have been approved: analyse first");
+                return;
+            }
+        };
+        let (_held, log) = match open(&directory, &self.options.title) {
+            Ok(opened) => opened,
+            Err(words) => {
+                self.teller.problem(words);
+                return;
+            }
+        };
+        let owed: Owed = log.debts().of(&work.prepared.catalog.name).cloned().collect();
+        let machine = Changing::new(self.key, cancel.all.clone());
+        let order = Order {
+            prepared: &work.prepared,
+            machine: &machine,
+            teller: &self.teller,
+            approved,
+            owed: &owed,
+            ran: work.ran.clone(),
+            earlier: work.table.as_ref(),
+            stop: &cancel.further,
+        };
+        let apply::Result { counts, drift, ran, table, mut log } = apply::apply(&order, log);
+        (work.ran, work.table) = (ran, Some(table));
+        // First what was done, then that nothing is owed for it any more.
+        let settled = machine.settle().map_err(|failure| failure.to_string());
+        let settled = settled.and_then(|()| log.sync().map_err(|error| chain(&error)));
+        if let Err(words) = settled {
+            self.teller.problem(format!("what was done may not outlive a power cut: {words}"));
+        }
+        self.teller.tell(Tell::Applied { counts, drift: drift.map(|drift| self.teller.redact_text(&drift)) });
+    }
+}
+
+/// What an approval covers: the plan without what only people read, which is most of a large one.
+fn without_words(plan: &Plan) -> Plan {
+    let change = |change: &Change| Change::new(&change.field, change.before.clone(), change.after.clone());
+    let step = |step: &PlanStep| PlanStep {
+        state: step.state.clone(),
+        module: String::new(),
+        step: step.step,
+        reason: None,
+        changes: step.changes.iter().map(change).collect(),
+        refresh: step.refresh.clone(),
+    };
+    Plan {
+        catalog: plan.catalog.clone(),
+        machine: plan.machine.clone(),
+        cycle: plan.cycle,
+        steps: plan.steps.iter().map(step).collect(),
+        orphans: Vec::new(),
+        stable: plan.stable,
+        ran: plan.ran.clone(),
+    }
+}
+
+/// The books, for the one who alone may write in them.
+fn open(directory: &Path, title: &str) -> Result<(ApplyLock, Log), String> {
+    let held = ApplyLock::take(directory, title).map_err(|error| chain(&error))?;
+    let log = Log::open(directory, &held).map_err(|error| chain(&error))?;
+    Ok((held, log))
+}
+
+/// Two ways to call work off.
+#[derive(Clone, Default)]
+pub(super) struct CancelPair {
+    /// No further state is begun.
+    pub(super) further: Cancel,
+    /// What runs is ended too: nobody is there to hear of it.
+    pub(super) all: Cancel,
+}

@@ -1,0 +1,124 @@
+//! The machine as one phase of one catalog meets it: whether it may be changed, and as whom.
+
+use std::borrow::Cow;
+
+use mainstay_core::state::StateIndex;
+use mainstay_module::Failure;
+use mainstay_module::forecast::{Forecast, Resource};
+use mainstay_module::host::{Cancel, Host, View};
+
+use super::confine::Scratch;
+use super::other_user::Account;
+use super::prepared::Prepared;
+
+/// A machine that is only looked at.
+pub(super) struct Looking {
+    view: View,
+    scratch: Scratch,
+    key: [u8; 32],
+    cancel: Cancel,
+}
+
+/// As whom something is to be done.
+enum Whom {
+    Self_,
+    Other(Account),
+    /// Nobody yet.
+    Missing(String),
+}
+
+fn whom(prepared: &Prepared, state: StateIndex) -> Result<Whom, Failure> {
+    let Some(name) = prepared.become_user(state)? else { return Ok(Whom::Self_) };
+    Ok(match Account::find(&name)? {
+        Some(account) => Whom::Other(account),
+        None => Whom::Missing(name),
+    })
+}
+
+/// What came of looking as the user that a state names.
+pub(super) enum Looked<T> {
+    Done(T),
+    /// The user will be there only after this state.
+    Later(mainstay_core::state::StateId),
+}
+
+impl Looking {
+    pub(super) fn new(key: [u8; 32], cancel: Cancel, scratch: Scratch) -> Self {
+        let view = View::new(Some(scratch.path().to_owned())).keyed(key).cancelled_by(cancel.clone());
+        Self { view, scratch, key, cancel }
+    }
+
+    pub(super) fn look<T: Send>(
+        &self,
+        prepared: &Prepared,
+        state: StateIndex,
+        forecast: &Forecast,
+        look: impl FnOnce(&View) -> T + Send,
+    ) -> Result<Looked<T>, Failure> {
+        match whom(prepared, state)? {
+            Whom::Self_ => Ok(Looked::Done(look(&self.view))),
+            Whom::Other(account) => {
+                let failed = |error| Failure::on("make", self.scratch.path(), error);
+                let scratch = self.scratch.of_user(account.uid, account.gid).map_err(failed)?;
+                let view = View::new(Some(scratch)).keyed(self.key).cancelled_by(self.cancel.clone());
+                account.run(|| look(&view)).map(Looked::Done)
+            }
+            Whom::Missing(name) => {
+                let foretold = forecast.get(&Resource::user(&name)).map(|prediction| &prediction.by);
+                match foretold.or(forecast.opaque()) {
+                    Some(until) => Ok(Looked::Later(until.clone())),
+                    None => Err(no_user(&name)),
+                }
+            }
+        }
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+}
+
+/// A machine that may be changed.
+pub(super) struct Changing {
+    host: Host,
+}
+
+impl Changing {
+    pub(super) fn new(key: [u8; 32], cancel: Cancel) -> Self {
+        Self { host: Host::deferring_syncs().keyed(key).cancelled_by(cancel) }
+    }
+
+    pub(super) fn act<T: Send>(
+        &self,
+        prepared: &Prepared,
+        state: StateIndex,
+        act: impl FnOnce(&Host) -> T + Send,
+    ) -> Result<T, Failure> {
+        match whom(prepared, state)? {
+            Whom::Self_ => Ok(act(&self.host)),
+            Whom::Other(account) => account.run(|| act(&self.host)),
+            Whom::Missing(name) => Err(no_user(&name)),
+        }
+    }
+
+    /// Makes all of it durable.
+    pub(super) fn settle(&self) -> Result<(), Failure> {
+        self.host.settle()
+    }
+}
+
+fn no_user(name: &str) -> Failure {
+    Failure::new(format!("become {name}"), "there is no such user")
+}
+
+/// What people call the machine, before it has a node's key.
+pub(super) fn own_id() -> Cow<'static, str> {
+    match std::fs::read_to_string("/etc/machine-id") {
+        Ok(id) if id.trim().len() == 32 => Cow::Owned(id.trim().to_owned()),
+        // As in a container, or where an image was made without one.
+        _ => match nix::unistd::gethostname() {
+            Ok(name) => Cow::Owned(format!("host:{}", name.to_string_lossy())),
+            Err(_) => Cow::Borrowed("unknown"),
+        },
+    }
+}

@@ -1,0 +1,108 @@
+//! The analyze phase looks: where the kernel has Landlock, nothing that runs in it can do more.
+
+use std::fs;
+
+use mainstay_core::state::session::{Ask, Tell};
+use mainstay_core::state::{StateOutcome, StepWord};
+use mainstay_module::module::{About, Analysis, Analyze, Applied, Apply, Module};
+use mainstay_module::{Failure, registry};
+use mainstay_node::state::SessionOptions;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::machine::{Machine, Talk, catalog, state};
+
+/// A module that does not keep to looking.
+struct Cheat;
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    path: String,
+}
+
+impl Module for Cheat {
+    type Params = Params;
+
+    fn about(&self) -> About {
+        About { name: "cheat", summary: "", identity: None, dry_run: "", outputs: &[], example: "" }
+    }
+
+    fn analyze(&self, params: &Params, _: &Analyze<'_>) -> Result<Analysis, Failure> {
+        let written = fs::write(&params.path, "written by analyze");
+        let removed = fs::remove_file(format!("{}.kept", params.path));
+        match written.and(removed) {
+            Ok(()) => Ok(Analysis::unchanged()),
+            Err(error) => Err(Failure::new("cheat", error)),
+        }
+    }
+
+    fn apply(&self, _: &Params, _: &Apply<'_>, _: &Analysis) -> Result<Applied, Failure> {
+        Ok(Applied::default())
+    }
+}
+
+#[test]
+fn nothing_in_the_analyze_phase_can_write_or_remove_a_file() {
+    let machine = Machine::new();
+    let options = machine.options();
+    let options = SessionOptions { registry: registry::builtin().with(Cheat), ..options };
+    let mut session = Talk::open(options);
+    let Tell::Hello { landlock, .. } = session.hello else { panic!("no greeting") };
+    if landlock == 0 {
+        eprintln!(
+            "skipped: nothing_in_the_analyze_phase_can_write_or_remove_a_file: Landlock ABI {landlock}"
+        );
+        return;
+    }
+    let path = |name: &str| machine.path(name);
+    fs::write(path("module.kept"), "kept").unwrap();
+    fs::write(path("kept"), "kept").unwrap();
+    session.ask(Ask::Catalog(Box::new(catalog([
+        state("module", "cheat", json!({"path": path("module")})),
+        state("guard", "cmd", json!({"run": "true"})).unless(format!("touch {}", path("guard"))),
+        state("probe", "cmd", json!({"run": format!("rm {}", path("kept")), "probe": true})),
+        state(
+            "scribble",
+            "cmd",
+            json!({"run": "echo x > $TMPDIR/x && cat $TMPDIR/x 2>/dev/null", "probe": true}),
+        ),
+    ]))));
+    let plan = session.plan(1);
+    assert_eq!(
+        plan.words(),
+        [
+            ("module", StepWord::Error, ""),
+            // It could not say that all is well, so the command would run.
+            ("guard", StepWord::Opaque, ""),
+            ("probe", StepWord::Conditional, ""),
+            ("scribble", StepWord::Conditional, ""),
+        ],
+        "{plan:?}"
+    );
+    let reason = plan.steps[0].reason.as_deref().unwrap();
+    assert!(reason.contains("Permission denied"), "{reason}");
+    session.ask(Ask::Catalog(Box::new(catalog([
+        state("probe", "cmd", json!({"run": format!("rm {}", path("kept")), "probe": true})),
+        state(
+            "scribble",
+            "cmd",
+            json!({"run": "echo x > $TMPDIR/x && cat $TMPDIR/x 2>/dev/null", "probe": true}),
+        ),
+    ]))));
+    let plan = session.plan(1);
+    assert_eq!(plan.steps[0].step, StepWord::Error, "{plan:?}");
+    for (name, there) in [("module", false), ("guard", false), ("module.kept", true), ("kept", true)] {
+        assert_eq!(machine.exists(name), there, "{name}");
+    }
+    // Only the analyze phase was held to it.
+    session.ask(Ask::Catalog(Box::new(catalog([state(
+        "touch",
+        "cmd",
+        json!({"run": format!("touch {}", path("touched"))}),
+    )]))));
+    session.plan(1);
+    assert_eq!(session.apply_all().outcomes(), [("touch", StateOutcome::Changed)]);
+    assert!(machine.exists("touched"));
+}

@@ -1,0 +1,123 @@
+//! A secret is in the file that was declared to hold it, and nowhere else.
+
+use std::fs;
+use std::path::Path;
+
+use mainstay_core::state::StateOutcome;
+use mainstay_core::state::catalog::RequisiteKind;
+use mainstay_core::state::redaction::HIDDEN;
+use mainstay_core::state::session::Ask;
+use serde_json::json;
+
+use crate::machine::{Machine, catalog, state};
+
+const CANARY: &str = "canary+Zq7/ü\"x";
+const TWISTED: &str = "YRANAC-EHT-DETSIWT";
+
+#[test]
+fn nothing_that_is_said_or_kept_holds_a_secret() {
+    let machine = Machine::new();
+    let encoded = data_encoding::BASE64.encode(format!("user:{CANARY}:rest").as_bytes());
+    // Nobody said that this file holds a secret.
+    fs::write(machine.path("found"), format!("key={CANARY}\nbasic {encoded}\n")).unwrap();
+    let quoted = "{{ secrets.token | quote }}";
+    let mut catalog = catalog([
+        state(
+            "wanted",
+            "file",
+            json!({"path": machine.path("wanted"), "content": "t={{ secrets.token }}\n", "mode": "0600"}),
+        ),
+        state("found", "file", json!({"path": machine.path("found"), "content": "key=gone\n"})),
+        // A command that was given one gives out another: it is as secret.
+        state("twist", "cmd", json!({"run": format!("test -n {quoted} && echo {TWISTED}"), "probe": true})),
+        state(
+            "flows",
+            "file",
+            json!({"path": machine.path("flows"), "content": "{{ states['twist'].stdout }}"}),
+        )
+        .reads(2),
+        state(
+            "fails",
+            "cmd",
+            json!({"run": format!("echo {quoted} | base64 >&2; echo {quoted} | tr a-z A-Z; exit 3")}),
+        ),
+        state("started", "cmd", json!({"run": [format!("/no/such/{{{{ secrets.token }}}}")]})),
+        state("guarded", "cmd", json!({"run": "true"})).unless(format!("test {quoted} = x")),
+        state("checked", "cmd", json!({"run": "true"})).check(&format!("echo {quoted}; exit 1")),
+        state("told", "cmd", json!({"run": format!("cat {}", machine.path("wanted"))}))
+            .on(RequisiteKind::Require, &[0]),
+        state("declared", "cmd", json!({"run": format!("echo {TWISTED} | rev | rev")})).sensitive(),
+        state("wrong", "file", json!({"path": "{{ secrets.token }}", "content": "x"})),
+        state(
+            "number",
+            "file",
+            json!({"path": machine.path("number"), "content": "x", "mode": "{{ secrets.token }}"}),
+        ),
+    ]);
+    catalog.secrets.insert("token".into(), json!(CANARY));
+    let mut session = machine.session();
+    session.ask(Ask::Catalog(Box::new(catalog)));
+    let plan = session.plan(1);
+    let done = session.apply(&plan);
+    let outcome = |id: &str| done.reports.iter().find(|report| report.state.as_str() == id).unwrap();
+    assert_eq!(outcome("wanted").outcome, StateOutcome::Changed, "{done:?}");
+    assert_eq!(outcome("flows").outcome, StateOutcome::Changed, "{done:?}");
+    assert_eq!(outcome("told").outcome, StateOutcome::Changed);
+    assert!(outcome("told").outputs["stdout"].as_str().unwrap().contains(HIDDEN));
+    assert_eq!(outcome("fails").reason.as_deref(), Some("run: exit status 3: ‹secret›"));
+    // What says nothing about the secret is still shown.
+    let wanted = plan.steps.iter().find(|step| step.state.as_str() == "wanted").unwrap();
+    let mode = wanted.changes.iter().find(|change| change.field == "mode").unwrap();
+    assert_eq!(serde_json::to_value(&mode.after).unwrap(), json!({"known": "0600"}));
+    session.plan(2);
+
+    let kept = ["wanted", "flows"].map(|name| machine.path(name));
+    assert_eq!(machine.read("wanted"), format!("t={CANARY}\n"));
+    assert_eq!(machine.read("flows"), TWISTED);
+    let mut places = vec![("what was told".to_owned(), session.heard.clone())];
+    files(&machine.data(), &mut places);
+    files(Path::new(&machine.path("")), &mut places);
+    places.retain(|(place, _)| !kept.contains(place));
+    assert!(places.len() > 2, "{places:?}");
+    for (place, text) in places {
+        for (what, needle) in needles() {
+            assert!(!text.contains(&needle), "{place} holds the {what} ({needle}):\n{text}");
+        }
+    }
+}
+
+/// The secret as it stands, as JSON has it, in capitals, and in base64 wherever it may begin.
+fn needles() -> Vec<(&'static str, String)> {
+    let json = serde_json::to_string(CANARY).unwrap();
+    let mut needles = vec![
+        ("secret", CANARY.to_owned()),
+        ("secret in JSON", json.trim_matches('"').to_owned()),
+        ("secret in capitals", CANARY.to_uppercase()),
+        ("output", TWISTED.to_owned()),
+        // Whoever has a guess could try it out.
+        ("digest of the secret content", digest(&format!("t={CANARY}\n"))),
+        ("digest of the output", digest(TWISTED)),
+    ];
+    for before in ["", "x", "xy"] {
+        let encoded = data_encoding::BASE64.encode(format!("{before}{CANARY}").as_bytes());
+        // The last characters depend on what follows, the first on what is before.
+        needles.push(("secret in base64", encoded[4..encoded.len() - 5].to_owned()));
+    }
+    needles
+}
+
+fn digest(text: &str) -> String {
+    blake3::hash(text.as_bytes()).to_hex()[..32].to_owned()
+}
+
+fn files(directory: &Path, places: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files(&path, places);
+        } else {
+            let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+            places.push((path.display().to_string(), text));
+        }
+    }
+}
