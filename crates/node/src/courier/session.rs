@@ -420,13 +420,13 @@ impl Session<'_> {
         let verified = match envelope.clone().verify() {
             Ok(verified) => verified,
             Err(error) => {
-                let why = error.rejection();
-                shared.metrics.refused(refusal_word(&why));
                 // An id can be read even where the rest is not understood; without one there is nobody to tell.
                 let Some(id) = id_of(&envelope) else {
+                    shared.metrics.refused("malformed");
                     return Err(SessionEnd::Violation("an envelope that cannot be read"));
                 };
-                let acks = vec![Ack { id, verdict: Verdict::Refused(why) }];
+                // Counted when it is told.
+                let acks = vec![Ack { id, verdict: Verdict::Refused(error.rejection()) }];
                 let peer = self.peer.key;
                 shared.inputs().send(Input::Tell { peer, frame: Frame::Ack(acks) }).await?;
                 return Ok(None);
