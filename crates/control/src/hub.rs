@@ -3,6 +3,7 @@
 //! Here are its making, its parts and its end. What operators ask is in [`nodes`], [`tokens`] and [`runs`]; what the courier asks
 //! is in [`role`]; what time alone asks is in [`upkeep`].
 
+pub mod approval;
 mod nodes;
 mod role;
 mod runs;

@@ -109,6 +109,20 @@ fn default_method() -> String {
     "cmd".into()
 }
 
+/// Which plans of a run may be applied.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Approve {
+    /// By their content, as the nodes' `planned` lines name them.
+    pub plans: Vec<String>,
+    /// How many nodes at a time: `10` or `25%`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<String>,
+    /// Stop starting new nodes after more failures than this: `3` or `10%`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_failures: Option<String>,
+}
+
 /// A run in short.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct RunView {

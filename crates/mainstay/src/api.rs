@@ -110,6 +110,7 @@ fn described() -> (Router<Api>, utoipa::openapi::OpenApi) {
         .routes(routes!(runs::events))
         .routes(routes!(runs::cancel))
         .routes(routes!(runs::retry))
+        .routes(routes!(runs::approve))
         .routes(routes!(messages::send))
         .split_for_parts()
 }

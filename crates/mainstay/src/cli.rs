@@ -22,6 +22,7 @@ mod runs;
 mod send;
 mod status;
 mod token;
+mod tool;
 mod up;
 
 mod changes;
@@ -149,7 +150,18 @@ pub fn main_with(registry: Registry) -> ExitCode {
     if let Command::Remote(args) = cli.command {
         return remote::run(args, registry);
     }
-    let done = execute(cli, &registry, &mut screen).and_then(|status| {
+    let done = execute(cli, &registry, &mut screen);
+    ended(done, &mut screen)
+}
+
+/// For a program that was built with [`crate::tool`].
+pub(crate) fn tool_main(tool: &crate::tool::Tool) -> ExitCode {
+    tool::main(tool)
+}
+
+/// Writes what is left to be shown, and tells what went wrong.
+fn ended(done: Done, screen: &mut Screen) -> ExitCode {
+    let done = done.and_then(|status| {
         screen.flush()?;
         Ok(status)
     });
@@ -157,7 +169,7 @@ pub fn main_with(registry: Registry) -> ExitCode {
         Ok(status) => ExitCode::from(status),
         Err(Stop::Unread) => ExitCode::from(status_of::FAILED),
         Err(Stop::Problem(problem)) => {
-            problem_text::show(&problem, &mut screen);
+            problem_text::show(&problem, screen);
             ExitCode::from(problem.kind.exit_status())
         }
     }
@@ -168,16 +180,16 @@ fn execute(cli: Cli, registry: &Registry, screen: &mut Screen) -> Done {
     let client = || endpoint::find(hub).map(Client::new);
     match cli.command {
         Command::Dev(args) => dev::run(args, screen),
-        Command::Hub(args) => hub::run(args),
-        Command::Agent(args) => agent::run(args),
+        Command::Hub(args) => hub::run(args, registry),
+        Command::Agent(args) => agent::run(args, registry),
         Command::Restore(args) => restore::run(&args, screen),
         Command::Completions(args) => completions::run(&args, screen),
         Command::Login(args) => at_once(login::run(args, screen)),
         Command::Token(command) => at_once(token::run(&client()?, command, screen)),
         Command::Nodes(command) => at_once(nodes::run(&client()?, command, screen)),
         Command::Run(args) => at_once(run::run(client, args, screen)),
-        Command::Plan(args) => at_once(plan::run(args, registry, screen)),
-        Command::Up(args) => at_once(up::run(args, registry, screen)),
+        Command::Plan(args) => at_once(plan::run(args, hub, registry, screen)),
+        Command::Up(args) => at_once(up::run(args, hub, registry, screen)),
         Command::Modules(args) => modules::run(&args, registry, screen),
         // Served before there was a screen.
         Command::Remote(_) => Ok(status_of::WELL),

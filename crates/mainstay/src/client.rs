@@ -36,6 +36,7 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 /// Largest answer that is held as a whole: the details of a run on many nodes, with their output.
 const MAX_ANSWER: usize = 1 << 30;
 
+#[derive(Clone)]
 pub struct Client {
     endpoint: Endpoint,
 }

@@ -10,4 +10,9 @@ pub mod config;
 mod descendants;
 pub mod dev_pointer;
 pub mod remote;
+pub mod tool;
 pub mod up;
+
+/// For modules of one's own.
+pub use mainstay_core::state;
+pub use mainstay_module as module;

@@ -5,6 +5,7 @@
 //! [`front::Front`]'s; what would change and what does is the engine's, on the machine itself.
 
 pub mod front;
+pub mod hub;
 pub mod inventory;
 pub mod local;
 pub mod machine;

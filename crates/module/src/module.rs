@@ -84,7 +84,7 @@ pub trait Module: Send + Sync + 'static {
 }
 
 /// A module's documentation beyond its parameters.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct About {
     /// As a states file names it.
     pub name: &'static str,

@@ -7,8 +7,10 @@
 pub mod cmd;
 pub mod output;
 pub mod ping;
+pub mod state;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -19,11 +21,29 @@ use mainstay_core::seal::Private;
 use tokio_util::sync::CancellationToken;
 
 use crate::process::Processes;
+use crate::state::SessionOptions;
 pub use output::{Chunk, OutputSink};
 
 /// All methods of this program. Adding one is its file and its line here.
-fn table(processes: &Arc<Processes>) -> Vec<Arc<dyn Method>> {
-    vec![Arc::new(ping::Ping), Arc::new(cmd::Cmd::new(processes.clone()))]
+fn table(means: &Means) -> Vec<Arc<dyn Method>> {
+    let [plan, apply, up] = state::StateMethod::all(&means.data, &means.states);
+    vec![
+        Arc::new(ping::Ping),
+        Arc::new(cmd::Cmd::new(means.processes.clone())),
+        Arc::new(plan),
+        Arc::new(apply),
+        Arc::new(up),
+    ]
+}
+
+/// What methods have to work with.
+#[derive(Clone)]
+pub struct Means {
+    pub processes: Arc<Processes>,
+    /// The node's own directory.
+    pub data: PathBuf,
+    /// How the state engine is opened here.
+    pub states: SessionOptions,
 }
 
 #[async_trait]
@@ -76,8 +96,8 @@ pub struct Methods {
 }
 
 impl Methods {
-    pub fn new(processes: &Arc<Processes>) -> Self {
-        Self::of(table(processes))
+    pub fn new(means: &Means) -> Self {
+        Self::of(table(means))
     }
 
     /// A set of one's own, as tests and programs with their own methods have it. Of two with one name the

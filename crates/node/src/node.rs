@@ -47,10 +47,11 @@ use crate::courier::submit::{self, Accepted};
 use crate::courier::{self, Input, Inputs, Parts, queue_words};
 use crate::hub_role::{CourierHandle, HubRole, SubmitError};
 use crate::intake::{self, BindError, Intake, Line};
-use crate::method::Methods;
+use crate::method::{Means, Methods};
 use crate::metrics::NodeMetrics;
 use crate::process::Processes;
 use crate::received::Received;
+use crate::state::SessionOptions;
 use crate::trust_store::TrustStore;
 use crate::{dial, listen, reply};
 
@@ -81,6 +82,8 @@ pub struct NodeConfig {
     pub clock: Clock,
     pub metrics: Arc<Mutex<Registry>>,
     pub side: Side,
+    /// The kinds of state that this program knows.
+    pub modules: mainstay_module::registry::Registry,
 }
 
 /// What makes a node an agent or a hub.
@@ -393,7 +396,17 @@ impl Node {
                 (Some(role.clone()), TrustStore::of_hub(trust.clone()), counters.clone())
             }
         };
-        let methods = Methods::new(&self.processes);
+        let methods = Methods::new(&Means {
+            processes: self.processes.clone(),
+            data: config.data.clone(),
+            states: SessionOptions {
+                // Of the default directory that is the machine's own; another one is another node's on the same machine.
+                data: config.data.clone(),
+                machine: Some(signer.id().to_string()),
+                labels: config.facts.labels.clone(),
+                ..SessionOptions::new(config.modules.clone(), config.version.clone())
+            },
+        });
         let judge = Arc::new(Judge::new(
             signer.id(),
             trust.log(),

@@ -10,6 +10,8 @@ mod merging;
 mod other_user;
 #[path = "state/secrets.rs"]
 mod secrets;
+#[path = "state/written.rs"]
+mod written;
 
 use mainstay_core::state::catalog::{OrderMode, RequisiteKind, Retry};
 use mainstay_core::state::plan::Datum;

@@ -172,7 +172,7 @@ impl Hub {
         Ok((record, nodes))
     }
 
-    async fn accept_run(
+    pub(super) async fn accept_run(
         &self,
         record: RunRecord,
         nodes: Vec<(KeyId, NodeName)>,
@@ -469,7 +469,7 @@ impl Inner {
         self.dispatch().run(run).is_some() || self.closing(run).is_some()
     }
 
-    async fn record_of(&self, run: RunId) -> Result<RunRecord, Problem> {
+    pub(super) async fn record_of(&self, run: RunId) -> Result<RunRecord, Problem> {
         let found = self.shelf.get::<RunRecord>(&format!("run.{run}")).await?;
         found.map(|(record, _)| record).ok_or_else(|| unknown(run))
     }
@@ -527,7 +527,7 @@ pub(super) fn parse_target(text: &str) -> Result<Target, Problem> {
     })
 }
 
-fn may_call(by: &Operator, method: &str) -> Result<(), Problem> {
+pub(super) fn may_call(by: &Operator, method: &str) -> Result<(), Problem> {
     if by.methods.iter().any(|glob| glob_matches(glob, method)) {
         Ok(())
     } else {
@@ -583,7 +583,7 @@ fn view_closed(record: &RunRecord, closing: &Closing) -> RunView {
     }
 }
 
-fn invalid(what: impl Into<String>) -> Problem {
+pub(super) fn invalid(what: impl Into<String>) -> Problem {
     Problem::new(ProblemKind::Invalid, what)
 }
 
@@ -596,6 +596,6 @@ fn stopping() -> Problem {
     Problem::new(ProblemKind::Internal, "the hub is starting or stopping")
 }
 
-fn no_random(_: getrandom::Error) -> Problem {
+pub(super) fn no_random(_: getrandom::Error) -> Problem {
     Problem::new(ProblemKind::Internal, "no randomness can be had from the system")
 }

@@ -235,6 +235,21 @@ pub struct Retry {
 pub struct CatalogDigest(pub String);
 
 impl Catalog {
+    /// Without any state.
+    pub fn empty() -> Self {
+        Self {
+            name: String::new(),
+            order: OrderMode::default(),
+            failhard: false,
+            files: Vec::new(),
+            scopes: Vec::new(),
+            secrets: Values::new(),
+            states: Vec::new(),
+            blobs: BTreeMap::new(),
+            extensions: BTreeMap::new(),
+        }
+    }
+
     pub fn to_bytes(&self) -> Vec<u8> {
         rmp_serde::to_vec_named(self).expect("a catalog is maps, lists and texts")
     }

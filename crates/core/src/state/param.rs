@@ -101,6 +101,17 @@ impl Param {
         }
     }
 
+    /// Nothing in it is left to render.
+    pub fn is_known(&self) -> bool {
+        match &self.value {
+            ParamValue::Later(_) | ParamValue::Settled { .. } | ParamValue::Wrong => false,
+            ParamValue::File(value) => value.get("$template").is_none(),
+            ParamValue::List(items) => items.iter().all(Self::is_known),
+            ParamValue::Map(entries) => entries.iter().all(|entry| entry.param.is_known()),
+            _ => true,
+        }
+    }
+
     /// The text that is known before the machine is asked.
     pub fn as_text(&self) -> Option<&str> {
         match &self.value {

@@ -95,12 +95,24 @@ pub struct Plan {
     /// No step asks for another cycle. What only a failure would call for does not, nor does an error.
     #[serde(default)]
     pub stable: bool,
+    /// Commands that ran in an earlier cycle of the same run and are not run again: with it another session can take
+    /// the plan up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ran: Vec<StateId>,
 }
 
 impl Plan {
     /// Names the plan: BLAKE3 over its bytes.
     pub fn digest(&self) -> String {
         let bytes = rmp_serde::to_vec_named(self).expect("a plan is maps, lists and texts");
+        blake3::hash(&bytes).to_hex().to_string()
+    }
+
+    /// Names what the plan says, whichever machine it is for: machines whose plans are alike are approved as one. BLAKE3 over the
+    /// catalog, the cycle and the steps.
+    pub fn content_digest(&self) -> String {
+        let content = (&self.catalog, self.cycle, &self.steps);
+        let bytes = rmp_serde::to_vec_named(&content).expect("a plan is maps, lists and texts");
         blake3::hash(&bytes).to_hex().to_string()
     }
 

@@ -4,6 +4,8 @@
 //! messages through a hub. Analyze and apply of one catalog follow each other in a session; the engine keeps the last plan and
 //! is told by its digest that it was approved.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::catalog::Catalog;
@@ -80,4 +82,91 @@ pub enum Tell {
     Problem {
         message: String,
     },
+}
+
+/// A line of what the methods `state.plan`, `state.apply` and `state.up` write, as JSON: the same talk in one direction, for those who are
+/// not there at the time.
+///
+/// For each cycle a plan's line comes before its steps: what is cut off at an output limit is known to be missing.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "line", rename_all = "snake_case")]
+pub enum StateLine {
+    Planned(PlannedLine),
+    /// Unchanged ones are only counted.
+    Step {
+        cycle: u32,
+        #[serde(flatten)]
+        step: PlanStep,
+    },
+    Report {
+        cycle: u32,
+        #[serde(flatten)]
+        report: StateReport,
+    },
+    Applied {
+        cycle: u32,
+        counts: StateCounts,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        drift: Option<String>,
+    },
+    Problem {
+        message: String,
+    },
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PlannedLine {
+    pub cycle: u32,
+    /// What an approval names: [`Plan::content_digest`].
+    pub plan: String,
+    /// How many steps follow this line.
+    pub steps: u64,
+    /// The ids of the states that are as declared, by module.
+    pub unchanged: BTreeMap<String, Vec<StateId>>,
+    /// Something would be done.
+    pub pending: bool,
+    /// Something could not be analysed.
+    pub errors: bool,
+}
+
+impl StateLine {
+    /// The last plan among these lines, if what follows it is not an apply.
+    pub fn last_plan(text: &str) -> Option<PlannedLine> {
+        let mut last = None;
+        for line in text.lines() {
+            match serde_json::from_str(line) {
+                Ok(Self::Planned(planned)) => last = Some(planned),
+                Ok(Self::Applied { .. }) => last = None,
+                _ => {}
+            }
+        }
+        last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_plan_counts_unless_it_was_applied() {
+        let planned = |cycle| {
+            let line = PlannedLine {
+                cycle,
+                plan: format!("p{cycle}"),
+                steps: 0,
+                unchanged: BTreeMap::new(),
+                pending: true,
+                errors: false,
+            };
+            serde_json::to_string(&StateLine::Planned(line)).unwrap()
+        };
+        let applied = StateLine::Applied { cycle: 1, counts: StateCounts::default(), drift: None };
+        let applied = serde_json::to_string(&applied).unwrap();
+        let last = |lines: &[&str]| StateLine::last_plan(&lines.join("\n")).map(|planned| planned.cycle);
+        assert_eq!(last(&[]), None);
+        assert_eq!(last(&["noise", &planned(1)]), Some(1));
+        assert_eq!(last(&[&planned(1), &applied]), None);
+        assert_eq!(last(&[&planned(1), &applied, &planned(2), "{\"line\":\"new kind\"}"]), Some(2));
+    }
 }

@@ -13,7 +13,7 @@
 //! `as`, it is there once for each include, and its states' ids get a prefix: `as`, or the file's stem and its parameters' values
 //! (`vhost-a/conf`). Within it, names mean its own states first, then those around it.
 //!
-//! **`for_each`** takes a list, a map or an expression over variables. `item` is the list's item, or `{key, value}` of the map's. An id without a
+//! **`for_each`** takes a list, a map (in written order; a variable's by its keys) or an expression over variables. `item` is the list's item, or `{key, value}` of the map's. An id without a
 //! template gets the item's text, key or name at its end (`user-anna`); the id as it is written then names all of them in requisites.
 //!
 //! **`--only`** keeps the states that a pattern means, and what they name in requisites or read, transitively; of `listen` only the edge goes.
@@ -36,6 +36,7 @@ mod unit;
 mod vars;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
@@ -113,6 +114,12 @@ pub trait ModuleTable: Sync {
     fn module(&self, name: &str) -> Option<ModuleSchema>;
 
     fn names(&self) -> Vec<String>;
+
+    /// What a schema cannot say of parameters that are all known: fields that exclude each other. Files in them are as a catalog has them.
+    fn check(&self, module: &str, params: &Values) -> Result<(), String> {
+        let (_, _) = (module, params);
+        Ok(())
+    }
 
     /// Fetches a program that serves as a module, verifies it as declared, and asks it what it is.
     fn fetch(&self, extension: &ExtensionSource) -> Result<Fetched, String> {
@@ -209,6 +216,13 @@ pub fn compile<'a>(
         site.keep(String::new(), Arc::new(expansion));
     }
     Ok(site)
+}
+
+impl fmt::Debug for Site<'_> {
+    /// Without the secrets within.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Site").field("file", &self.input.file).finish_non_exhaustive()
+    }
 }
 
 impl Site<'_> {

@@ -9,7 +9,8 @@ use std::path::Path;
 use async_trait::async_trait;
 use mainstay_control::hub::{Hub, RunEvents};
 use mainstay_control::view::{
-    NewToken, NodeView, Operator, Problem, RunNodeView, RunSpec, RunView, StatusView, TokenSpec, TokenView,
+    Approve, NewToken, NodeView, Operator, Problem, RunNodeView, RunSpec, RunView, StatusView, TokenSpec,
+    TokenView,
 };
 use mainstay_core::id::{MessageId, NodeName, RunId};
 
@@ -26,7 +27,7 @@ macro_rules! facade {
         /// method by itself, for ever.
         mod direct {
             use super::{
-                BTreeMap, Hub, MessageId, NewToken, NodeName, NodeView, Operator, Path, Problem, RunEvents, RunId,
+                Approve, BTreeMap, Hub, MessageId, NewToken, NodeName, NodeView, Operator, Path, Problem, RunEvents, RunId,
                 RunNodeView, RunSpec, RunView, StatusView, TokenSpec, TokenView,
             };
 
@@ -69,6 +70,7 @@ facade! {
     fn watch_run(&self, run: RunId, from: u64) -> RunEvents;
     fn cancel_run(&self, by: &Operator, run: RunId) -> RunView;
     fn retry_run(&self, by: &Operator, run: RunId, failed_only: bool) -> RunView;
+    fn approve_run(&self, by: &Operator, run: RunId, approve: Approve) -> RunView;
     fn prune_runs(&self, by: &Operator, before_ms: i64) -> u64;
     fn send(&self, by: &Operator, text: &str) -> Vec<MessageId>;
     fn backup(&self, by: &Operator, file: &Path) -> ();

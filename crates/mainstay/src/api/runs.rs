@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use mainstay_control::view::{Problem, RunEvent, RunNodeView, RunSpec, RunView};
+use mainstay_control::view::{Approve, Problem, RunEvent, RunNodeView, RunSpec, RunView};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -164,6 +164,19 @@ pub(super) async fn retry(
     Input(input): Input<RetryRun>,
 ) -> Result<(StatusCode, Json<RunView>), Failure> {
     let view = api.hub.retry_run(&by, run_id(&run)?, input.failed_only).await?;
+    Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// A new run that applies the plans which the nodes of this one made.
+#[utoipa::path(post, path = "/v1/runs/{run}/approve", operation_id = "approve_run", params(("run" = String, Path)),
+    request_body = Approve, responses((status = 201, body = RunView), (status = "default", body = Problem)))]
+pub(super) async fn approve(
+    State(api): State<Api>,
+    Segment(run): Segment,
+    Caller(by): Caller,
+    Input(input): Input<Approve>,
+) -> Result<(StatusCode, Json<RunView>), Failure> {
+    let view = api.hub.approve_run(&by, run_id(&run)?, input).await?;
     Ok((StatusCode::CREATED, Json(view)))
 }
 

@@ -18,16 +18,18 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use mainstay_module::registry::Registry as Modules;
+
 use super::Done;
 use super::daemon::{self, Threads};
 use crate::api;
 use crate::config::agent::{AgentArgs, AgentConfig, Learned};
 
-pub(super) fn run(args: AgentArgs) -> Done {
-    daemon::run(Threads::One, |stop| run_until(args, stop))
+pub(super) fn run(args: AgentArgs, modules: &Modules) -> Done {
+    daemon::run(Threads::One, |stop| run_until(args, modules.clone(), stop))
 }
 
-async fn run_until(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<()> {
+async fn run_until(args: AgentArgs, modules: Modules, stop: CancellationToken) -> anyhow::Result<()> {
     let data = args.data();
     identity::make_data_dir(&data)?;
     let config = args.load()?;
@@ -60,7 +62,8 @@ async fn run_until(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<(
     if hubs.is_empty() {
         return Err(no_address().into());
     }
-    Box::pin(serve(&data, key, config, membership, facts, hubs, stop)).await
+    let config = AgentConfig { links: hubs, ..config };
+    Box::pin(serve(&data, key, config, membership, facts, modules, stop)).await
 }
 
 fn join_token(args: &AgentArgs) -> Result<Option<JoinToken>, Problem> {
@@ -150,7 +153,7 @@ async fn serve(
     config: AgentConfig,
     membership: Membership,
     facts: Facts,
-    hubs: Vec<String>,
+    modules: Modules,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let registry = Arc::new(Mutex::new(Registry::default()));
@@ -167,7 +170,8 @@ async fn serve(
         limits: config.limits.engine(),
         clock: Clock::new(Timestamp::default()),
         metrics: registry.clone(),
-        side: Side::Agent { hubs },
+        side: Side::Agent { hubs: config.links },
+        modules,
     });
     let tasks = TaskTracker::new();
     if let Some(address) = config.metrics.0 {

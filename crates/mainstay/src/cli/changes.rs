@@ -114,7 +114,7 @@ fn plan_step(step: &PlanStep, detail: Detail, lines: &mut Vec<Line>) {
         (StepWord::Unchanged, Some(_)) => ('↻', Tone::Changed),
         (StepWord::Unchanged, None) => ('=', Tone::Dim),
     };
-    lines.push(line(tone, titled(sign, &step.state, &step.module, step.step.word(), step.reason.as_deref())));
+    said(sign, tone, &step.state, &step.module, step.step.word(), step.reason.as_deref(), lines);
     changes(&step.changes, detail, lines);
     if let Some(because) = &step.refresh {
         lines.push(line(Tone::Changed, format!("      refresh {}", cause(because))));
@@ -127,6 +127,25 @@ fn cause(because: &[StateId]) -> String {
     }
     let names: Vec<String> = because.iter().map(|state| one_line(state.as_str())).collect();
     format!("because of {}", names.join(", "))
+}
+
+/// A state and what is said of it: the first line of the reason beside it, the others below.
+fn said(
+    sign: char,
+    tone: Tone,
+    state: &StateId,
+    module: &str,
+    word: &str,
+    reason: Option<&str>,
+    lines: &mut Vec<Line>,
+) {
+    let reason = reason.map(str::trim_end).filter(|reason| !reason.is_empty());
+    let mut reason_lines = reason.unwrap_or_default().lines();
+    let first = reason_lines.next();
+    lines.push(line(tone, titled(sign, state, module, word, first)));
+    for more in reason_lines.take(DIFF_LINES) {
+        lines.push(line(tone, format!("      {}", cut(&one_line(more), LINE_CHARS))));
+    }
 }
 
 fn titled(sign: char, state: &StateId, module: &str, word: &str, reason: Option<&str>) -> String {
@@ -258,13 +277,8 @@ pub(super) fn report(report: &StateReport, foreseen: Option<StepWord>, detail: D
     if report.refreshed {
         word.push_str(", refreshed");
     }
-    let reason = report.reason.as_deref().map(str::trim_end).filter(|reason| !reason.is_empty());
-    let mut reason_lines = reason.unwrap_or_default().lines();
-    let first = reason_lines.next();
-    let mut lines = vec![line(tone, titled(sign, &report.state, &report.module, &word, first))];
-    for more in reason_lines.take(DIFF_LINES) {
-        lines.push(line(tone, format!("      {}", cut(&one_line(more), LINE_CHARS))));
-    }
+    let mut lines = Vec::new();
+    said(sign, tone, &report.state, &report.module, &word, report.reason.as_deref(), &mut lines);
     if detail.verbose || foreseen != Some(StepWord::Change) {
         changes(&report.changes, detail, &mut lines);
     }
@@ -394,6 +408,7 @@ mod tests {
             ],
             orphans: vec!["refresh of gone (service)".into()],
             stable: false,
+            ran: vec![],
         }
     }
 

@@ -56,6 +56,11 @@ impl HostArgs {
             }
             None => Inventory::default(),
         };
+        self.among(&inventory, targets)
+    }
+
+    /// The same, of an inventory that is known already.
+    pub(super) fn among(&self, inventory: &Inventory, targets: &[String]) -> Result<Vec<Host>, Problem> {
         let mut hosts = inventory.select(&self.ssh, targets)?;
         for host in &mut hosts {
             host.ssh.accept_new_host_keys = self.accept_new_host_keys;

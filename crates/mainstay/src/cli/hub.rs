@@ -21,16 +21,18 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use mainstay_module::registry::Registry as Modules;
+
 use super::Done;
 use super::daemon::{self, Threads};
 use crate::api::{self, Api};
 use crate::config::hub::{HubArgs, HubConfig};
 
-pub(super) fn run(args: HubArgs) -> Done {
-    daemon::run(Threads::Cores, |stop| run_until(args, stop))
+pub(super) fn run(args: HubArgs, modules: &Modules) -> Done {
+    daemon::run(Threads::Cores, |stop| run_until(args, modules.clone(), stop))
 }
 
-async fn run_until(args: HubArgs, stop: CancellationToken) -> anyhow::Result<()> {
+async fn run_until(args: HubArgs, modules: Modules, stop: CancellationToken) -> anyhow::Result<()> {
     let data = args.data();
     identity::make_data_dir(&data)?;
     let config = args.load()?;
@@ -49,7 +51,8 @@ async fn run_until(args: HubArgs, stop: CancellationToken) -> anyhow::Result<()>
     let addresses = advertised(&config, listener.local_addr()?);
     let (hub, store) = open(&data, &config, addresses, clock.clone(), registry.clone()).await?;
     let doors = Doors { links: listener, https };
-    let result = Box::pin(serve(&data, config, &hub, doors, clock, registry, stop)).await;
+    let part = NodePart { clock, metrics: registry, modules };
+    let result = Box::pin(serve(&data, config, &hub, doors, part, stop)).await;
     hub.shutdown().await;
     store.close().await;
     result
@@ -88,13 +91,19 @@ struct Doors {
     https: Option<TcpListener>,
 }
 
+/// What a hub's own node is made of, besides what any hub is.
+struct NodePart {
+    clock: Clock,
+    metrics: Arc<Mutex<Registry>>,
+    modules: Modules,
+}
+
 async fn serve(
     data: &Path,
     config: HubConfig,
     hub: &Hub,
     doors: Doors,
-    clock: Clock,
-    registry: Arc<Mutex<Registry>>,
+    NodePart { clock, metrics: registry, modules }: NodePart,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let fleet = hub.fleet();
@@ -126,6 +135,7 @@ async fn serve(
             listener: Arc::new(links),
             counters: counters.clone(),
         },
+        modules,
     });
     hub.attach(Arc::new(node.handle()));
     let api = Api::new(hub.clone(), registry, data);

@@ -18,7 +18,10 @@ use super::rollout_lines::RolloutLines;
 use super::rollout_text::RolloutText;
 use super::screen::Screen;
 use super::{Done, Stop, status_of};
+use crate::client::{Client, endpoint};
 use crate::descendants;
+use crate::up::hub::desk::Desk;
+use crate::up::hub::{Nodes, nodes};
 use crate::up::inventory::variable;
 use crate::up::local::LocalWay;
 use crate::up::rollout::{Compiled, Interrupt, RolloutError};
@@ -107,40 +110,74 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "write a number from 1 on".to_owned())
 }
 
-pub(super) async fn run(args: PlanArgs, registry: &Registry, screen: &mut Screen) -> Done {
+pub(super) async fn run(args: PlanArgs, hub: Option<&str>, registry: &Registry, screen: &mut Screen) -> Done {
     match args.graph {
-        Some(format) => graph(args.states, format, registry, screen).await,
-        None => bring(args.states, Options::new(Goal::Plan), registry, screen).await,
+        Some(format) => graph(args.states, format, hub, registry, screen).await,
+        None => bring(args.states, Options::new(Goal::Plan), hub, registry, screen).await,
     }
 }
 
 /// How long what runs has to end on its own after a second Ctrl-C.
 const KILL_GRACE: Duration = Duration::from_millis(700);
 
+/// The machines that are meant, and what they need at work beside them.
+struct Means {
+    ways: Vec<Box<dyn Way>>,
+    desk: Option<Desk>,
+}
+
 /// Compiles, connects, and leads the machines through a rollout.
 pub(super) async fn bring(
     args: StatesArgs,
     options: Options,
+    hub: Option<&str>,
     registry: &Registry,
     screen: &mut Screen,
 ) -> Done {
-    let options = Options { forks: args.forks, explain: args.explain, ..options };
+    let mut options = Options { forks: args.forks, explain: args.explain, ..options };
     let detail = Detail { verbose: args.verbose, explain: args.explain };
     // The file first: what is wrong with it is said before any machine is touched.
-    let ways = args.ways(registry)?;
+    let unattended = (options.goal == Goal::Up { yes: true }).then_some(options.cycles);
+    let Means { ways, desk } = args.means(hub, unattended, registry).await?;
     let modules = Modules(registry);
     let file = args.compile(&ways, &modules, screen)?;
-    let interrupt = Interrupt::default();
-    let rollout = Rollout { ways, source: &file, options, interrupt: interrupt.clone() };
-    if screen.json {
-        let mut front = RolloutLines::new(screen);
-        let ends = led(rollout, &interrupt, &mut front).await?;
-        return Ok(status(&ends));
+    if desk.is_some() {
+        // A node costs us nothing here, and those that are asked at once share a run.
+        options.forks = options.forks.max(ways.len());
     }
-    let mut front = RolloutText::new(screen, detail);
-    let ends = led(rollout, &interrupt, &mut front).await?;
-    front.summary()?;
-    Ok(status(&ends))
+    let rollout = Rollout { ways, source: &file, options, interrupt: Interrupt::default() };
+    show(rollout, desk, detail, screen).await
+}
+
+/// Leads machines through a rollout and shows it.
+pub(super) async fn show(
+    rollout: Rollout<'_>,
+    desk: Option<Desk>,
+    detail: Detail,
+    screen: &mut Screen,
+) -> Done {
+    let interrupt = rollout.interrupt.clone();
+    let work = async {
+        if let Some(desk) = desk {
+            desk.run().await;
+        }
+        std::future::pending::<Done>().await
+    };
+    let shown = async {
+        if screen.json {
+            let mut front = RolloutLines::new(screen);
+            let ends = led(rollout, &interrupt, &mut front).await?;
+            return Ok(status(&ends));
+        }
+        let mut front = RolloutText::new(screen, detail);
+        let ends = led(rollout, &interrupt, &mut front).await?;
+        front.summary()?;
+        Ok(status(&ends))
+    };
+    tokio::select! {
+        done = shown => done,
+        never = work => never,
+    }
 }
 
 /// Runs a rollout; a first Ctrl-C cancels it, a second ends it.
@@ -193,6 +230,25 @@ pub(super) fn status(ends: &[MachineEnd]) -> u8 {
 }
 
 impl StatesArgs {
+    async fn means(
+        &self,
+        hub: Option<&str>,
+        unattended: Option<u32>,
+        registry: &Registry,
+    ) -> Result<Means, Problem> {
+        if !self.target.is_empty() && !self.hosts.are_given() {
+            if self.hosts.become_user.is_some() {
+                let message = "--become is for machines that are reached by ssh";
+                return Err(Problem::new(ProblemKind::Invalid, message)
+                    .hint("an agent works as its own user; become: USER with a state makes it another"));
+            }
+            let client = Client::new(endpoint::find(hub)?);
+            let Nodes { ways, desk } = nodes(client, &self.target, unattended).await?;
+            return Ok(Means { ways, desk: Some(desk) });
+        }
+        Ok(Means { ways: self.ways(registry)?, desk: None })
+    }
+
     fn ways(&self, registry: &Registry) -> Result<Vec<Box<dyn Way>>, Problem> {
         if self.hosts.are_given() {
             let binaries = self.hosts.binaries()?;
@@ -207,10 +263,6 @@ impl StatesArgs {
                 }) as Box<dyn Way>
             };
             return Ok(self.hosts.hosts(&self.target)?.into_iter().map(way).collect());
-        }
-        if !self.target.is_empty() {
-            return Err(Problem::new(ProblemKind::Invalid, "states cannot be sent through a hub yet")
-                .hint("reach the machines by --ssh or --inventory, or this one with --local"));
         }
         if self.hosts.become_user.is_some() {
             let message = "--become is for machines that are reached by ssh";
@@ -244,8 +296,15 @@ impl StatesArgs {
     }
 }
 
-async fn graph(args: StatesArgs, format: GraphFormat, registry: &Registry, screen: &mut Screen) -> Done {
-    let ways = args.ways(registry)?;
+async fn graph(
+    args: StatesArgs,
+    format: GraphFormat,
+    hub: Option<&str>,
+    registry: &Registry,
+    screen: &mut Screen,
+) -> Done {
+    // Nothing is asked of a hub's nodes: what it knows of them is enough.
+    let Means { ways, desk: _ } = args.means(hub, None, registry).await?;
     let modules = Modules(registry);
     let file = args.compile(&ways, &modules, screen)?;
     let (options, interrupt) =

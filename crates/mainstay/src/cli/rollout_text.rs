@@ -265,6 +265,7 @@ mod tests {
             steps: vec![step],
             orphans: vec![],
             stable: step_is_stable,
+            ran: vec![],
         }
     }
 

@@ -5,15 +5,21 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use mainstay_control::view::{RunNodeView, RunView};
+use mainstay_core::batch::{BatchSize, FailureLimit};
 use mainstay_core::time::Span;
 
+use super::changes::Detail;
 use super::fold::{self, Folded};
+use super::plan;
 use super::screen::Screen;
 use super::watch::{Patience, act, find_run, short, watch};
 use super::{Done, confirm, moment, name_range, nodes, status_of, table};
 use crate::api::{PruneRuns, Pruned, RetryRun, RunDetail};
 use crate::client::Client;
 use crate::client::run_stream::RunStream;
+use crate::up::hub::{Nodes, Nothing, nodes_of};
+use crate::up::rollout::Interrupt;
+use crate::up::{Goal, Options, Rollout};
 
 /// Shows runs and acts on them
 ///
@@ -51,6 +57,9 @@ pub(super) enum RunsCommand {
         #[arg(long)]
         detach: bool,
     },
+    /// Applies plans that nodes made, also those that were away; shows them and asks first
+    #[command(after_help = "Example:\n  mainstay runs approve 5d0c81f2 --batch 25%")]
+    Approve(ApproveArgs),
     /// Takes back what is queued and kills what is running
     #[command(after_help = "Example:\n  mainstay runs cancel 5d0c81f2")]
     Cancel {
@@ -81,8 +90,44 @@ pub(super) struct WatchArgs {
     wait: Option<Span>,
 }
 
+#[derive(Args)]
+pub(super) struct ApproveArgs {
+    /// Which run of plans, or of applies whose nodes found more to do [default: the latest]
+    id: Option<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    /// How often a node is modified before not being stable is a failure
+    #[arg(long, value_name = "N", default_value_t = crate::up::rollout::CYCLES, value_parser = clap::value_parser!(u32).range(1..=100))]
+    cycles: u32,
+    /// How many nodes are modified at a time
+    #[arg(long, value_name = "N|P%")]
+    batch: Option<BatchSize>,
+    /// Begin with no further node after more failures than this
+    #[arg(long, value_name = "N|P%")]
+    max_failures: Option<FailureLimit>,
+}
+
+async fn approve(client: Client, args: ApproveArgs, screen: &mut Screen) -> Done {
+    let run = find_run(&client, args.id.as_deref()).await?;
+    if !args.yes && !screen.can_ask() {
+        return Err(super::up::nobody_to_ask().into());
+    }
+    let Nodes { ways, desk } = nodes_of(client, run).await?;
+    let options = Options {
+        forks: ways.len().max(1),
+        cycles: args.cycles,
+        batch: args.batch,
+        max_failures: args.max_failures,
+        ..Options::new(Goal::Up { yes: args.yes })
+    };
+    let rollout = Rollout { ways, source: &Nothing, options, interrupt: Interrupt::default() };
+    plan::show(rollout, Some(desk), Detail::default(), screen).await
+}
+
 pub(super) async fn run(client: &Client, command: RunsCommand, screen: &mut Screen) -> Done {
     match command {
+        RunsCommand::Approve(args) => Box::pin(approve(client.clone(), args, screen)).await,
         RunsCommand::List { limit } => list(client, limit, screen).await,
         RunsCommand::Show { id, output } => show(client, id.as_deref(), output, screen).await,
         RunsCommand::Watch(args) => {

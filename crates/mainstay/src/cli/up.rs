@@ -42,13 +42,9 @@ pub(super) struct UpArgs {
     max_failures: Option<FailureLimit>,
 }
 
-pub(super) async fn run(args: UpArgs, registry: &Registry, screen: &mut Screen) -> Done {
+pub(super) async fn run(args: UpArgs, hub: Option<&str>, registry: &Registry, screen: &mut Screen) -> Done {
     if !args.yes && !screen.can_ask() {
-        let message = "this needs a yes before anything is changed, and there is nobody to ask";
-        return Err(Problem::new(ProblemKind::Invalid, message)
-            .hint("say --yes to do it unasked")
-            .hint("or see what would change with `mainstay plan`")
-            .into());
+        return Err(nobody_to_ask().into());
     }
     let options = Options {
         cycles: args.cycles,
@@ -57,5 +53,13 @@ pub(super) async fn run(args: UpArgs, registry: &Registry, screen: &mut Screen) 
         max_failures: args.max_failures,
         ..Options::new(Goal::Up { yes: args.yes })
     };
-    bring(args.states, options, registry, screen).await
+    bring(args.states, options, hub, registry, screen).await
+}
+
+/// Without a terminal there is no confirmation but `--yes`.
+pub(super) fn nobody_to_ask() -> Problem {
+    let message = "this needs a yes before anything is changed, and there is nobody to ask";
+    Problem::new(ProblemKind::Invalid, message)
+        .hint("say --yes to do it unasked")
+        .hint("or see what would change with the command `plan`")
 }

@@ -21,6 +21,7 @@ use super::{Done, Stop, moment, status_of};
 use crate::api::RunDetail;
 use crate::client::Client;
 use crate::client::run_stream::RunStream;
+pub(super) use crate::client::run_stream::short;
 
 /// When nothing came for this long, it is looked whether anything can come: long enough for a link's round
 /// trips to anywhere on earth, short enough not to keep a person waiting for machines that are away.
@@ -253,11 +254,6 @@ fn away(detail: &RunDetail, screen: &mut Screen) -> io::Result<()> {
 
 fn summary(tally: &Tally, run: RunId) -> String {
     format!("{} (run {})", tally.text(), short(run))
-}
-
-/// The end of a run's id: its beginning is the time, and much the same for all runs of a day.
-pub(super) fn short(run: RunId) -> String {
-    run.to_string().split_off(28)
 }
 
 pub(super) struct Bar {

@@ -36,6 +36,11 @@ pub struct RunStream<'a> {
     pause: Duration,
 }
 
+/// The end of a run's id: its beginning is the time, and much the same for all runs of a day.
+pub fn short(run: RunId) -> String {
+    run.to_string().split_off(28)
+}
+
 impl<'a> RunStream<'a> {
     /// Asks for a run and watches it in the same round trip.
     pub async fn start(client: &'a Client, spec: &RunSpec) -> Result<Self, Problem> {

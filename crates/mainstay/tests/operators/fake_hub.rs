@@ -423,6 +423,11 @@ impl Facade for FakeHub {
         Ok(self.view())
     }
 
+    async fn approve_run(&self, _: &Operator, run: RunId, approve: Approve) -> Result<RunView, Problem> {
+        self.note(format!("approve {run} {}", approve.plans.join(",")));
+        Ok(self.view())
+    }
+
     async fn prune_runs(&self, _: &Operator, before_ms: i64) -> Result<u64, Problem> {
         let days = (now() - before_ms + DAY / 2) / DAY;
         self.note(format!("prune older than {days} days"));

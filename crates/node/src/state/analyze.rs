@@ -47,6 +47,8 @@ struct Sight {
     predicts: Vec<(mainstay_module::forecast::Resource, Option<serde_json::Value>)>,
     /// What it does is not known well enough to foretell anything of it.
     blind: bool,
+    /// There may be changes that cannot be named yet.
+    more: bool,
     skipped: bool,
     /// It is shown as conditional, and yet it could not be analysed.
     failed: bool,
@@ -61,6 +63,7 @@ impl Sight {
             outputs: Values::new(),
             predicts: Vec::new(),
             blind: false,
+            more: false,
             skipped: false,
             failed: false,
         }
@@ -129,6 +132,7 @@ pub(super) fn analyze(question: &Question<'_>) -> Option<Plan> {
         steps,
         orphans: orphans.into_iter().map(super::debts::name_of).collect(),
         stable: analyzing.outlook.asks_again().is_empty(),
+        ran: question.ran.ids().cloned().collect(),
     })
 }
 
@@ -322,6 +326,7 @@ impl Analyzing<'_> {
                 }
                 Sight {
                     step: analysis.step,
+                    more: analysis.step == StepWord::Conditional && analysis.changes.is_empty(),
                     reason: analysis.reason.map(|reason| secrecy.words(reason)),
                     changes: analysis.changes,
                     outputs: analysis.outputs,
@@ -333,7 +338,7 @@ impl Analyzing<'_> {
             }
             None => {
                 let reason = probe_waits.unwrap_or_else(|| waits_for(unknown));
-                Sight { blind: true, ..Sight::new(StepWord::Conditional, reason) }
+                Sight { blind: true, more: true, ..Sight::new(StepWord::Conditional, reason) }
             }
         };
         if !unknown.is_empty() {
@@ -342,7 +347,7 @@ impl Analyzing<'_> {
                 Change::new(field, until(), until())
             };
             sight.changes.extend(unknown.iter().map(|unknown| change(&unknown.field, &unknown.until)));
-            if sight.blind {
+            if sight.more {
                 sight.changes.extend(unknown.first().map(|unknown| change(Change::MORE, &unknown.until)));
             }
             sight = sight.conditional(waits_for(unknown));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mainstay_core::state::Values;
 use mainstay_core::state::catalog::Catalog;
-use mainstay_core::state::plan::Plan;
+use mainstay_core::state::plan::{Change, Plan, PlanStep};
 use mainstay_core::state::session::{Approval, Ask, Tell};
 use mainstay_core::state::walk::{Debt, Owed, Ran};
 use mainstay_module::host::{Cancel, View};
@@ -35,7 +35,7 @@ pub(super) struct Engine {
 /// One catalog and how far it has come.
 struct Work {
     prepared: Prepared,
-    /// The last one, and its digest.
+    /// The last one, as far as an approval covers it, and the digest of the whole.
     plan: Option<(Plan, String)>,
     ran: Ran,
     table: Option<Table>,
@@ -146,9 +146,8 @@ impl Engine {
         match plan {
             Ok(Ok(Some(plan))) => {
                 let digest = plan.digest();
-                if self.teller.tell(Tell::Planned(plan.clone())) {
-                    work.plan = Some((plan, digest));
-                }
+                work.plan = Some((without_words(&plan), digest));
+                self.teller.tell(Tell::Planned(plan));
             }
             Ok(Ok(None)) => {
                 self.teller.problem("the analysis was called off");
@@ -174,8 +173,10 @@ impl Engine {
         } else if plan.machine != self.machine_id {
             self.teller.problem("the plan is of another machine: analyse again");
         } else {
+            work.ran = plan.ran.iter().cloned().collect();
+            work.table = None;
             let digest = plan.digest();
-            work.plan = Some((plan, digest));
+            work.plan = Some((without_words(&plan), digest));
         }
     }
 
@@ -247,6 +248,28 @@ impl Engine {
             self.teller.problem(format!("what was done may not outlive a power cut: {words}"));
         }
         self.teller.tell(Tell::Applied { counts, drift: drift.map(|drift| self.teller.redact_text(&drift)) });
+    }
+}
+
+/// What an approval covers: the plan without what only people read, which is most of a large one.
+fn without_words(plan: &Plan) -> Plan {
+    let change = |change: &Change| Change::new(&change.field, change.before.clone(), change.after.clone());
+    let step = |step: &PlanStep| PlanStep {
+        state: step.state.clone(),
+        module: String::new(),
+        step: step.step,
+        reason: None,
+        changes: step.changes.iter().map(change).collect(),
+        refresh: step.refresh.clone(),
+    };
+    Plan {
+        catalog: plan.catalog.clone(),
+        machine: plan.machine.clone(),
+        cycle: plan.cycle,
+        steps: plan.steps.iter().map(step).collect(),
+        orphans: Vec::new(),
+        stable: plan.stable,
+        ran: plan.ran.clone(),
     }
 }
 

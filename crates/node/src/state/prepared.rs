@@ -11,9 +11,10 @@ use mainstay_core::state::catalog::{Catalog, CatalogDigest, Declared};
 use mainstay_core::state::order::{Links, Order, OrderError};
 use mainstay_core::state::redaction::DigestKey;
 use mainstay_core::state::template::{
-    Rendering, Scope, StateOutputs, TemplateError, Templates, Verdict, is_template,
+    Outputs, Rendering, Scope, StateOutputs, TemplateError, Templates, Verdict, is_template,
 };
 use mainstay_core::state::{StateId, StateIndex, Values};
+use mainstay_module::Failure;
 use mainstay_module::registry::{AnyModule, Params, Registry};
 use serde_json::Value;
 
@@ -21,6 +22,7 @@ use super::outputs::{Seen, Table};
 use super::secrecy::{self, Secrecy};
 
 pub(super) struct Prepared {
+    /// Without parameters that were read for good.
     pub(super) catalog: Catalog,
     pub(super) digest: CatalogDigest,
     pub(super) order: Order,
@@ -85,7 +87,7 @@ pub(super) enum PrepareError {
 impl Prepared {
     /// `key` is asked for only if there is something to hide.
     pub(super) fn new(
-        catalog: Catalog,
+        mut catalog: Catalog,
         registry: &Registry,
         facts: Arc<Values>,
         key: impl FnOnce() -> [u8; 32],
@@ -130,6 +132,12 @@ impl Prepared {
         let order = Order::build(&catalog, &links)?;
         for (state, secrecy) in secrecy::trace(&catalog, &order).into_iter().enumerate() {
             states[state].secrecy = secrecy;
+        }
+        for (ready, declared) in states.iter().zip(&mut catalog.states) {
+            // They are not read again. Ten thousand states have some ten megabytes of them.
+            if matches!(ready.params, Kept::Read(_)) && !ready.secrecy.is_secret() {
+                declared.params = Values::new();
+            }
         }
         let anything = !catalog.secrets.is_empty() || states.iter().any(|state| state.secrecy.is_secret());
         // Without secrets no digest is made.
@@ -176,6 +184,18 @@ impl Prepared {
         self.templates.render(&Value::String(text.to_owned()), &scope)
     }
 
+    /// The user that a state is done as. Variables and facts may say who; outputs of other states may not.
+    pub(super) fn become_user(&self, state: StateIndex) -> Result<Option<String>, Failure> {
+        let Some(name) = &self.declared(state).options.become_user else { return Ok(None) };
+        let failed = |words: String| Failure::new("render become", words);
+        match self.text(state, name, &NoOutputs) {
+            Ok(Rendering::Known(Value::String(name))) => Ok(Some(name)),
+            Ok(Rendering::Known(_)) => Err(failed("it is not a name".into())),
+            Ok(Rendering::Unknown { until }) => Err(failed(format!("it cannot read the outputs of {until}"))),
+            Err(error) => Err(failed(error.to_string())),
+        }
+    }
+
     /// An expression; `locals` are names of its own, as the outputs of an attempt.
     pub(super) fn eval(
         &self,
@@ -191,6 +211,14 @@ impl Prepared {
             all.to_mut().extend(own.map(|(name, value)| (name.clone(), value.clone())));
         }
         self.templates.eval(expression, &scope(&self.catalog, &self.facts, state, &all, seen))
+    }
+}
+
+struct NoOutputs;
+
+impl StateOutputs for NoOutputs {
+    fn get(&self, id: &str) -> Outputs<'_> {
+        Outputs::Unknown { until: StateId::new(id) }
     }
 }
 

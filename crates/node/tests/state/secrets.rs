@@ -94,6 +94,9 @@ fn needles() -> Vec<(&'static str, String)> {
         ("secret in JSON", json.trim_matches('"').to_owned()),
         ("secret in capitals", CANARY.to_uppercase()),
         ("output", TWISTED.to_owned()),
+        // Whoever has a guess could try it out.
+        ("digest of the secret content", digest(&format!("t={CANARY}\n"))),
+        ("digest of the output", digest(TWISTED)),
     ];
     for before in ["", "x", "xy"] {
         let encoded = data_encoding::BASE64.encode(format!("{before}{CANARY}").as_bytes());
@@ -101,6 +104,10 @@ fn needles() -> Vec<(&'static str, String)> {
         needles.push(("secret in base64", encoded[4..encoded.len() - 5].to_owned()));
     }
     needles
+}
+
+fn digest(text: &str) -> String {
+    blake3::hash(text.as_bytes()).to_hex()[..32].to_owned()
 }
 
 fn files(directory: &Path, places: &mut Vec<(String, String)>) {

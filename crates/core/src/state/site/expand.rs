@@ -391,13 +391,20 @@ impl<'a> Builder<'a> {
         schema::marked(&skeleton.schema.params, &mut params, &mut |mark, param| {
             files::resolve(mark, param, settler, &self.site.library);
         });
-        for problem in self.site.checker.check(&skeleton.module, &skeleton.schema.params, &params) {
+        let found = self.site.checker.check(&skeleton.module, &skeleton.schema.params, &params);
+        let fits = found.is_empty();
+        for problem in found {
             self.problems().note(problem.at, problem.message, problem.hint);
         }
-        match params.to_json() {
-            Json::Object(params) => params,
-            _ => Values::new(),
+        let is_known = params.is_known();
+        let Json::Object(params) = params.to_json() else { return Values::new() };
+        if fits
+            && is_known
+            && let Err(words) = self.site.modules.check(&skeleton.module, &params)
+        {
+            self.problems().note(at, format!("`{}`: {words}", skeleton.module), None);
         }
+        params
     }
 
     fn targets(&self, names: &Names<'_>) -> Option<Vec<(Target, Vec<StateIndex>)>> {

@@ -54,6 +54,7 @@ fn check_template(
         return Err(format!("the template {path} is larger than {} MiB", MAX_TEMPLATE >> 20));
     }
     let text = std::str::from_utf8(&bytes).map_err(|_| format!("the template {path} is not UTF-8 text"))?;
-    settler.file(library.number(path, text), text);
+    let (number, scan) = library.template(path, text);
+    settler.file(number, text, &scan);
     Ok(())
 }

@@ -9,6 +9,7 @@ use super::problem::{self, Problem, Problems, SiteError, SiteErrors};
 use super::source::Source;
 use super::{FileKind, Files, MAX_BLOB, MAX_BLOBS, MAX_STATES_FILE, MAX_TREE};
 use crate::state::catalog::{BlobId, Place};
+use crate::state::template::{self, Scan};
 use crate::yaml;
 
 /// Most states files of one site.
@@ -52,6 +53,8 @@ struct Entry {
     path: String,
     /// For the lines of errors.
     text: Option<Arc<str>>,
+    /// Of a template.
+    scan: Option<Arc<Scan>>,
     source: Option<Arc<Source>>,
     /// Why it is none, or not a good one: told to each who asks.
     problems: BTreeSet<Problem>,
@@ -178,12 +181,13 @@ impl<'a> Library<'a> {
         self.files.env(name)
     }
 
-    /// A file that is no states file, for places within it.
-    pub(super) fn number(&self, path: &str, text: &str) -> usize {
+    /// A template, with its number for places within it. Many states may share it.
+    pub(super) fn template(&self, path: &str, text: &str) -> (usize, Arc<Scan>) {
         let mut kept = self.kept();
         let number = kept.number(path);
-        kept.entries[number].text.get_or_insert_with(|| text.into());
-        number
+        let entry = &mut kept.entries[number];
+        entry.text.get_or_insert_with(|| text.into());
+        (number, entry.scan.get_or_insert_with(|| Arc::new(template::scan(text))).clone())
     }
 
     pub(super) fn name(&self, number: usize) -> String {
@@ -214,6 +218,7 @@ impl Kept {
         self.entries.push(Entry {
             path: path.to_owned(),
             text: None,
+            scan: None,
             source: None,
             problems: BTreeSet::new(),
         });

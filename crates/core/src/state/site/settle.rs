@@ -239,12 +239,12 @@ impl Settler<'_> {
     }
 
     /// A template that is a file of its own: it is checked, and the machine renders it.
-    pub(super) fn file(&self, number: usize, text: &str) {
+    pub(super) fn file(&self, number: usize, text: &str, scan: &Scan) {
         let place = |offset| {
             let (line, column) = template::place(text, offset);
             Place { file: number, line, column }
         };
-        self.check(&template::scan(text), &place, Beside::Nothing);
+        self.check(scan, &place, Beside::Nothing);
     }
 
     fn template(&self, source: &Source, tree: &Tree, text: &str) -> Settled {

@@ -14,6 +14,7 @@ use super::unit::{IncludeIndex, Step};
 use super::{MAX_STATES, ModuleSchema};
 use crate::near_miss::near_miss;
 use crate::state::catalog::Place;
+use crate::state::param::ParamValue;
 use crate::state::schema::shown;
 use crate::state::template::is_template;
 use crate::state::{StateId, StateIndex, Values};
@@ -248,26 +249,34 @@ impl Made<'_> {
 /// What a `for_each` goes over: for each item what is put to the id, and what `item` is.
 fn items(settler: &Settler<'_>, source: &Source, tree: &Tree) -> Option<Vec<(String, Json)>> {
     let at = source.place(tree.position);
+    let pair = |key: String, value: Json| (key.clone(), serde_json::json!({"key": key, "value": value}));
+    let listed =
+        |items: Vec<Json>| items.into_iter().enumerate().map(|(at, item)| (label(at, &item), item)).collect();
     let value = match &tree.value {
         Value::Text(text) if !is_template(text) => settler.value(source, tree, text, "`for_each`")?,
         _ => {
             settler.check_numbers(source, tree);
-            settler.settled(source, tree, "`for_each`")?.to_json_settled()
+            let param = settler.settled(source, tree, "`for_each`")?;
+            if let (ParamValue::Map(entries), Value::Map(_)) = (&param.value, &tree.value) {
+                let pairs = entries.iter().map(|e| pair(e.name.clone(), e.param.to_json_settled()));
+                return bounded(settler, at, pairs.collect());
+            }
+            param.to_json_settled()
         }
     };
-    let items: Vec<(String, Json)> = match value {
-        Json::Array(items) => {
-            items.into_iter().enumerate().map(|(at, item)| (label(at, &item), item)).collect()
+    match value {
+        Json::Array(items) => bounded(settler, at, listed(items)),
+        Json::Object(map) => {
+            bounded(settler, at, map.into_iter().map(|(key, value)| pair(key, value)).collect())
         }
-        Json::Object(map) => map
-            .into_iter()
-            .map(|(key, value)| (key.clone(), serde_json::json!({"key": key, "value": value})))
-            .collect(),
         _ => {
             settler.problems.note(at, "`for_each` goes over a list or a map", None);
-            return None;
+            None
         }
-    };
+    }
+}
+
+fn bounded(settler: &Settler<'_>, at: Place, items: Vec<(String, Json)>) -> Option<Vec<(String, Json)>> {
     if items.len() > MAX_ITEMS {
         settler.problems.note(at, format!("`for_each` has more than {MAX_ITEMS} items"), None);
         return None;

@@ -95,6 +95,15 @@ impl ModuleTable for Table {
         ["cmd", "file", "pkg", "service", "user"].map(str::to_owned).into()
     }
 
+    fn check(&self, module: &str, params: &Values) -> Result<(), String> {
+        // Whatever is asked here is whole.
+        assert!(!Value::Object(params.clone()).to_string().contains("{{"));
+        match (module, &params.get("content"), &params.get("source")) {
+            ("file", Some(_), Some(_)) => Err("content and source exclude each other".into()),
+            _ => Ok(()),
+        }
+    }
+
     fn fetch(&self, extension: &ExtensionSource) -> Result<Fetched, String> {
         if extension.name == "gone" {
             return Err("cannot fetch gone: connection refused".into());

@@ -22,7 +22,18 @@ impl Ran {
         }
     }
 
+    /// As a plan carries it from one session to another.
+    pub fn ids(&self) -> impl Iterator<Item = &StateId> {
+        self.0.iter()
+    }
+
     pub fn contains(&self, id: &StateId) -> bool {
         self.0.contains(id)
+    }
+}
+
+impl FromIterator<StateId> for Ran {
+    fn from_iter<I: IntoIterator<Item = StateId>>(ids: I) -> Self {
+        Self(ids.into_iter().collect())
     }
 }

@@ -138,6 +138,7 @@ impl Machine for Played {
                     steps: steps.clone(),
                     orphans: if self.dropped { vec![] } else { self.script.orphans.clone() },
                     stable: !steps.iter().any(|step| step.step.is_pending()),
+                    ran: vec![],
                 };
                 self.plan = Some(plan.clone());
                 self.tells.extend(steps.into_iter().map(Tell::Step));

@@ -39,7 +39,8 @@ impl Node {
     }
 
     fn of(processes: Arc<Processes>, data: tempfile::TempDir) -> Self {
-        Self { methods: Methods::new(&processes), processes, _data: data }
+        let methods = Methods::of(vec![Arc::new(Cmd::new(processes.clone()))]);
+        Self { methods, processes, _data: data }
     }
 
     fn start(&self, request: Request, private: Private) -> Execution {

@@ -128,8 +128,8 @@ fn for_each_goes_over_lists_maps_and_expressions() {
         (
             "{b: {x: 1}, a: null}",
             vec![
-                ("u-a", json!({"key": "a", "value": null})),
                 ("u-b", json!({"key": "b", "value": {"x": 1}})),
+                ("u-a", json!({"key": "a", "value": null})),
             ],
         ),
         (

@@ -125,6 +125,7 @@ fn parameters() {
         "vars: {mode: 640, port: 80, x: [0640]}\nstates:\n  a: {file: {path: /a, mode: '{{ mode }}', content: '{{ port }}'}}",
         "states: {a: {file: {path: /a, content: {$blob: x}}}}",
         "states: {a: {cmd: {run: a, changed_when: \"'x' in (\"}}}",
+        "states:\n  a: {file: {path: /a, content: x, source: latin}}\n  b: {file: {path: '{{ facts.x }}', content: x, source: latin}}",
     ]), @r#"
     site.yaml:3:12: `file` has no parameter `pth` (did you mean path?)
       3 |     file: {pth: /x, mode: 0644}
@@ -175,6 +176,10 @@ fn parameters() {
     site.yaml:1:42: the template cannot be read: unexpected end of input, expected expression
       1 | states: {a: {cmd: {run: a, changed_when: "'x' in ("}}}
         |                                          ^
+
+    site.yaml:2:7: `file`: content and source exclude each other
+      2 |   a: {file: {path: /a, content: x, source: latin}}
+        |       ^
     "#);
 }
 

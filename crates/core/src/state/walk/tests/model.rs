@@ -66,8 +66,8 @@ pub(super) fn graph(sketch: &Sketch) -> Option<Graph> {
     let count = sketch.links.len();
     let mut comes_after: Vec<Vec<StateIndex>> = vec![Vec::new(); count];
     let mut edges = BTreeSet::new();
-    for state in 0..count {
-        for (kind, targets) in &sketch.catalog.states[state].requisites.of {
+    for (state, declared) in sketch.catalog.states.iter().enumerate() {
+        for (kind, targets) in &declared.requisites.of {
             for target in targets {
                 match kind {
                     Kind::Listen => {}
@@ -81,7 +81,7 @@ pub(super) fn graph(sketch: &Sketch) -> Option<Graph> {
                 }
             }
         }
-        for target in &sketch.catalog.states[state].requisites.reads {
+        for target in &declared.requisites.reads {
             edges.insert((*target, state));
             comes_after[state].push(*target);
         }

@@ -1,0 +1,111 @@
+//! Approving plans that nodes made: a run of `state.plan` is followed by one of `state.apply`.
+//!
+//! The hub carries plans and never reads a catalog: that is sealed to the nodes and goes from the one run to the other as it
+//! is. An approval names plans by their content; each node applies only a plan that it made itself, keeps, and finds
+//! among those that are named.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mainstay_core::batch::{BatchSize, FailureLimit};
+use mainstay_core::id::{KeyId, NodeName, RunId};
+use mainstay_core::state::session::StateLine;
+use mainstay_core::target::Target;
+
+use super::Hub;
+use super::runs::{invalid, may_call, no_random, parse_target};
+use crate::run_reader::RunReader;
+use crate::run_record::RunRecord;
+use crate::view::{Approve, Operator, Problem, ProblemKind, ResultView, RunEvent, RunView};
+
+/// Analyses the catalog in its standard input; changes nothing.
+pub const PLAN: &str = "state.plan";
+/// Applies what was approved of a plan that the node made, and analyses again.
+pub const APPLY: &str = "state.apply";
+
+/// Most plans named by one approval: 64 bytes each, and many nodes share one.
+const MAX_PLANS: usize = 4096;
+
+impl Hub {
+    /// A new run that applies the named plans on those nodes of `run` that made them last.
+    pub async fn approve_run(&self, by: &Operator, run: RunId, approve: Approve) -> Result<RunView, Problem> {
+        let inner = &self.inner;
+        let record = inner.record_of(run).await?;
+        if record.method != PLAN && record.method != APPLY {
+            let what = format!("run {run} made no plan: its method is {}", record.method);
+            return Err(invalid(what));
+        }
+        may_call(by, APPLY)?;
+        if approve.plans.is_empty() || approve.plans.len() > MAX_PLANS {
+            return Err(invalid(format!("plans: 1 to {MAX_PLANS} of them can be approved at once")));
+        }
+        if let Some(text) = &approve.batch {
+            text.parse::<BatchSize>().map_err(|e| invalid(e.to_string()))?;
+        }
+        if let Some(text) = &approve.max_failures {
+            text.parse::<FailureLimit>().map_err(|e| invalid(e.to_string()))?;
+        }
+        let approved: BTreeSet<&str> = approve.plans.iter().map(String::as_str).collect();
+        let mut reader = RunReader::new(inner.shelf.clone(), Arc::new(record.clone()));
+        let mut made = HashMap::new();
+        while let Some((_, event)) = reader.next().await? {
+            if let RunEvent::Result(result) = event {
+                made.insert(result.node.clone(), plan_of(&result));
+            }
+        }
+        let within = parse_target(&by.targets)?;
+        let reachable: std::collections::HashSet<KeyId> =
+            inner.registry.select(&[Target::all()], &within).into_iter().map(|(key, _)| key).collect();
+        let meant = |name: &NodeName| {
+            let plan = made.get(name).and_then(Option::as_deref);
+            plan.is_some_and(|plan| approved.contains(plan))
+        };
+        let nodes: Vec<_> = reader
+            .run()
+            .targets()
+            .iter()
+            .filter(|(key, name)| meant(name) && reachable.contains(key))
+            .cloned()
+            .collect();
+        if nodes.is_empty() {
+            return Err(Problem::new(
+                ProblemKind::NoTargets,
+                "no node of this run has made one of these plans",
+            )
+            .hint("a newer plan takes the place of an older one: look again before approving"));
+        }
+        let created = inner.now();
+        let mut random = [0; 10];
+        getrandom::fill(&mut random).map_err(no_random)?;
+        let apply = RunRecord {
+            run: RunId::new(created, random),
+            operator: by.name.clone(),
+            created,
+            expires: created + record.expires.since(record.created),
+            targets: nodes.iter().map(|(_, name)| name.to_string()).take(MAX_NAMED).collect(),
+            nodes: nodes.len() as u64,
+            method: APPLY.to_owned(),
+            data: Bytes::from(serde_json::to_vec(&approve.plans).expect("a list of texts")),
+            batch: approve.batch,
+            max_failures: approve.max_failures,
+            idempotent: false,
+            ..record
+        };
+        let hub = self.clone();
+        self.whole(async move { hub.accept_run(apply, nodes, "run.approve").await }).await
+    }
+}
+
+/// Targets that the record names for people; the frozen list has all of them.
+const MAX_NAMED: usize = 100;
+
+/// What an approval has to name for this node: a plan that it made, that is still to be applied, and that reached
+/// us whole.
+fn plan_of(result: &ResultView) -> Option<String> {
+    if result.truncated {
+        return None;
+    }
+    let plan = StateLine::last_plan(result.stdout.as_deref()?)?;
+    plan.pending.then_some(plan.plan)
+}

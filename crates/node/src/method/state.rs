@@ -1,0 +1,349 @@
+//! `state.plan`, `state.apply`, `state.up`: declared state as durable messages.
+//!
+//! The catalog is the message's standard input, sealed to this node ([`parcel`]). What is found and done goes out as lines of JSON
+//! ([`StateLine`]), so that whoever was not there can read it later. A plan outlives its message ([`plans`]): the approval
+//! comes with another one, perhaps days later, and then counts only for what still is as it was.
+//!
+//! | Method | Arguments | Does |
+//! | --- | --- | --- |
+//! | `state.plan` | perhaps `explain` | analyses and keeps the plan |
+//! | `state.apply` | `data`: the approved plans, as a JSON list | applies the one that this node made, and analyses again |
+//! | `state.up` | most cycles | analyses and applies until stable, whatever that takes |
+//!
+//! How states are analysed and applied is decided in [`crate::state`].
+
+pub mod parcel;
+mod plans;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mainstay_core::envelope::{Request, Stream};
+use mainstay_core::outcome::{Exit, Outcome};
+use mainstay_core::state::catalog::Catalog;
+use mainstay_core::state::plan::Plan;
+use mainstay_core::state::session::{Approval, Ask, PlannedLine, StateLine, Tell};
+use mainstay_core::state::{StateId, StepWord};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use self::plans::Plans;
+use super::output::OutputSink;
+use super::{Call, Method};
+use crate::state::{Session, SessionOptions};
+
+/// Cycles that `state.up` takes unless it is told.
+pub const DEFAULT_CYCLES: u32 = 3;
+
+/// The one argument of `state.plan`: say of each step why it stands where it does.
+pub const EXPLAIN: &str = "explain";
+
+/// More cycles than anyone waits for.
+pub const MAX_CYCLES: u32 = 100;
+
+/// Plans that one approval may name; the hub takes no more.
+const MAX_APPROVED: usize = 4096;
+
+/// How long a cancelled engine gets to end the state that it is at: a package transaction must not be torn apart.
+const CANCEL_WITHIN: Duration = Duration::from_secs(600);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Plan,
+    Apply,
+    Up,
+}
+
+/// The three, which differ in what they may do.
+pub struct StateMethod {
+    kind: Kind,
+    /// The node's own directory, where plans are kept.
+    data: PathBuf,
+    options: SessionOptions,
+}
+
+impl StateMethod {
+    /// All three.
+    pub fn all(data: &std::path::Path, options: &SessionOptions) -> [Self; 3] {
+        [Kind::Plan, Kind::Apply, Kind::Up].map(|kind| Self {
+            kind,
+            data: data.to_owned(),
+            options: SessionOptions { title: format!("a message ({})", kind.name()), ..options.clone() },
+        })
+    }
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plan => "state.plan",
+            Self::Apply => "state.apply",
+            Self::Up => "state.up",
+        }
+    }
+}
+
+#[async_trait]
+impl Method for StateMethod {
+    fn name(&self) -> &'static str {
+        self.kind.name()
+    }
+
+    /// Analysing again does no harm.
+    fn acts(&self) -> bool {
+        self.kind != Kind::Plan
+    }
+
+    fn check(&self, request: &Request) -> Result<(), String> {
+        if request.sealed.is_none() {
+            return Err("stdin: the catalog is missing".to_owned());
+        }
+        match self.kind {
+            Kind::Plan => match request.args.as_slice() {
+                [] => Ok(()),
+                [only] if only == EXPLAIN => Ok(()),
+                _ => Err(format!("args: it takes {EXPLAIN} or none")),
+            },
+            Kind::Apply => approved(&request.data).map(drop),
+            Kind::Up => cycles(&request.args).map(drop),
+        }
+    }
+
+    async fn run(&self, call: &mut Call) -> Outcome {
+        let stdin = call.private.stdin.take().unwrap_or_default();
+        let catalog = match parcel::unpack(&stdin) {
+            Ok(catalog) => catalog,
+            Err(error) => return Outcome::Failed(error.to_string()),
+        };
+        let limit = call.request.timeout_ms.map(Duration::from_millis);
+        let session = match Session::open(self.options.clone()) {
+            Ok(session) => session,
+            Err(error) => return Outcome::Failed(format!("the state engine cannot be started: {error}")),
+        };
+        let mut talk = Talk {
+            session,
+            output: &mut call.output,
+            cancel: call.cancel.clone(),
+            plans: Plans::new(&self.data),
+        };
+        let work = talk.work(self.kind, &call.request, catalog);
+        let done = match limit {
+            Some(limit) => timeout(limit, work).await.unwrap_or(Err(Stop::TimedOut)),
+            None => work.await,
+        };
+        if let Err(Stop::Problem(message)) = &done {
+            talk.line(&StateLine::Problem { message: message.clone() }).await;
+        }
+        match done {
+            Ok(true) => Outcome::Finished(Exit::Code(0)),
+            Ok(false) | Err(Stop::Problem(_)) => Outcome::Finished(Exit::Code(1)),
+            Err(Stop::Cancelled) => Outcome::Cancelled,
+            Err(Stop::TimedOut) => Outcome::TimedOut,
+        }
+    }
+}
+
+enum Stop {
+    /// It cannot go on, and says why.
+    Problem(String),
+    Cancelled,
+    TimedOut,
+}
+
+impl Stop {
+    fn gone() -> Self {
+        Self::Problem("the state engine ended".to_owned())
+    }
+}
+
+/// A session whose answers become lines.
+struct Talk<'a> {
+    session: Session,
+    output: &'a mut OutputSink,
+    cancel: CancellationToken,
+    plans: Plans,
+}
+
+impl Talk<'_> {
+    /// True if all went well.
+    async fn work(&mut self, kind: Kind, request: &Request, catalog: Catalog) -> Result<bool, Stop> {
+        self.ask(Ask::Catalog(Box::new(catalog))).await?;
+        match kind {
+            Kind::Plan => {
+                let plan = self.analyze_as(1, !request.args.is_empty()).await?;
+                self.keep(&plan)?;
+                Ok(!plan.has_errors())
+            }
+            Kind::Apply => {
+                let approved = approved(&request.data).map_err(Stop::Problem)?;
+                self.apply_approved(&approved).await
+            }
+            Kind::Up => {
+                let most = cycles(&request.args).map_err(Stop::Problem)?;
+                self.up(most).await
+            }
+        }
+    }
+
+    async fn apply_approved(&mut self, approved: &[String]) -> Result<bool, Stop> {
+        let Some(kept) = approved.iter().find_map(|name| self.plans.find(name)) else {
+            return Err(Stop::Problem("this node keeps no plan that was approved; plan again".to_owned()));
+        };
+        let (cycle, digest) = (kept.cycle, kept.digest());
+        self.ask(Ask::Plan(Box::new(kept))).await?;
+        if !self.apply(cycle, Approval::Plan { digest }).await? {
+            return Ok(false);
+        }
+        let next = self.analyze(cycle + 1).await?;
+        self.keep(&next)?;
+        Ok(!next.has_errors())
+    }
+
+    async fn up(&mut self, most: u32) -> Result<bool, Stop> {
+        for cycle in 1..=most {
+            let plan = self.analyze(cycle).await?;
+            if plan.has_errors() {
+                return Ok(false);
+            }
+            if plan.stable {
+                return Ok(true);
+            }
+            if !self.apply(cycle, Approval::All).await? {
+                return Ok(false);
+            }
+        }
+        let plan = self.analyze(most + 1).await?;
+        if !plan.stable || plan.has_errors() {
+            return Err(Stop::Problem(format!("not stable after {most} cycles")));
+        }
+        Ok(true)
+    }
+
+    async fn analyze(&mut self, cycle: u32) -> Result<Plan, Stop> {
+        self.analyze_as(cycle, false).await
+    }
+
+    /// Nothing is told before the plan's own line, which says how much follows.
+    async fn analyze_as(&mut self, cycle: u32, explain: bool) -> Result<Plan, Stop> {
+        self.ask(Ask::Analyze { cycle, explain }).await?;
+        let plan = loop {
+            match self.tell().await? {
+                Tell::Planned(plan) => break plan,
+                Tell::Problem { message } => return Err(Stop::Problem(message)),
+                _ => {}
+            }
+        };
+        let mut unchanged: BTreeMap<String, Vec<StateId>> = BTreeMap::new();
+        let mut steps = Vec::new();
+        for step in &plan.steps {
+            if step.step == StepWord::Unchanged && step.refresh.is_none() {
+                unchanged.entry(step.module.clone()).or_default().push(step.state.clone());
+            } else {
+                steps.push(step);
+            }
+        }
+        self.line(&StateLine::Planned(PlannedLine {
+            cycle,
+            plan: plan.content_digest(),
+            steps: steps.len() as u64,
+            unchanged,
+            pending: plan.is_pending(),
+            errors: plan.has_errors(),
+        }))
+        .await;
+        for step in steps {
+            self.line(&StateLine::Step { cycle, step: step.clone() }).await;
+        }
+        Ok(plan)
+    }
+
+    /// True if nothing failed, was blocked or had drifted.
+    async fn apply(&mut self, cycle: u32, approval: Approval) -> Result<bool, Stop> {
+        self.ask(Ask::Apply { cycle, approval }).await?;
+        loop {
+            match self.tell().await? {
+                Tell::Report(report) => self.line(&StateLine::Report { cycle, report }).await,
+                Tell::Applied { counts, drift } => {
+                    let well = drift.is_none() && counts.failed == 0 && counts.blocked == 0;
+                    self.line(&StateLine::Applied { cycle, counts, drift }).await;
+                    return Ok(well);
+                }
+                Tell::Problem { message } => return Err(Stop::Problem(message)),
+                _ => {}
+            }
+        }
+    }
+
+    fn keep(&self, plan: &Plan) -> Result<(), Stop> {
+        self.plans.keep(plan).map_err(|error| Stop::Problem(format!("the plan cannot be kept: {error}")))
+    }
+
+    async fn ask(&mut self, ask: Ask) -> Result<(), Stop> {
+        self.session.asks.send(ask).await.map_err(|_| Stop::gone())
+    }
+
+    /// The next answer. A cancel ends the talk once the engine has ended what it was at.
+    async fn tell(&mut self) -> Result<Tell, Stop> {
+        tokio::select! {
+            tell = self.session.tells.recv() => tell.ok_or_else(Stop::gone),
+            () = self.cancel.cancelled() => {
+                let _ = self.session.asks.send(Ask::Cancel).await;
+                let ending = async {
+                    while let Some(tell) = self.session.tells.recv().await {
+                        if matches!(tell, Tell::Applied { .. } | Tell::Planned(_) | Tell::Problem { .. }) {
+                            return;
+                        }
+                    }
+                };
+                let _ = timeout(CANCEL_WITHIN, ending).await;
+                Err(Stop::Cancelled)
+            }
+        }
+    }
+
+    async fn line(&mut self, line: &StateLine) {
+        // Nothing in a line is anything but text, numbers and what JSON made.
+        let Ok(mut text) = serde_json::to_vec(line) else { return };
+        text.push(b'\n');
+        self.output.write(Stream::Stdout, &text).await;
+    }
+}
+
+fn approved(data: &[u8]) -> Result<Vec<String>, String> {
+    let plans: Vec<String> =
+        serde_json::from_slice(data).map_err(|error| format!("data: not a list of plans: {error}"))?;
+    if plans.is_empty() || plans.len() > MAX_APPROVED {
+        return Err(format!("data: 1 to {MAX_APPROVED} plans can be approved at once"));
+    }
+    Ok(plans)
+}
+
+fn cycles(args: &[String]) -> Result<u32, String> {
+    match args {
+        [] => Ok(DEFAULT_CYCLES),
+        [most] => match most.parse() {
+            Ok(most) if (1..=MAX_CYCLES).contains(&most) => Ok(most),
+            _ => Err(format!("args: {most:?} is no number of cycles from 1 to {MAX_CYCLES}")),
+        },
+        _ => Err("args: one number of cycles is all that it takes".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_checked_before_a_message_is_accepted() {
+        assert_eq!(cycles(&[]), Ok(3));
+        assert_eq!(cycles(&["7".into()]), Ok(7));
+        for bad in ["0", "101", "-1", "many"] {
+            assert!(cycles(&[bad.to_owned()]).is_err(), "{bad}");
+        }
+        assert!(approved(b"[]").is_err());
+        assert!(approved(b"{}").is_err());
+        assert_eq!(approved(b"[\"a\"]"), Ok(vec!["a".to_owned()]));
+    }
+}
