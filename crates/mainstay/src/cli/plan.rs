@@ -117,14 +117,14 @@ pub(super) async fn run(args: PlanArgs, hub: Option<&str>, registry: &Registry, 
     }
 }
 
+/// How long what runs has to end on its own after a second Ctrl-C.
+const KILL_GRACE: Duration = Duration::from_millis(700);
+
 /// The machines that are meant, and what they need at work beside them.
 struct Means {
     ways: Vec<Box<dyn Way>>,
     desk: Option<Desk>,
 }
-
-/// How long what runs has to end on its own after a second Ctrl-C.
-const KILL_GRACE: Duration = Duration::from_millis(700);
 
 /// Compiles, connects, and leads the machines through a rollout.
 pub(super) async fn bring(
