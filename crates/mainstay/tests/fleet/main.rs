@@ -8,5 +8,6 @@ mod messages;
 mod outages;
 mod runs;
 mod secrets;
+mod states;
 mod strangers;
 mod tour;
