@@ -1,6 +1,7 @@
 //! `mainstay plan`: what would change. And what it shares with `up`: which states, which machines, what is shown.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use mainstay_control::view::{Problem, ProblemKind};
@@ -18,6 +19,7 @@ use super::rollout_text::RolloutText;
 use super::screen::Screen;
 use super::{Done, Stop, status_of};
 use crate::client::{Client, endpoint};
+use crate::descendants;
 use crate::up::hub::desk::Desk;
 use crate::up::hub::{Nodes, nodes};
 use crate::up::inventory::variable;
@@ -115,6 +117,9 @@ pub(super) async fn run(args: PlanArgs, hub: Option<&str>, registry: &Registry, 
     }
 }
 
+/// How long what runs has to end on its own after a second Ctrl-C.
+const KILL_GRACE: Duration = Duration::from_millis(700);
+
 /// The machines that are meant, and what they need at work beside them.
 struct Means {
     ways: Vec<Box<dyn Way>>,
@@ -206,6 +211,10 @@ async fn led(
         ended = rollout.run(front) => ended,
         never = signals => never,
     };
+    if interrupt.kill.is_cancelled() {
+        // What ran here would outlive us.
+        descendants::end_all(KILL_GRACE);
+    }
     ended.map_err(stopped)
 }
 

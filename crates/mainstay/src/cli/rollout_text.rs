@@ -137,6 +137,12 @@ impl<'a> RolloutText<'a> {
                 self.bars.hide();
                 self.screen.note(&format!("{machine}: {how}"))?;
             }
+            Event::Cancelling => {
+                self.bars.hide();
+                self.screen.note(
+                    "Cancelled: what runs may end, and nothing more is begun. Ctrl-C again ends it now.",
+                )?;
+            }
             Event::Ended(end) => self.ends.push((*end).clone()),
             _ => {}
         }

@@ -53,6 +53,8 @@ pub enum Event<'a> {
         cycle: u32,
         report: &'a StateReport,
     },
+    /// Nothing more is begun; what runs may end.
+    Cancelling,
     /// It was set aside, or is stable; others may still be at work.
     Over {
         machine: &'a str,

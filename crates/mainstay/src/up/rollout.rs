@@ -272,6 +272,7 @@ async fn modify(
     let mut asks: Vec<(usize, Box<Plan>, oneshot::Sender<Answer>)> = Vec::new();
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut is_told = false;
     loop {
         while running.len() < options.forks.max(1)
             && batches.allowance(running.len()) > 0
@@ -291,6 +292,10 @@ async fn modify(
         tokio::select! {
             biased;
             () = interrupt.kill.cancelled() => break,
+            () = interrupt.cancel.cancelled(), if !is_told => {
+                is_told = true;
+                stage.front.event(&Event::Cancelling)?;
+            }
             Some((at, note)) = stage.notes.recv() => match note {
                 Note::Ask { plan, reply } => asks.push((at, plan, reply)),
                 note => stage.show(at, &note)?,
@@ -515,7 +520,10 @@ impl Member {
 
     fn end(self, goal: Goal) -> MachineEnd {
         let mut tally = self.tally.clone();
+        // Of a machine that was to be modified and was not, nothing is said to have changed.
+        let is_as_planned = goal == Goal::Plan || self.aside.is_none();
         if self.cycles == 0
+            && is_as_planned
             && let Some(plan) = &self.plan
         {
             tally.plan(plan);
