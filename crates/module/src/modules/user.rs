@@ -123,8 +123,8 @@ impl Module for User {
             example: "\
 app:
   user: {system: true, home: /srv/app, shell: /usr/sbin/nologin, groups: [www-data], append: true}
-ann:
-  user: {comment: Ann Example, groups: [sudo], password: \"{{ secrets.ann_hash }}\"}
+admin:
+  user: {comment: For those on duty, groups: [sudo], password: \"{{ secrets.admin_hash }}\"}
 ",
         }
     }
