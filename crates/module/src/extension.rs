@@ -258,9 +258,15 @@ struct Loan(PathBuf);
 
 impl Loan {
     fn make(view: &View) -> Result<Self, Failure> {
-        let place = view.scratch().map_or_else(std::env::temp_dir, Path::to_owned);
-        let path = mkdtemp(&place.join("mainstay-extension-XXXXXX"));
-        path.map(Self).map_err(|errno| Failure::on("make a directory in", &place, errno.desc()))
+        let make = |place: &Path| {
+            let path = mkdtemp(&place.join("mainstay-extension-XXXXXX"));
+            path.map(Self).map_err(|errno| Failure::on("make a directory in", place, errno.desc()))
+        };
+        match view.scratch() {
+            Some(scratch) => make(scratch),
+            // The first may be only this process's own.
+            None => make(&std::env::temp_dir()).or_else(|_| make(Path::new("/var/tmp"))),
+        }
     }
 }
 

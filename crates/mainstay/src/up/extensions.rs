@@ -94,3 +94,118 @@ fn chain(error: &dyn std::error::Error) -> String {
         None => error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::TcpListener;
+    use std::thread::JoinHandle;
+
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+
+    const PROGRAM: &str = "#!/bin/sh\necho '{\"protocol\": 1, \"summary\": \"s\", \"identity\": \"name\", \"params\": {\"type\": \"object\"}}'\n";
+
+    fn sha256(bytes: &[u8]) -> String {
+        Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn source(from: ExtensionFrom, bytes: &[u8], minisign: Option<&str>) -> ExtensionSource {
+        let minisign = minisign.map(str::to_owned);
+        ExtensionSource { name: "x".into(), from, sha256: sha256(bytes), minisign }
+    }
+
+    /// Answers so many requests, with these bytes or that there is nothing, and gives their paths.
+    fn serve(
+        requests: usize,
+        body: &'static [u8],
+        status: &'static str,
+    ) -> (String, JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/tool?v=1", listener.local_addr().unwrap());
+        let served = std::thread::spawn(move || {
+            let mut paths = Vec::new();
+            for _ in 0..requests {
+                let (mut stream, _) = listener.accept().unwrap();
+                let (mut head, mut byte) = (Vec::new(), [0]);
+                while !head.ends_with(b"\r\n\r\n") {
+                    stream.read_exact(&mut byte).unwrap();
+                    head.push(byte[0]);
+                }
+                let line = String::from_utf8(head).unwrap();
+                paths.push(line.split(' ').nth(1).unwrap().to_owned());
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    body.len()
+                );
+                // One who has read enough hangs up.
+                let _ = stream.write_all(answer.as_bytes()).and_then(|()| stream.write_all(body));
+            }
+            paths
+        });
+        (url, served)
+    }
+
+    #[test]
+    fn a_program_from_a_server_is_fetched_once() {
+        let cache = tempfile::tempdir().unwrap();
+        let (url, served) = serve(1, PROGRAM.as_bytes(), "200 OK");
+        let source = source(ExtensionFrom::Url(url), PROGRAM.as_bytes(), None);
+        for _ in 0..2 {
+            let fetched = fetch(&source, cache.path()).unwrap();
+            assert_eq!(fetched.program, PROGRAM.as_bytes());
+            assert_eq!(fetched.schema.identity.as_deref(), Some("name"));
+        }
+        assert_eq!(served.join().unwrap(), ["/tool?v=1"]);
+    }
+
+    #[test]
+    fn what_a_server_gives_has_to_be_what_was_named() {
+        let cache = tempfile::tempdir().unwrap();
+        let kept = || std::fs::read_dir(cache.path()).unwrap().count();
+        let (url, served) = serve(1, PROGRAM.as_bytes(), "200 OK");
+        let words = fetch(&source(ExtensionFrom::Url(url), b"other", None), cache.path()).unwrap_err();
+        assert!(words.contains("sha256"), "{words}");
+        served.join().unwrap();
+        let (url, served) = serve(1, b"not here", "404 Not Found");
+        let words = fetch(&source(ExtensionFrom::Url(url), b"not here", None), cache.path()).unwrap_err();
+        assert!(words.contains("404"), "{words}");
+        served.join().unwrap();
+        let large: &'static [u8] = vec![b'#'; MAX_PROGRAM as usize + 1].leak();
+        let (url, served) = serve(1, large, "200 OK");
+        let words = fetch(&source(ExtensionFrom::Url(url), large, None), cache.path()).unwrap_err();
+        assert!(words.contains("larger than 16 MiB"), "{words}");
+        served.join().unwrap();
+        assert_eq!(kept(), 0);
+    }
+
+    #[test]
+    fn the_signature_lies_beside_the_program_and_has_to_be_the_keys() {
+        // Made by minisign for the four bytes `test`, with a key of its own.
+        const SIGNATURE: &str = "untrusted comment: signature from minisign secret key\n\
+            RUQf6LRCGA9i559r3g7V1qNyJDApGip8MfqcadIgT9CuhV3EMhHoN1mGTkUidF/z7SrlQgXdy8ofjb7bNJJylDOocrCo8KLzZwo=\n\
+            trusted comment: timestamp:1633700835\tfile:test\tprehashed\n\
+            wLMDjy9FLAuxZ3q4NlEvkgtyhrr0gtTu6KC4KBJdITbbOeAi1zBIYo0v4iTgt8jJpIidRJnp94ABQkJAgAooBQ==\n";
+        const KEY: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+        let dir = tempfile::tempdir().unwrap();
+        let cache = dir.path().join("cache");
+        let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let from = || ExtensionFrom::Path(at("tool"));
+        std::fs::write(at("tool"), "test").unwrap();
+        let missing = fetch(&source(from(), b"test", Some(KEY)), &cache).unwrap_err();
+        assert!(missing.contains("signature cannot be had") && missing.contains("tool.minisig"), "{missing}");
+        std::fs::write(at("tool.minisig"), SIGNATURE).unwrap();
+        // It is genuine, and so kept and called; it is only no program.
+        let called = fetch(&source(from(), b"test", Some(KEY)), &cache).unwrap_err();
+        assert!(called.contains("run ") && cache.join(sha256(b"test")).exists(), "{called}");
+        std::fs::write(at("tool"), PROGRAM).unwrap();
+        let forged = fetch(&source(from(), PROGRAM.as_bytes(), Some(KEY)), &cache).unwrap_err();
+        assert!(forged.contains("the signature is not the key's"), "{forged}");
+        assert!(!cache.join(sha256(PROGRAM.as_bytes())).exists());
+        // From a server its name goes before the query.
+        let (url, served) = serve(1, b"", "404 Not Found");
+        fetch(&source(ExtensionFrom::Url(url), b"test", Some(KEY)), &cache).unwrap_err();
+        assert_eq!(served.join().unwrap(), ["/tool.minisig?v=1"]);
+    }
+}
