@@ -316,8 +316,10 @@ async fn graph(
     let reached = compiled.len();
     // Most machines have the same states in the same order: each picture is shown once.
     let mut pictures: Vec<(String, String)> = Vec::new();
+    // Only a catalog with extensions has something kept, and then compiling found the directory.
+    let kept = crate::up::extensions::directory().unwrap_or_default();
     for Compiled { machine, facts, catalog } in compiled {
-        let order = mainstay_node::state::order(catalog.clone(), registry, facts);
+        let order = mainstay_node::state::order(catalog.clone(), registry, facts, &kept);
         let order = order.map_err(|error| Problem::new(ProblemKind::Invalid, error))?;
         let picture = match format {
             GraphFormat::Mermaid => order.mermaid(&catalog),

@@ -2,6 +2,7 @@
 
 mod disk;
 mod enrolment;
+mod extensions;
 mod lab;
 mod members;
 mod messages;
