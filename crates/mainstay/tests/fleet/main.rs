@@ -3,6 +3,7 @@
 mod disk;
 mod enrolment;
 mod lab;
+mod members;
 mod messages;
 mod outages;
 mod runs;
