@@ -116,8 +116,7 @@ fn the_page_and_the_output_are_compared_line_by_line() {
 
 #[test]
 fn the_page_of_modules_is_what_the_program_says() {
-    let made =
-        Command::new(env!("CARGO_BIN_EXE_mainstay")).args(["modules", "--markdown"]).output().unwrap();
+    let made = Command::new(env!("CARGO_BIN_EXE_mainstay")).args(["modules", "--markdown"]).output().unwrap();
     let page = include_str!("../../../docs/modules.md");
     // Not shown as a difference of 700 lines: the command makes the page.
     assert!(
