@@ -13,6 +13,7 @@ mod debts;
 mod digest_key;
 mod engine;
 mod facts;
+mod failpoint;
 mod guard;
 mod lock;
 mod machine;

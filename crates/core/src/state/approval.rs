@@ -26,11 +26,11 @@ pub enum Drift {
     #[error("{state}: it was {planned} in the approved plan and now would {now}")]
     Step { state: StateId, planned: Planned, now: String },
     #[error("{state}: {field} was not to change in the approved plan and now would become {now}")]
-    Field { state: StateId, field: String, now: Shown },
+    Field { state: StateId, field: String, now: String },
     #[error("{state}: {field} was to become {planned} in the approved plan and now would become {now}")]
-    After { state: StateId, field: String, planned: Shown, now: Shown },
+    After { state: StateId, field: String, planned: String, now: String },
     #[error("{state}: {field} was {planned} when the plan was approved and is now {now}")]
-    Before { state: StateId, field: String, planned: Shown, now: Shown },
+    Before { state: StateId, field: String, planned: String, now: String },
 }
 
 /// A step's word as a sentence has it.
@@ -49,27 +49,22 @@ impl fmt::Display for Planned {
     }
 }
 
-/// A datum as a sentence has it; a long text only by its length.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Shown(Box<Datum>);
-
 /// A longer text makes the sentence unreadable; the plan shows it.
 const SHOWN: usize = 60;
 
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &*self.0 {
-            Datum::Absent => f.write_str("absent"),
-            Datum::Known(value) | Datum::Predicted { value, .. } => {
-                let text = value.as_str().map_or_else(|| value.to_string(), |text| format!("{text:?}"));
-                match text.chars().count() {
-                    0..=SHOWN => f.write_str(&text),
-                    count => write!(f, "another text of {count} characters"),
-                }
+/// A datum as a sentence has it; a long text only by its length.
+fn shown(datum: &Datum) -> String {
+    match datum {
+        Datum::Absent => "absent".into(),
+        Datum::Known(value) | Datum::Predicted { value, .. } => {
+            let text = value.as_str().map_or_else(|| value.to_string(), |text| format!("{text:?}"));
+            match text.chars().count() {
+                0..=SHOWN => text,
+                count => format!("another text of {count} characters"),
             }
-            Datum::Unknown { until } => write!(f, "unknown until {until}"),
-            Datum::Secret { .. } => f.write_str(super::redaction::HIDDEN),
         }
+        Datum::Unknown { until } => format!("unknown until {until}"),
+        Datum::Secret { .. } => super::redaction::HIDDEN.into(),
     }
 }
 
@@ -125,13 +120,8 @@ fn covers_change(
                 || matches!(listed.after, Datum::Unknown { .. })
                     && !observed.changes.iter().any(|change| change.field == listed.field)
         });
-        return if was_open {
-            Ok(())
-        } else {
-            Err(Drift::Field { state, field, now: Shown(Box::new(change.after.clone())) })
-        };
+        return if was_open { Ok(()) } else { Err(Drift::Field { state, field, now: shown(&change.after) }) };
     };
-    let shown = |datum: &Datum| Shown(Box::new(datum.clone()));
     if !agrees(&listed.after, &change.after) {
         return Err(Drift::After { state, field, planned: shown(&listed.after), now: shown(&change.after) });
     }

@@ -132,6 +132,8 @@ pub(super) fn declared(id: &str, at: usize) -> Declared {
         guards: Default::default(),
         options: Default::default(),
         scope: 0,
+        locals: Values::new(),
+        aliases: BTreeMap::new(),
         at: Place { file: 0, line: at + 1, column: 1 },
     }
 }

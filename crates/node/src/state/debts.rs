@@ -15,6 +15,7 @@ use mainstay_core::state::Values;
 use mainstay_core::state::walk::Debt;
 use serde::{Deserialize, Serialize};
 
+use super::failpoint;
 use super::lock::{self, ApplyLock};
 
 /// A log of what was paid is only read again; from here on it is written anew at the next start.
@@ -263,40 +264,6 @@ fn decode(line: &[u8]) -> Option<Record> {
 
 fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
-}
-
-/// Places at which a test ends the process.
-pub(super) mod failpoint {
-    pub(super) const ARMED: bool = cfg!(test);
-
-    #[cfg(not(test))]
-    pub(in crate::state) fn pass(_place: &str) {}
-
-    #[cfg(test)]
-    pub(in crate::state) use armed::pass;
-
-    /// Kills its own process at the n-th place that is passed, as the machine's owner or the kernel would: nothing is
-    /// flushed, nobody is told.
-    #[cfg(test)]
-    mod armed {
-        use std::sync::atomic::{AtomicI64, Ordering};
-
-        pub(in crate::state) static LEFT: AtomicI64 = AtomicI64::new(i64::MAX);
-
-        pub(in crate::state) fn pass(_place: &str) {
-            if LEFT.fetch_sub(1, Ordering::SeqCst) == 1 {
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
-                loop {
-                    std::thread::park();
-                }
-            }
-        }
-    }
-
-    #[cfg(test)]
-    pub(in crate::state) fn kill_at(number: i64) {
-        armed::LEFT.store(number, std::sync::atomic::Ordering::SeqCst);
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use mainstay_module::module::{Analysis, Applied};
 use mainstay_module::registry::Params;
 
 use super::apply::Applying;
-use super::debts::failpoint;
+use super::failpoint;
 use super::turn::Observed;
 
 impl Applying<'_> {

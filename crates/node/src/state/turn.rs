@@ -21,7 +21,7 @@ use mainstay_module::registry::Params;
 use serde_json::Value;
 
 use super::apply::{Applying, Finished};
-use super::debts::failpoint;
+use super::failpoint;
 use super::guard::{self, Guarded};
 use super::prepared::{Given, Held};
 use super::{teller, verdict};
