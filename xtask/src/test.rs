@@ -32,6 +32,11 @@ struct Need {
 
 const NEEDS: &[Need] = &[
     Need { program: "nc", package: "netcat-openbsd", of: "messages offered with nc -U" },
+    Need { program: "sshd", package: "openssh-server", of: "machines reached by ssh" },
+    Need { program: "ssh", package: "openssh-client", of: "machines reached by ssh" },
+    Need { program: "sudo", package: "sudo", of: "working as another user over ssh" },
+    Need { program: "git", package: "git", of: "the git module" },
+    Need { program: "debootstrap", package: "debootstrap", of: "modules on a real system in a scratch root" },
     Need { program: "bash", package: "bash", of: "commands whose process groups are ended as a whole" },
 ];
 
@@ -100,5 +105,8 @@ fn install(package: &str) -> bool {
 
 fn is_there(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+    // Where a user's PATH does not lead.
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|directory| directory.join(program).is_file())
 }

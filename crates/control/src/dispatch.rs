@@ -315,6 +315,11 @@ impl Dispatch {
 pub fn pending_reason(run: &Run, node: u32, away: Option<String>, behind: usize) -> String {
     let slot = run.slot(node);
     let away = away.map(|since| format!("away since {since}"));
+    let queued = match behind {
+        0 => None,
+        1 => Some("behind 1 message".to_owned()),
+        _ => Some(format!("behind {behind} messages")),
+    };
     let order = match slot.stage {
         Stage::Done => "ended".to_owned(),
         Stage::Closing => "ending".to_owned(),
@@ -323,10 +328,10 @@ pub fn pending_reason(run: &Run, node: u32, away: Option<String>, behind: usize)
             Some(away) => format!("waiting for its batch; {away}"),
             None => "waiting for its batch".to_owned(),
         },
-        Stage::Owed => match away {
-            Some(away) => away,
-            None if behind > 0 => format!("behind {behind} messages"),
-            None => "about to be sent".to_owned(),
+        Stage::Owed => match (away, queued) {
+            (Some(away), Some(queued)) => format!("{away}, {queued}"),
+            (Some(why), None) | (None, Some(why)) => why,
+            (None, None) => "about to be sent".to_owned(),
         },
         Stage::Flying => "sent".to_owned(),
         Stage::Taken => match away {

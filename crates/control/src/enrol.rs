@@ -70,6 +70,7 @@ impl Inner {
             facts: *enrol.facts,
             enrolled_at: now,
             last_seen: None,
+            linked: false,
             journal: Some(enrol.journal),
             mark: 0,
             note: None,

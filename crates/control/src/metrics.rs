@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -25,16 +25,7 @@ struct OutcomeLabel {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StateLabel {
-    state: StateValue,
-}
-
-#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, EncodeLabelValue)]
-enum StateValue {
-    Waiting,
-    Active,
-    Quarantined,
-    Revoked,
-    Removed,
+    state: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -106,7 +97,7 @@ impl Metrics {
             NodeState::Removed,
         ] {
             let count = states.get(&state).copied().unwrap_or(0);
-            let label = StateLabel { state: state.into() };
+            let label = StateLabel { state: state.word() };
             self.nodes.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         self.online.set(i64::try_from(online).unwrap_or(i64::MAX));
@@ -118,14 +109,17 @@ impl Metrics {
     }
 }
 
-impl From<NodeState> for StateValue {
-    fn from(state: NodeState) -> Self {
-        match state {
-            NodeState::Waiting => Self::Waiting,
-            NodeState::Active => Self::Active,
-            NodeState::Quarantined => Self::Quarantined,
-            NodeState::Revoked => Self::Revoked,
-            NodeState::Removed => Self::Removed,
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_named_as_everywhere_else() {
+        let registry = SharedRegistry::default();
+        Metrics::new(&registry).nodes(&[(NodeState::Active, 3)].into(), 2);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry.lock().unwrap()).unwrap();
+        assert!(text.contains("mainstay_hub_nodes{state=\"active\"} 3\n"), "{text}");
+        assert!(text.contains("mainstay_hub_nodes{state=\"waiting\"} 0\n"), "{text}");
     }
 }

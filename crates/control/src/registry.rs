@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 use mainstay_core::frame::Facts;
 use mainstay_core::id::{JournalId, KeyId, NodeName};
@@ -44,6 +45,9 @@ pub struct NodeRecord {
     pub enrolled_at: Timestamp,
     #[serde(default)]
     pub last_seen: Option<Timestamp>,
+    /// It had a link when this was written.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub linked: bool,
     /// The journal it was last linked with, and how far that had come.
     #[serde(default)]
     pub journal: Option<JournalId>,
@@ -84,6 +88,8 @@ pub struct Registry {
     shelf: Shelf,
     index: RwLock<Index>,
     dirty: Mutex<HashSet<KeyId>>,
+    /// When [`ALIVE`] was written last in this life of the hub.
+    alive: Mutex<Option<Timestamp>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +113,12 @@ pub enum Standing {
     Gone,
 }
 
+/// When the hub last wrote that it is there: until then, at least, it saw the nodes that were linked when it was killed.
+const ALIVE: &str = "hub_alive";
+
+/// How exactly that is known. Each time costs a sync.
+const ALIVE_STEP: Duration = Duration::from_secs(60);
+
 fn node_key(key: &KeyId) -> String {
     format!("node.{key}")
 }
@@ -124,11 +136,15 @@ impl Registry {
     /// Reads all nodes, and mends what a crash left half done.
     pub async fn open(shelf: Shelf) -> Result<Self, RegistryError> {
         let mut index = Index::default();
-        for (key, record, revision) in shelf.list::<NodeRecord>("node").await? {
+        let alive = shelf.get::<Timestamp>(ALIVE).await?.map(|(at, _)| at);
+        for (key, mut record, revision) in shelf.list::<NodeRecord>("node").await? {
             let Some(key) = key.strip_prefix("node.").and_then(|key| key.parse().ok()) else {
                 tracing::warn!(key, "a node's record under no valid key was left alone");
                 continue;
             };
+            if std::mem::take(&mut record.linked) {
+                record.last_seen = record.last_seen.max(alive);
+            }
             index.members.insert(key, Member::new(record, revision));
         }
         let mut claims: HashMap<String, KeyId> = HashMap::new();
@@ -161,7 +177,7 @@ impl Registry {
             }
             index.names.insert(folded(&member.record.name), *key);
         }
-        Ok(Self { shelf, index: RwLock::new(index), dirty: Mutex::default() })
+        Ok(Self { shelf, index: RwLock::new(index), dirty: Mutex::default(), alive: Mutex::default() })
     }
 
     /// Makes `key` an active node. Asked again for the same key and name it changes nothing more; so an
@@ -329,6 +345,8 @@ impl Registry {
             member.online = true;
             member.address = Some(address.chars().take(MAX_TEXT).collect());
             member.record.last_seen = member.record.last_seen.max(Some(now));
+            member.record.linked = true;
+            self.dirty.lock().expect("no holder panics").insert(*key);
         }
     }
 
@@ -336,10 +354,28 @@ impl Registry {
         let mut index = self.index.write().expect("no holder panics");
         if let Some(member) = index.members.get_mut(key) {
             member.online = false;
+            member.record.linked = false;
             member.record.last_seen = member.record.last_seen.max(Some(now));
             member.record.mark = member.record.mark.max(mark);
             self.dirty.lock().expect("no holder panics").insert(*key);
         }
+    }
+
+    /// The nodes that are linked are seen now, and that the hub was there to see them is written from time to time.
+    pub async fn still_here(&self, now: Timestamp) -> Result<(), RegistryError> {
+        {
+            let mut alive = self.alive.lock().expect("no holder panics");
+            if alive.is_some_and(|at| now.since(at) < ALIVE_STEP) {
+                return Ok(());
+            }
+            *alive = Some(now);
+            let mut index = self.index.write().expect("no holder panics");
+            for member in index.members.values_mut().filter(|member| member.online) {
+                member.record.last_seen = member.record.last_seen.max(Some(now));
+            }
+        }
+        self.shelf.put(ALIVE, &now, Expect::Any).await?;
+        Ok(())
     }
 
     pub fn facts(&self, key: &KeyId, facts: Facts) {

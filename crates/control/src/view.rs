@@ -134,6 +134,9 @@ pub struct RunView {
     pub expires_at: i64,
     pub method: String,
     pub args: Vec<String>,
+    /// A script was sent along; the arguments are its own.
+    #[serde(default)]
+    pub script: bool,
     pub targets: Vec<String>,
     /// How many nodes it meant when it was accepted.
     pub nodes: u64,
@@ -152,7 +155,7 @@ pub struct RunNodeView {
     pub node: NodeName,
     /// The end, if there is one.
     pub result: Option<ResultView>,
-    /// Otherwise why not yet: "away since …", "behind 12 messages", "waiting for its batch", "sent", "accepted".
+    /// Otherwise why not yet: "away since …, behind 12 messages", "waiting for its batch", "sent", "accepted".
     pub pending: Option<String>,
 }
 

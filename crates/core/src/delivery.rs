@@ -63,6 +63,9 @@ pub struct Limits {
     pub relay_bytes: usize,
     /// Of these, what one sender may have held.
     pub relay_bytes_per_sender: usize,
+    /// Receipts that wait to be fetched through relays. One that finds no room is made again when what it answers
+    /// comes again.
+    pub receipts: usize,
     /// Methods that run at the same time.
     pub running: usize,
     /// Most output that a message may ask to be kept.
@@ -85,6 +88,8 @@ impl Default for Limits {
             relay_bytes: 1 << 30,
             // Tens of thousands of ordinary messages; a single node cannot take the room of all others.
             relay_bytes_per_sender: 64 << 20,
+            // Many windows full, and some megabytes: a sender that never fetches any cannot have more of our memory.
+            receipts: 16_384,
             // Enough that sleeping commands do not starve short ones, few enough for a small board.
             running: 64,
             output_limit: 16 << 20,

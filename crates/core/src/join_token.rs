@@ -10,6 +10,8 @@ use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::id::NodeName;
+
 /// Says what the word is, and in which form.
 const PREFIX: &str = "mst1.";
 
@@ -29,6 +31,9 @@ pub struct JoinToken {
     pub ca: [u8; 32],
     #[serde(rename = "s")]
     pub secret: JoinSecret,
+    /// The name that it is bound to, so that nobody has to give it twice.
+    #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<NodeName>,
 }
 
 /// What proves that the holder was given the token. Shown only as part of the token's text.
@@ -98,6 +103,7 @@ mod tests {
             hubs: vec!["hub.example.org:4410".into(), "[::1]:4410".into()],
             ca: [7; 32],
             secret: JoinSecret::new("s3cret"),
+            name: None,
         }
     }
 
@@ -108,6 +114,8 @@ mod tests {
         assert_eq!(text.parse(), Ok(token()));
         assert_eq!(format!(" {text}\n").parse(), Ok(token()));
         assert!(!format!("{:?}", token()).contains("s3cret"));
+        let bound = JoinToken { name: Some("ship1".parse().unwrap()), ..token() };
+        assert_eq!(bound.to_text().parse(), Ok(bound));
     }
 
     #[test]

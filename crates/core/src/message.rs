@@ -165,7 +165,13 @@ pub fn parse(text: &str) -> Result<Vec<MessageSpec>, MessageErrors> {
     }
 }
 
-/// The same for bytes from a socket or a file.
+/// Where a file that was read well names receivers that the fleet does not have; `None` if it names none of them.
+pub fn unknown_receivers(text: &str, unknown: &[String]) -> Option<MessageErrors> {
+    let tree = yaml::parse(text, &YAML).ok()?;
+    read::unknown_receivers(text, &tree, unknown)
+}
+
+/// As [`parse`], for bytes from a socket or a file.
 pub fn parse_bytes(bytes: &[u8]) -> Result<Vec<MessageSpec>, MessageErrors> {
     match std::str::from_utf8(bytes) {
         Ok(text) => parse(text),

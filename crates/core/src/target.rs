@@ -38,9 +38,20 @@ pub const MAX_TEXT: usize = 64 * 1024;
 /// Deepest nesting of parentheses and `not`: more than anyone writes, far less than a stack holds.
 pub const MAX_DEPTH: usize = 64;
 
-/// The facts that a condition can ask for, as in [`Facts`].
-pub const FACTS: [&str; 10] =
-    ["address", "arch", "cpus", "family", "hostname", "kernel", "memory", "os", "os_version", "version"];
+/// The facts that a condition can ask for, as in [`Facts`]. One address of a node is asked for by either word.
+pub const FACTS: [&str; 11] = [
+    "address",
+    "addresses",
+    "arch",
+    "cpus",
+    "family",
+    "hostname",
+    "kernel",
+    "memory",
+    "os",
+    "os_version",
+    "version",
+];
 
 /// An expression that chooses nodes. Its Display reads back as the same expression.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -245,7 +256,7 @@ fn fact<'a>(facts: &'a Facts, key: &str) -> Vec<Cow<'a, str>> {
         "kernel" => &facts.kernel,
         "cpus" => return vec![facts.cpus.to_string().into()],
         "memory" => return vec![facts.memory_bytes.to_string().into()],
-        "address" => return facts.addresses.iter().map(|a| a.as_str().into()).collect(),
+        "address" | "addresses" => return facts.addresses.iter().map(|a| a.as_str().into()).collect(),
         _ => return Vec::new(),
     };
     if text.is_empty() {

@@ -29,6 +29,7 @@ use mainstay_control::view::{Problem, ProblemKind};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -54,11 +55,26 @@ pub struct Api {
 }
 
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "Mainstay",
-    description = "The calls that the command line makes. Over TLS each carries `Authorization: Bearer TOKEN`."
-))]
+#[openapi(
+    info(
+        title = "Mainstay",
+        description = "The calls that the command line makes. Over TLS each carries `Authorization: Bearer TOKEN`."
+    ),
+    // The second, empty, is the unix socket: whoever may open it is known by the kernel's word.
+    security(("token" = []), ()),
+    modifiers(&Tokens)
+)]
 struct Description;
+
+/// Says what a token is, for programs that are made from the description.
+struct Tokens;
+
+impl utoipa::Modify for Tokens {
+    fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
+        let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        description.components.get_or_insert_default().add_security_scheme("token", bearer);
+    }
+}
 
 impl Api {
     /// `data` is the hub's data directory.

@@ -69,7 +69,7 @@ mod status_of {
 )]
 #[expect(rustdoc::broken_intra_doc_links, reason = "its comments are what --help shows")]
 struct Cli {
-    /// The hub to command: https://HOST[:PORT] or unix:PATH [default: the one logged in to, or this machine's]
+    /// The hub to command: https://HOST[:PORT] or unix:PATH [default: that of a running `mainstay dev`, else the one logged in to, else this machine's]
     #[arg(
         long,
         global = true,
@@ -230,8 +230,9 @@ fn read_input(path: &str) -> Result<Vec<u8>, Problem> {
 /// The same, for what has to be text.
 fn read_text(path: &str) -> Result<String, Problem> {
     String::from_utf8(read_input(path)?).map_err(|e| {
+        let named = if path == "-" { "standard input" } else { path };
         let line = e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
-        Problem::new(ProblemKind::Invalid, format!("{path}: line {line} is not UTF-8"))
+        Problem::new(ProblemKind::Invalid, format!("{named}: line {line} is not UTF-8"))
     })
 }
 

@@ -4,6 +4,7 @@
 //! process's own engine, one behind ssh, or one behind a hub. What is shown, and how a person is asked, is a
 //! [`front::Front`]'s; what would change and what does is the engine's, on the machine itself.
 
+pub mod extensions;
 pub mod front;
 pub mod hub;
 pub mod inventory;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::failure::Failure;
-use crate::host::View;
+use crate::host::{Command, Host, View};
 
 /// As long as the tools of every common distribution allow.
 const MAX_NAME: usize = 32;
@@ -68,6 +68,16 @@ pub fn password(view: &View, name: &str) -> Result<Option<String>, Failure> {
     let mut entries = lines.iter().map(|line| line.split(':'));
     Ok(entries
         .find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.next().map(str::to_owned))?))
+}
+
+/// Has a tool of the shadow suite change the tables: it takes the lock that all others take.
+pub fn change(host: &Host, command: &Command) -> Result<(), Failure> {
+    // Alpine's own tools are others, and can change nothing that is there.
+    let ran = host.run(command).map_err(|failure| match command.program.contains('/') {
+        true => failure,
+        false => failure.hint("the package `shadow` or `passwd` has this tool"),
+    })?;
+    ran.or_failure(command).map(drop)
 }
 
 fn lines(view: &View, path: &str) -> Result<Vec<String>, Failure> {

@@ -5,20 +5,22 @@
 //! parameters are given as environment variables too (`PARAM_` and the name), so that a shell script needs no parser.
 //!
 //! Before every call the program's bytes are checked against its SHA-256, and its signature against the key if there
-//! is one. What does not verify is never executed. The program lies in a directory that only this user may write.
+//! is one. What does not verify is never executed. The program lies in a directory that only this user may write; when a
+//! state is done as another user, a copy of that user's own is made for the one call.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use mainstay_core::state::catalog::{Extension, Minisign};
 use mainstay_core::state::plan::{Change, Datum};
 use mainstay_core::state::{StateId, StepWord, Values};
 use minisign_verify::{PublicKey, Signature};
 use nix::libc;
+use nix::unistd::{Uid, geteuid, mkdtemp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -39,6 +41,9 @@ pub const MAX_PROGRAM: u64 = 16 << 20;
 const ANALYZE_TIMEOUT: Duration = Duration::from_secs(120);
 /// One that works may install something large.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// What nobody has used for this long is cleared away: it is kept again at its next use.
+const UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Why a program is not executed.
 #[derive(Debug, thiserror::Error)]
@@ -150,6 +155,9 @@ pub struct Program {
     schema: Value,
     /// One at a time between check and start: nobody replaces it in between.
     starting: Mutex<()>,
+    /// Who keeps it. Another user cannot reach the place, and gets a copy of these bytes.
+    owner: Uid,
+    bytes: Arc<[u8]>,
 }
 
 /// A program that is kept and not yet known.
@@ -179,17 +187,34 @@ impl Kept {
             let ownership = Ownership { mode: Some(0o500), ..Ownership::default() };
             Host::new().write(&kept.path, bytes, ownership).map_err(Refused::Write)?;
         }
-        kept.check().map(|()| kept)
+        kept.check()?;
+        kept.touch();
+        Ok(kept)
     }
 
-    fn check(&self) -> Result<(), Refused> {
+    /// One that was kept earlier, with its bytes; nothing if there is none that verifies.
+    pub fn find(sha256: &str, minisign: Option<Minisign>, directory: &Path) -> Option<(Self, Vec<u8>)> {
+        let sha256 = sha256.to_ascii_lowercase();
+        let is_name = sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let kept = is_name.then(|| Self { path: directory.join(&sha256), sha256, minisign })?;
+        let bytes = kept.check().ok()?;
+        kept.touch();
+        Some((kept, bytes))
+    }
+
+    fn check(&self) -> Result<Vec<u8>, Refused> {
         check(&self.path, &self.sha256, self.minisign.as_ref())
+    }
+
+    /// Says that it is still used. Where that fails it is cleared away too early, and kept again at its next use.
+    fn touch(&self) {
+        let _ = fs::File::open(&self.path).and_then(|file| file.set_modified(SystemTime::now()));
     }
 
     /// Asks the program what it is: the value that a catalog carries as `describe`.
     pub fn describe(&self, view: &View) -> Result<Value, Failure> {
         let call = || Failure::new(format!("describe {}", self.path.display()), "it is not what was named");
-        self.check().map_err(|refused| Failure { words: refused.to_string(), ..call() })?;
+        self.check().map_err(|refused| Failure { words: chain(&refused), ..call() })?;
         let command = Command::new(self.path.to_string_lossy()).arg("describe").timeout(ANALYZE_TIMEOUT);
         let description: Description = answer(&command, view.run(&command)?)?;
         understood(&description).map_err(|words| Failure { words, ..call() })?;
@@ -197,11 +222,25 @@ impl Kept {
     }
 }
 
+/// Removes what nobody used for long from a directory of kept programs.
+pub fn clear(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let modified = entry.metadata().and_then(|meta| meta.modified());
+        let age = modified.ok().and_then(|modified| modified.elapsed().ok());
+        if age.is_some_and(|age| age > UNUSED) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// The file is this user's alone, and holds what it should.
-fn check(path: &Path, sha256: &str, minisign: Option<&Minisign>) -> Result<(), Refused> {
+fn check(path: &Path, sha256: &str, minisign: Option<&Minisign>) -> Result<Vec<u8>, Refused> {
     let failed = |source| Refused::Keep { path: path.display().to_string(), source };
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path).map_err(failed)?;
-    let own = nix::unistd::geteuid().as_raw();
+    // A pipe in its place must not hold anybody up.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
+    let own = geteuid().as_raw();
     let closed = |meta: &fs::Metadata| meta.uid() == own && meta.mode() & 0o022 == 0;
     let directory = path.parent().map(fs::symlink_metadata).transpose().map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
@@ -210,7 +249,31 @@ fn check(path: &Path, sha256: &str, minisign: Option<&Minisign>) -> Result<(), R
     }
     let mut bytes = Vec::new();
     file.take(MAX_PROGRAM + 1).read_to_end(&mut bytes).map_err(failed)?;
-    verify(&bytes, sha256, minisign)
+    verify(&bytes, sha256, minisign)?;
+    Ok(bytes)
+}
+
+/// A directory of the user as whom a state is done, for the one call.
+struct Loan(PathBuf);
+
+impl Loan {
+    fn make(view: &View) -> Result<Self, Failure> {
+        let make = |place: &Path| {
+            let path = mkdtemp(&place.join("mainstay-extension-XXXXXX"));
+            path.map(Self).map_err(|errno| Failure::on("make a directory in", place, errno.desc()))
+        };
+        match view.scratch() {
+            Some(scratch) => make(scratch),
+            // The first may be only this process's own.
+            None => make(&std::env::temp_dir()).or_else(|_| make(Path::new("/var/tmp"))),
+        }
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 fn understood(description: &Description) -> Result<(), String> {
@@ -255,7 +318,16 @@ impl Program {
             example: interned(&description.example),
         };
         let Kept { path, sha256, minisign } = kept;
-        Ok(Self { path, sha256, minisign, about, schema: description.params, starting: Mutex::new(()) })
+        Ok(Self {
+            path,
+            sha256,
+            minisign,
+            about,
+            schema: description.params,
+            starting: Mutex::new(()),
+            owner: geteuid(),
+            bytes: bytes.into(),
+        })
     }
 
     fn call<T: serde::de::DeserializeOwned>(
@@ -268,7 +340,16 @@ impl Program {
         let failed =
             |words: String| Failure::new(format!("{word} with the extension {}", self.about.name), words);
         let stdin = serde_json::to_vec(request).map_err(|error| failed(error.to_string()))?;
-        let mut command = Command::new(self.path.to_string_lossy()).arg(word).stdin(stdin).timeout(timeout);
+        let refused = |refused: Refused| failed(chain(&refused));
+        let loan = (geteuid() != self.owner).then(|| Loan::make(view)).transpose()?;
+        let path = match &loan {
+            Some(Loan(directory)) => {
+                let kept = Kept::new(&self.bytes, &self.sha256, self.minisign.clone(), directory);
+                kept.map_err(refused)?.path
+            }
+            None => self.path.clone(),
+        };
+        let mut command = Command::new(path.to_string_lossy()).arg(word).stdin(stdin).timeout(timeout);
         for (name, value) in request.params {
             let plain = match value {
                 Value::String(text) => text.clone(),
@@ -281,8 +362,7 @@ impl Program {
         }
         {
             let _starting = self.starting.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            check(&self.path, &self.sha256, self.minisign.as_ref())
-                .map_err(|refused| failed(chain(&refused)))?;
+            check(&path, &self.sha256, self.minisign.as_ref()).map_err(refused)?;
         }
         answer(&command, view.run(&command)?)
     }

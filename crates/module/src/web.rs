@@ -80,18 +80,22 @@ pub fn ask(question: &Question<'_>) -> Result<Answer, String> {
 
 /// Fetches a file of at most `limit` bytes.
 pub fn fetch(url: &str, limit: u64, to: &mut dyn Write) -> Result<(), Failure> {
+    fetch_within(url, limit, DOWNLOAD_TIMEOUT, to)
+}
+
+/// Fetches a file of at most `limit` bytes in a time that its size makes enough.
+pub fn fetch_within(url: &str, limit: u64, timeout: Duration, to: &mut dyn Write) -> Result<(), Failure> {
     let failed = |words: String| Failure::new(format!("fetch {url}"), words);
-    let mut response = agent(DOWNLOAD_TIMEOUT, false, MAX_REDIRECTS)
-        .get(url)
-        .call()
-        .map_err(|error| failed(words(error)))?;
+    let mut response =
+        agent(timeout, false, MAX_REDIRECTS).get(url).call().map_err(|error| failed(words(error)))?;
     if !response.status().is_success() {
         return Err(failed(format!("the server answered {}", response.status())));
     }
     let reader = response.body_mut().with_config().limit(u64::MAX).reader();
     let copied = io::copy(&mut reader.take(limit + 1), to).map_err(|error| failed(error.to_string()))?;
     if copied > limit {
-        return Err(failed(format!("it is larger than {} MiB", limit >> 20)));
+        let (size, unit) = if limit >> 20 > 0 { (limit >> 20, "MiB") } else { (limit >> 10, "KiB") };
+        return Err(failed(format!("it is larger than {size} {unit}")));
     }
     Ok(())
 }

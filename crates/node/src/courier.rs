@@ -348,6 +348,7 @@ impl Courier {
         self.parts.mark.store(self.parts.engine.mark(), std::sync::atomic::Ordering::Release);
         let queues = self.parts.engine.queues();
         self.parts.metrics.queues(&queues, self.sessions.len());
+        self.parts.metrics.repeated(self.parts.engine.repeated());
         if let Ok(mut shown) = self.parts.queues.lock() {
             *shown = queues;
         }
@@ -542,6 +543,13 @@ impl Courier {
             self.looped.push_back(frame);
             return;
         }
+        if let Frame::Ack(acks) = &frame {
+            for ack in acks {
+                if let Verdict::Refused(why) = &ack.verdict {
+                    self.parts.metrics.refused(session::refusal_word(why));
+                }
+            }
+        }
         let Some(session) = self.sessions.get(&peer) else { return };
         if session.frames.try_send(frame).is_err() {
             // It does not read: what it misses is sent again over its next link.
@@ -617,8 +625,8 @@ impl Courier {
                     warn!(%id, node = %to, %method, %outcome, provisional, "message ended");
                 }
                 let (now, queues) = (self.parts.clock.now(), self.parts.engine.queues());
-                if !provisional
-                    && let Some(draft) = failures::report(now, &queues, &id, &to, &method, &outcome)
+                if let Some(draft) =
+                    failures::report(now, &queues, &failures::Ended { id, to, method, outcome, provisional })
                 {
                     self.reports.push(draft);
                 }

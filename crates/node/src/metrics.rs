@@ -1,6 +1,6 @@
 //! A node's own counters, in the words of Prometheus. Names begin with `mainstay_`; labels have few values.
 
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ pub struct NodeMetrics {
     ended: Family<Label, Counter<u64, AtomicU64>>,
     served: Family<Label, Counter<u64, AtomicU64>>,
     refused: Family<Label, Counter<u64, AtomicU64>>,
+    repeated: Counter<u64, AtomicU64>,
     latency: Histogram,
     dials: Family<Label, Counter<u64, AtomicU64>>,
 }
@@ -33,6 +34,7 @@ impl NodeMetrics {
             ended: Family::default(),
             served: Family::default(),
             refused: Family::default(),
+            repeated: Counter::default(),
             // 1 ms to about 4.5 h: a message may wait for a ship.
             latency: Histogram::new(exponential_buckets(0.001, 4.0, 13)),
             dials: Family::default(),
@@ -51,6 +53,11 @@ impl NodeMetrics {
                 "envelopes_refused",
                 "Envelopes refused on arrival, by reason",
                 metrics.refused.clone(),
+            );
+            registry.register(
+                "envelopes_repeated",
+                "Requests that came again, and were acknowledged without being run again",
+                metrics.repeated.clone(),
             );
             registry.register(
                 "message_seconds",
@@ -85,6 +92,11 @@ impl NodeMetrics {
 
     pub fn refused(&self, why: &'static str) {
         self.refused.get_or_create(&[("reason", why)]).inc();
+    }
+
+    /// How many there were since the start.
+    pub fn repeated(&self, count: u64) {
+        self.repeated.inner().store(count, Ordering::Relaxed);
     }
 
     pub fn dialled(&self, result: &'static str) {

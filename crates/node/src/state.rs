@@ -13,6 +13,7 @@ mod crash;
 mod debts;
 mod digest_key;
 mod engine;
+mod extensions;
 mod facts;
 mod failpoint;
 mod guard;
@@ -28,6 +29,7 @@ mod teller;
 mod turn;
 mod verdict;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use mainstay_core::state::Values;
@@ -38,8 +40,14 @@ use mainstay_module::registry::Registry;
 pub use session::{Session, SessionOptions};
 
 /// The order in which the states of a catalog would have their turn on a machine with these facts: for pictures of it.
-/// The error says why they have none.
-pub fn order(catalog: Catalog, registry: &Registry, facts: Values) -> Result<Order, String> {
-    let prepared = prepared::Prepared::new(catalog, registry, Arc::new(facts), || [0; 32]);
+/// The error says why they have none. The catalog's extensions are kept in the directory, and not called.
+pub fn order(
+    catalog: Catalog,
+    registry: &Registry,
+    facts: Values,
+    extensions: &Path,
+) -> Result<Order, String> {
+    let registry = extensions::registry(&catalog, registry, extensions).map_err(|error| error.to_string())?;
+    let prepared = prepared::Prepared::new(catalog, &registry, Arc::new(facts), || [0; 32]);
     prepared.map(|prepared| prepared.order).map_err(|error| error.to_string())
 }

@@ -2,6 +2,8 @@
 
 #[path = "state/ahead.rs"]
 mod ahead;
+#[path = "state/extensions.rs"]
+mod extensions;
 #[path = "state/looking.rs"]
 mod looking;
 #[path = "state/machine.rs"]
@@ -12,6 +14,8 @@ mod merging;
 mod other_user;
 #[path = "state/secrets.rs"]
 mod secrets;
+#[path = "state/written.rs"]
+mod written;
 
 use mainstay_core::state::catalog::{OrderMode, RequisiteKind, Retry};
 use mainstay_core::state::plan::Datum;

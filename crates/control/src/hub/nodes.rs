@@ -57,6 +57,7 @@ impl Hub {
                     facts: applicant.facts,
                     enrolled_at: inner.now(),
                     last_seen: None,
+                    linked: false,
                     journal: Some(applicant.journal),
                     mark: 0,
                     note: None,

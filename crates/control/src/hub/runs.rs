@@ -231,8 +231,8 @@ impl Hub {
         Ok(view)
     }
 
-    /// Newest first.
-    pub async fn runs(&self, limit: usize) -> Result<Vec<RunView>, Problem> {
+    /// Newest first; only those that the operator may see.
+    pub async fn runs(&self, by: &Operator, limit: usize) -> Result<Vec<RunView>, Problem> {
         let limit = limit.min(upkeep::MAX_LIST);
         let inner = &self.inner;
         let mut ids: Vec<RunId> = inner.dispatch().run_ids();
@@ -240,9 +240,13 @@ impl Hub {
         ids.sort_unstable();
         ids.dedup();
         let mut views = Vec::new();
-        for id in ids.into_iter().rev().take(limit) {
+        for id in ids.into_iter().rev().take(upkeep::MAX_LIST) {
+            if views.len() >= limit {
+                break;
+            }
             match self.run_view(id).await {
-                Ok(view) => views.push(view),
+                Ok(view) if may_see(by, &view.operator, &view.method) => views.push(view),
+                Ok(_) => {}
                 // Pruned meanwhile.
                 Err(e) if e.kind == ProblemKind::NotFound => {}
                 Err(e) => return Err(e),
@@ -261,10 +265,10 @@ impl Hub {
     }
 
     /// The run and each of its nodes, with results for those that ended.
-    pub async fn run(&self, run: RunId) -> Result<(RunView, Vec<RunNodeView>), Problem> {
+    pub async fn run(&self, by: &Operator, run: RunId) -> Result<(RunView, Vec<RunNodeView>), Problem> {
         let inner = &self.inner;
+        let record = inner.record_for(by, run).await?;
         let view = self.run_view(run).await?;
-        let record = inner.record_of(run).await?;
         let mut reader = RunReader::new(inner.shelf.clone(), Arc::new(record));
         let mut results = std::collections::HashMap::new();
         let mut shown = 0;
@@ -301,8 +305,8 @@ impl Hub {
 
     /// Events after a position (0 for all), those to come included. Ends after `summary`, which comes
     /// when no node is pending. The number with an event is the position to continue from.
-    pub async fn watch_run(&self, run: RunId, from: u64) -> Result<RunEvents, Problem> {
-        let record = self.inner.record_of(run).await?;
+    pub async fn watch_run(&self, by: &Operator, run: RunId, from: u64) -> Result<RunEvents, Problem> {
+        let record = self.inner.record_for(by, run).await?;
         let grown = self.inner.watch(run);
         let watcher = Watcher {
             reader: RunReader::new(self.inner.shelf.clone(), Arc::new(record)),
@@ -320,7 +324,7 @@ impl Hub {
     /// Takes back what is queued and kills what runs.
     pub async fn cancel_run(&self, by: &Operator, run: RunId) -> Result<RunView, Problem> {
         let inner = &self.inner;
-        let record = inner.record_of(run).await?;
+        let record = inner.record_for(by, run).await?;
         may_call(by, &record.method)?;
         inner.audit.note(inner.now(), &by.name, "run.cancel", json!({"run": run.to_string()})).await?;
         if inner.dispatch().run(&run).is_some() {
@@ -337,7 +341,7 @@ impl Hub {
     /// A new run of the same order on the nodes of `run` that failed (or on all of them).
     pub async fn retry_run(&self, by: &Operator, run: RunId, failed_only: bool) -> Result<RunView, Problem> {
         let inner = &self.inner;
-        let record = inner.record_of(run).await?;
+        let record = inner.record_for(by, run).await?;
         may_call(by, &record.method)?;
         let mut reader = RunReader::new(inner.shelf.clone(), Arc::new(record.clone()));
         reader.with_output = false;
@@ -474,6 +478,12 @@ impl Inner {
         found.map(|(record, _)| record).ok_or_else(|| unknown(run))
     }
 
+    /// The same for an operator. A run that is not theirs to see is as one that is not there, so that ids tell nothing.
+    async fn record_for(&self, by: &Operator, run: RunId) -> Result<RunRecord, Problem> {
+        let record = self.record_of(run).await?;
+        if may_see(by, &record.operator, &record.method) { Ok(record) } else { Err(unknown(run)) }
+    }
+
     /// Forgets ended runs created before `before`, and then the oldest ones until what is kept of all runs is at
     /// most `bytes`. The log goes first: killed in between, there is a run whose results are gone, which the next pruning takes.
     pub(super) async fn prune(&self, before: Timestamp, bytes: u64) -> Result<u64, ShelfError> {
@@ -536,6 +546,12 @@ pub(super) fn may_call(by: &Operator, method: &str) -> Result<(), Problem> {
     }
 }
 
+/// Whether an operator may look at a run, and so act on it. A run holds output of all its nodes, and to order it again is to
+/// use what was sealed for it: whoever is bound to some nodes has their own runs only.
+fn may_see(by: &Operator, operator: &str, method: &str) -> bool {
+    by.admin || by.name == operator || (by.targets == "*" && may_call(by, method).is_ok())
+}
+
 fn since(last_seen: Option<Timestamp>) -> String {
     match last_seen.and_then(|at| jiff::Timestamp::from_millisecond(at.as_millis()).ok()) {
         Some(at) => format!("{:.0}", at),
@@ -551,6 +567,7 @@ fn view_of(record: &RunRecord) -> RunView {
         expires_at: record.expires.as_millis(),
         method: record.method.clone(),
         args: record.args.clone(),
+        script: !record.data.is_empty(),
         targets: record.targets.clone(),
         nodes: record.nodes,
         ok: 0,

@@ -68,6 +68,7 @@ impl Hub {
         }
         check_labels(&spec.labels)?;
         let now = inner.now();
+        let mut bound_to = None;
         let mut record = TokenRecord::new(spec.kind, now, now + lifetime, by.name.clone());
         match spec.kind {
             TokenKind::Join => {
@@ -76,8 +77,8 @@ impl Hub {
                     return invalid("uses: at least 1, at most 100000");
                 }
                 if let Some(name) = &spec.name {
-                    name.parse::<NodeName>()
-                        .map_err(|e| Problem::new(ProblemKind::Invalid, e.to_string()))?;
+                    let parsed = name.parse::<NodeName>();
+                    bound_to = Some(parsed.map_err(|e| Problem::new(ProblemKind::Invalid, e.to_string()))?);
                     if record.uses > 1 {
                         return invalid("a token that is bound to a name admits one node only");
                     }
@@ -127,6 +128,7 @@ impl Hub {
                 hubs: inner.config.addresses.iter().take(MAX_HUBS).cloned().collect(),
                 ca: inner.fleet.ca_fingerprint().0,
                 secret: JoinSecret::new(secret),
+                name: bound_to,
             }
             .to_text(),
         };

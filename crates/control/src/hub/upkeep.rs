@@ -133,6 +133,9 @@ impl Inner {
         self.wake(awake);
         let (states, online) = self.registry.tally();
         self.metrics.nodes(&states, online);
+        if let Err(e) = self.registry.still_here(now).await {
+            tracing::debug!("that this hub is there was not written: {e}");
+        }
         self.registry.flush().await;
     }
 

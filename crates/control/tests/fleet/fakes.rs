@@ -160,13 +160,13 @@ impl Fixture {
 
     pub async fn view(&self, run: RunId) -> (RunView, Vec<RunNodeView>) {
         self.hub.settle().await;
-        self.hub.run(run).await.unwrap()
+        self.hub.run(&admin(), run).await.unwrap()
     }
 
     /// Everything that watching says so far, up to and with the summary.
     pub async fn events(&self, run: RunId, from: u64) -> Vec<(u64, RunEvent)> {
         use tokio_stream::StreamExt as _;
-        let mut events = self.hub.watch_run(run, from).await.unwrap();
+        let mut events = self.hub.watch_run(&admin(), run, from).await.unwrap();
         let mut all = Vec::new();
         while let Some(event) = events.next().await {
             all.push(event.unwrap());

@@ -26,11 +26,11 @@ async fn a_full_disk_refuses_new_runs_keeps_what_was_accepted_and_recovers_by_it
         }
     }
     assert_eq!(refused, Some(ProblemKind::Full));
-    let accepted = f.hub.runs(1_000).await.unwrap().len();
+    let accepted = f.hub.runs(&admin(), 1_000).await.unwrap().len();
     disk.set_capacity(None);
     assert_eq!(node.end(&f.hub, run, 0, "").await, Verdict::Accepted);
     f.run(spec("*")).await;
-    assert_eq!(f.hub.runs(1_000).await.unwrap().len(), accepted + 1);
+    assert_eq!(f.hub.runs(&admin(), 1_000).await.unwrap().len(), accepted + 1);
     assert_eq!(f.view(run).await.0.ok, 1);
 }
 
@@ -65,7 +65,7 @@ async fn what_was_acknowledged_survives_failing_syncs_and_power_losses() {
             continue;
         };
         kept += acknowledged.len();
-        let (_, shown) = f.hub.run(view.run).await.unwrap_or_else(|e| panic!("{good}: {e}"));
+        let (_, shown) = f.hub.run(&admin(), view.run).await.unwrap_or_else(|e| panic!("{good}: {e}"));
         for node in &shown {
             let has_result =
                 node.result.as_ref().is_some_and(|result| result.stdout.as_deref() == Some("out"));

@@ -31,15 +31,15 @@ async fn ended_runs_are_forgotten_and_open_ones_are_not() {
     f.hub.settle().await;
     let before = f.clock.now().as_millis();
     assert_eq!(f.hub.prune_runs(&admin(), before).await.unwrap(), 1);
-    let kept: Vec<_> = f.hub.runs(10).await.unwrap().iter().map(|view| view.run).collect();
+    let kept: Vec<_> = f.hub.runs(&admin(), 10).await.unwrap().iter().map(|view| view.run).collect();
     assert_eq!(kept, [late, open]);
-    assert_eq!(f.hub.run(ended).await.unwrap_err().kind, ProblemKind::NotFound);
+    assert_eq!(f.hub.run(&admin(), ended).await.unwrap_err().kind, ProblemKind::NotFound);
     let log = LogName::new(format!("run.{ended}")).unwrap();
     assert!(f.store.read(&log, Position::START, 10).await.unwrap().is_empty());
     // An answer that comes again finds nothing, and is released all the same.
     assert_eq!(nodes[0].end(&f.hub, ended, 0, "x").await, Verdict::Accepted);
     let f = f.restart().await;
-    let kept: Vec<_> = f.hub.runs(10).await.unwrap().iter().map(|view| view.run).collect();
+    let kept: Vec<_> = f.hub.runs(&admin(), 10).await.unwrap().iter().map(|view| view.run).collect();
     assert_eq!(kept, [late, open]);
 }
 
@@ -58,7 +58,7 @@ async fn history_is_bounded_in_time_and_in_bytes() {
     }
     f.hub.settle().await;
     f.hub.prune_to(f.clock.now() - Duration::from_secs(1), 250_000).await.unwrap();
-    let kept: Vec<_> = f.hub.runs(10).await.unwrap().iter().map(|view| view.run).collect();
+    let kept: Vec<_> = f.hub.runs(&admin(), 10).await.unwrap().iter().map(|view| view.run).collect();
     assert_eq!(kept, [runs[3], runs[2]]);
 }
 
@@ -214,4 +214,22 @@ async fn a_damaged_backup_restores_nothing() {
         .filter(|name| name.contains("unfinished"))
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_killed_hub_still_knows_until_when_it_saw_its_nodes() {
+    let f = Fixture::new().await;
+    let nodes = f.nodes(2).await;
+    f.hub.look_again().await;
+    f.clock.pass(1_000);
+    nodes[1].unlink(&f.hub);
+    let gone = f.clock.now().as_millis();
+    f.clock.pass(600_000);
+    f.hub.look_again().await;
+    let there = f.clock.now().as_millis();
+    f.clock.pass(30_000);
+    let f = f.restart().await;
+    let seen = async |which: &str| f.hub.node(which).await.unwrap().last_seen;
+    assert_eq!(seen("n0").await, Some(there), "it was linked when the hub was killed");
+    assert_eq!(seen("n1").await, Some(gone), "it was not");
 }

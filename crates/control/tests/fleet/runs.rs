@@ -142,7 +142,7 @@ async fn a_restart_in_the_middle_loses_nothing_and_sends_the_same_bytes() {
     assert_eq!((view.ok, view.pending), (4, 0));
     let f = f.restart().await;
     assert_eq!(f.view(run).await.0.ok, 4);
-    assert_eq!(f.hub.runs(10).await.unwrap().len(), 1);
+    assert_eq!(f.hub.runs(&admin(), 10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -154,8 +154,8 @@ async fn a_run_that_was_not_accepted_whole_never_was() {
     let log = LogName::new(format!("run.{run}")).unwrap();
     f.store.trim(&log, Position::END).await.unwrap();
     let f = f.restart().await;
-    assert!(f.hub.runs(10).await.unwrap().is_empty());
-    assert_eq!(f.hub.run(run).await.unwrap_err().kind, ProblemKind::NotFound);
+    assert!(f.hub.runs(&admin(), 10).await.unwrap().is_empty());
+    assert_eq!(f.hub.run(&admin(), run).await.unwrap_err().kind, ProblemKind::NotFound);
 }
 
 #[tokio::test]
@@ -222,6 +222,27 @@ async fn a_cancel_takes_back_what_was_not_sent_and_follows_what_was() {
     let (view, shown) = f.view(run).await;
     assert_eq!((view.ok, view.failed, view.pending), (1, 2, 0));
     assert_eq!(word(&shown, "n1"), "cancelled");
+}
+
+#[tokio::test]
+async fn what_is_pending_says_why() {
+    let f = Fixture::new().await;
+    let mut nodes = f.nodes(1).await;
+    let why = async |run| f.view(run).await.1[0].pending.clone().unwrap();
+    nodes[0].unlink(&f.hub);
+    let first = f.run(spec("n0")).await;
+    let second = f.run(spec("n0")).await;
+    let third = f.run(spec("n0")).await;
+    let away = why(first).await;
+    assert!(away.starts_with("away since 20") && !away.contains("behind"), "{away}");
+    assert_eq!(why(second).await, format!("{away}, behind 1 message"));
+    assert_eq!(why(third).await, format!("{away}, behind 2 messages"));
+    nodes[0].link(&f.hub).await.unwrap();
+    assert_eq!(why(third).await, "behind 2 messages");
+    assert_eq!(f.hub.next_for(nodes[0].key(), 1).len(), 1);
+    assert_eq!((why(first).await, why(third).await), ("sent".into(), "behind 2 messages".into()));
+    nodes[0].accept(&f.hub);
+    assert_eq!(why(third).await, "accepted");
 }
 
 #[tokio::test]
@@ -398,10 +419,42 @@ async fn operators_reach_only_what_they_were_given() {
         let run = f.run(spec("*")).await;
         f.hub.retry_run(&ci, run, false).await
     };
-    assert_eq!(retried.unwrap_err().kind, ProblemKind::Forbidden);
+    assert_eq!(retried.unwrap_err().kind, ProblemKind::NotFound, "it is not theirs to see");
     f.clock.pass(3_600_000);
     assert_eq!(f.hub.operator_by_token(&made.token).await.unwrap_err().kind, ProblemKind::Unauthorized);
     assert!(f.hub.operator_by_token("mso1.wrong").await.is_err());
+}
+
+#[tokio::test]
+async fn whoever_is_bound_to_some_nodes_sees_and_ends_their_own_runs_only() {
+    let f = Fixture::new().await;
+    f.nodes(2).await;
+    let operator = |name: &str, targets: &str, methods: &str| Operator {
+        name: name.into(),
+        methods: vec![methods.into()],
+        targets: targets.into(),
+        admin: false,
+    };
+    let (bound, watcher, pinger) =
+        (operator("ci", "n1", "*"), operator("eye", "*", "cmd"), operator("p", "*", "ping"));
+    let theirs = f.hub.start_run(&bound, spec("*")).await.unwrap().run;
+    let others = f.run(spec("*")).await;
+
+    let seen = async |by: &Operator| {
+        let views = f.hub.runs(by, 10).await.unwrap();
+        views.iter().map(|view| view.run).collect::<Vec<_>>()
+    };
+    assert_eq!(seen(&bound).await, [theirs]);
+    assert_eq!(seen(&watcher).await, [others, theirs]);
+    assert!(seen(&pinger).await.is_empty());
+
+    let hidden = |problem: Problem| assert_eq!(problem.kind, ProblemKind::NotFound, "{problem}");
+    hidden(f.hub.run(&bound, others).await.unwrap_err());
+    hidden(f.hub.watch_run(&bound, others, 0).await.err().unwrap());
+    hidden(f.hub.retry_run(&bound, others, false).await.unwrap_err());
+    hidden(f.hub.cancel_run(&bound, others).await.unwrap_err());
+    assert!(!f.hub.run(&watcher, others).await.unwrap().0.cancelled);
+    assert!(f.hub.cancel_run(&bound, theirs).await.unwrap().cancelled);
 }
 
 #[tokio::test]
@@ -427,7 +480,7 @@ async fn bad_orders_are_refused_before_anything_is_written() {
         let problem = f.hub.start_run(&admin(), spec(nobody)).await.unwrap_err();
         assert_eq!(problem.kind, ProblemKind::NoTargets, "{nobody}");
     }
-    assert!(f.hub.runs(10).await.unwrap().is_empty());
+    assert!(f.hub.runs(&admin(), 10).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -492,7 +545,7 @@ async fn a_watcher_sees_what_is_still_to_come() {
     let f = Fixture::new().await;
     let mut node = f.nodes(1).await.remove(0);
     let run = f.run(RunSpec { stream: true, ..spec("*") }).await;
-    let mut events = f.hub.watch_run(run, 0).await.unwrap();
+    let mut events = f.hub.watch_run(&admin(), run, 0).await.unwrap();
     assert!(matches!(events.next().await, Some(Ok((1, RunEvent::Accepted { targets: 1, .. })))));
     node.accept(&f.hub);
     node.output(&f.hub, run, 1, Stream::Stdout, b"\xff\n").await;
@@ -503,5 +556,5 @@ async fn a_watcher_sees_what_is_still_to_come() {
     let rest = f.events(run, number).await;
     assert_eq!(kinds(&rest), ["result", "summary"]);
     let unknown = RunId::from_bytes([9; 16]);
-    assert!(f.hub.watch_run(unknown, 0).await.is_err());
+    assert!(f.hub.watch_run(&admin(), unknown, 0).await.is_err());
 }

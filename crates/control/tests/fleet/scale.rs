@@ -57,5 +57,5 @@ async fn a_run_over_thousands_of_nodes_costs_a_handful_of_syncs() {
     let begin = Instant::now();
     let f = f.restart().await;
     println!("restart {:?}", begin.elapsed());
-    assert_eq!(f.hub.runs(1).await.unwrap()[0].ok, count as u64);
+    assert_eq!(f.hub.runs(&admin(), 1).await.unwrap()[0].ok, count as u64);
 }

@@ -146,6 +146,11 @@ impl Engine {
         }
     }
 
+    /// Requests that came again since this engine was made, and so were not taken again.
+    pub fn repeated(&self) -> u64 {
+        self.inbox.repeated()
+    }
+
     /// Messages that this journal accepted over its life.
     pub fn mark(&self) -> u64 {
         self.inbox.accepted_ever()
@@ -227,6 +232,12 @@ impl Engine {
         if incoming.data.is_too_large() {
             // Passed on, it would not fit its frame, and cut its receiver's link each time.
             shared.ack(peer, id, Verdict::Refused(Rejection::TooLarge));
+            return;
+        }
+        if let Err(why @ Rejection::BadSignature) = &incoming.judged {
+            // Signed by somebody else than who brought it, who is no relay: whose key that is nobody knows. Nothing is kept
+            // of it, and no receipt is made for a key that never comes to fetch it.
+            shared.ack(peer, id, Verdict::Refused(why.clone()));
             return;
         }
         match body.to {

@@ -8,15 +8,18 @@
 //!                    crash while started: leftovers are ended, then ┘ `interrupted`, or again if idempotent
 //! ```
 
+mod cancel;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 
+use self::cancel::is_tombstone;
 use super::answers::Answers;
 use super::record::{self, END_NUMBER, InboxRow, InboxState};
 use super::shared::{Shared, Then, Timer};
 use super::{CLOCK_SLACK, END_BYTES, Effect, ExitReport, HUB_ROLE, Incoming, Key, TAIL_BYTES};
-use crate::envelope::{Body, Cancel, End, Envelope, MAX_LIFETIME, Output, Payload, Piece, Request, Stream};
+use crate::envelope::{Body, End, Envelope, MAX_LIFETIME, Output, Payload, Piece, Request, Stream};
 use crate::frame::Verdict;
 use crate::id::{KeyId, MessageId};
 use crate::journal::{Class, Op, Table};
@@ -31,14 +34,6 @@ const BUSY_RETRY_MS: u64 = 2_000;
 
 /// Refusals remembered, so that what was refused once stays refused though rules change meanwhile.
 const REFUSALS: usize = 4_096;
-
-/// Cancels that came before their messages. Beyond so many they must wait at their origins: whoever may
-/// send at all could fill the journal with them.
-const TOMBSTONES: usize = 4_096;
-
-/// Of them, what one node may have: a cancel needs no access rule, and the rest is for others. The hub role is not
-/// bound by it, since whoever cancels a run over many nodes must reach each.
-const TOMBSTONES_PER_ORIGIN: usize = 128;
 
 #[derive(Debug)]
 struct Entry {
@@ -90,6 +85,8 @@ pub(super) struct Inbox {
     open: usize,
     open_bytes: usize,
     refused: VecDeque<Key>,
+    /// Requests that came again since the start.
+    repeated: u64,
     tombstones: usize,
     tombstones_of: BTreeMap<KeyId, usize>,
     /// Messages accepted over this journal's life.
@@ -143,6 +140,10 @@ impl Inbox {
     pub fn set_mark(&mut self, mark: u64) {
         self.mark = mark;
         self.durable_mark = mark;
+    }
+
+    pub fn repeated(&self) -> u64 {
+        self.repeated
     }
 
     pub fn accepted_ever(&self) -> u64 {
@@ -218,6 +219,7 @@ impl Inbox {
         };
         // Duplicates first: what was accepted must be acknowledged again, however late it comes again.
         if let Some(entry) = self.entries.get_mut(&key) {
+            self.repeated += u64::from(!is_tombstone(&entry.row));
             match entry.row.state {
                 InboxState::Refused => {
                     self.refuse(shared, now, key, peer, sender, relayed, &request, Rejection::Denied, None);
@@ -298,126 +300,6 @@ impl Inbox {
         self.entries.insert(key, Entry::new(row, Some(Box::new(request)), 1));
         let then = InboxThen::Accepted { key, id, peers: vec![(peer, relayed)], started, mark: self.mark };
         let token = shared.commit(Class::New { reserve: reserved }, ops, Then::Inbox(then));
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.accepting = Some(token);
-        }
-    }
-
-    /// The origin takes a message back.
-    pub fn cancel(&mut self, shared: &mut Shared, now: Timestamp, incoming: &Incoming, cancel: &Cancel) {
-        let body = &incoming.verified.body;
-        let peer = incoming.peer;
-        if let Err(why) = &incoming.judged {
-            shared.ack(peer, body.id, Verdict::Refused(why.clone()));
-            return;
-        }
-        let key = Key { origin: if cancel.run.is_some() { HUB_ROLE } else { body.from }, id: cancel.re };
-        let Some(entry) = self.entries.get_mut(&key) else {
-            self.tombstone(shared, now, incoming, key, cancel);
-            return;
-        };
-        match entry.row.state {
-            // Its acceptance may still be refused for want of space: then there is nothing to take back. The
-            // same for another copy of this cancel whose tombstone is being written, and for an end that
-            // a crash may still undo.
-            _ if entry.accepting.is_some() || entry.ending => {
-                let reason = "its message is being accepted or ended".into();
-                shared.ack(peer, body.id, Verdict::Busy { reason, retry_ms: 100 });
-            }
-            InboxState::Ended | InboxState::Refused => shared.ack(peer, body.id, Verdict::Accepted),
-            _ => {
-                entry.row.cancelled = true;
-                let op = record::put(Table::Inbox, record::inbox_key(&key), &entry.row);
-                let then = InboxThen::CancelNoted { key, peer, id: body.id };
-                shared.commit(Class::Owed { release: 0 }, vec![op], Then::Inbox(then));
-            }
-        }
-    }
-
-    fn cancel_noted(&mut self, shared: &mut Shared, now: Timestamp, key: Key) {
-        let Some(entry) = self.entries.get(&key) else {
-            return;
-        };
-        match entry.row.state {
-            InboxState::Accepted if self.waiting.contains(&key) => {
-                self.waiting.retain(|waiting| *waiting != key);
-                self.end(shared, now, key, ExitReport::without_output(Outcome::Cancelled), None);
-            }
-            InboxState::Started { .. } if entry.running => shared.out.push(Effect::Kill { key }),
-            // Between two batches: `begin` looks at the flag.
-            _ => {}
-        }
-    }
-
-    fn count_tombstone(&mut self, key: &Key) {
-        self.tombstones += 1;
-        *self.tombstones_of.entry(key.origin).or_default() += 1;
-    }
-
-    fn uncount_tombstone(&mut self, key: &Key) {
-        self.tombstones -= 1;
-        if let Some(count) = self.tombstones_of.get_mut(&key.origin) {
-            *count -= 1;
-            if *count == 0 {
-                self.tombstones_of.remove(&key.origin);
-            }
-        }
-    }
-
-    /// The cancel came before its message: the message must not run when it comes.
-    fn tombstone(
-        &mut self,
-        shared: &mut Shared,
-        now: Timestamp,
-        incoming: &Incoming,
-        key: Key,
-        cancel: &Cancel,
-    ) {
-        let body = &incoming.verified.body;
-        if body.expires.is_some_and(|end| now >= end) {
-            // Its message will be refused as late, or was: a second end would contradict that one.
-            shared.ack(incoming.peer, body.id, Verdict::Accepted);
-            return;
-        }
-        let of_origin = self.tombstones_of.get(&key.origin).copied().unwrap_or(0);
-        let its_share_is_used = key.origin != HUB_ROLE && of_origin >= TOMBSTONES_PER_ORIGIN;
-        if self.tombstones >= TOMBSTONES || its_share_is_used {
-            let reason = format!("{} cancels wait for their messages on this node", self.tombstones);
-            shared.ack(incoming.peer, body.id, Verdict::Busy { reason, retry_ms: BUSY_RETRY_MS });
-            return;
-        }
-        let cap = now + MAX_LIFETIME;
-        let row = InboxRow {
-            // Fits any message: none of this id will ever run.
-            digest: [0; 16],
-            expires: body.expires.unwrap_or(cap).min(cap),
-            state: InboxState::Ended,
-            sender: body.from,
-            relayed: incoming.peer != body.from && cancel.run.is_none(),
-            envelope: Bytes::new(),
-            reserved: 0,
-            cancelled: true,
-            interrupted: false,
-        };
-        let end = End {
-            re: key.id,
-            run: cancel.run,
-            outcome: Outcome::Cancelled,
-            last_seq: 0,
-            tail: Vec::new(),
-            started: None,
-            ended: now,
-            stdout_bytes: 0,
-            stderr_bytes: 0,
-            truncated: false,
-        };
-        let to = record::answers_to(body.from, cancel.run);
-        let answer = self.answers.add(shared, now, to, key, END_NUMBER, Payload::End(end));
-        let ops = vec![record::put(Table::Inbox, record::inbox_key(&key), &row), answer];
-        self.entries.insert(key, Entry::new(row, None, 1));
-        self.count_tombstone(&key);
-        let then = InboxThen::Tombstone { key, peer: incoming.peer, id: body.id };
-        let token = shared.commit(Class::New { reserve: 0 }, ops, Then::Inbox(then));
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.accepting = Some(token);
         }
@@ -858,10 +740,6 @@ impl Inbox {
 }
 
 /// Whether a row stands for a message that was taken back before it came.
-fn is_tombstone(row: &InboxRow) -> bool {
-    row.digest == [0; 16]
-}
-
 fn digest_of(request: &Request) -> [u8; 16] {
     let bytes = rmp_serde::to_vec_named(request).expect("a request holds nothing that MessagePack cannot");
     let mut digest = [0; 16];

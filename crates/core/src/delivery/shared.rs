@@ -306,6 +306,9 @@ impl Shared {
             fence: None,
             payload: Payload::Receipt(Receipt { re, refused }),
         };
+        if self.receipts.len() >= self.limits.receipts && !self.receipts.contains_key(&(to, body.id)) {
+            return;
+        }
         let item = Item::Receipt(to, body.id);
         self.receipts.insert((to, body.id), self.signer.seal(&body));
         self.owe(Audience::Node(to), item);

@@ -74,6 +74,39 @@ pub(super) fn messages(text: &str, root: &Tree) -> Result<Vec<MessageSpec>, Mess
     if reader.errors.is_empty() { Ok(messages) } else { Err(MessageErrors::new(text, reader.errors)) }
 }
 
+/// See [`super::unknown_receivers`].
+pub(super) fn unknown_receivers(text: &str, root: &Tree, unknown: &[String]) -> Option<MessageErrors> {
+    let mut reader = Reader { text, errors: Vec::new() };
+    let messages: Vec<(String, &Tree)> = match &root.value {
+        Value::List(items) => items.iter().enumerate().map(|(at, item)| (format!("[{at}]"), item)).collect(),
+        _ => vec![(String::new(), root)],
+    };
+    for (path, tree) in messages {
+        let Value::Map(entries) = &tree.value else { continue };
+        let fields = reader.fields(&path, entries);
+        for field in written_receivers(&fields) {
+            if let Value::Text(name) = &field.tree.value
+                && unknown.iter().any(|unknown| unknown == name)
+            {
+                let hint = "`mainstay nodes list` on the hub shows the names".to_owned();
+                reader.at(&field, &format!("no node of this fleet is named {name}"), Some(hint));
+            }
+        }
+    }
+    (!reader.errors.is_empty()).then(|| MessageErrors::new(text, reader.errors))
+}
+
+/// `toNode` and each item of `toNodes`, as they are written.
+fn written_receivers<'a>(fields: &Fields<'a>) -> Vec<Field<'a>> {
+    let mut written = Vec::from_iter(fields.get("toNode").cloned());
+    if let Some(field) = fields.get("toNodes")
+        && let Value::List(items) = &field.tree.value
+    {
+        written.extend(items.iter().enumerate().map(|(at, tree)| field.item(at, tree)));
+    }
+    written
+}
+
 /// A field that is there and not null.
 #[derive(Clone)]
 struct Field<'a> {
@@ -181,18 +214,13 @@ impl<'a> Reader<'a> {
     fn receivers(&mut self, fields: &Fields<'a>) -> Vec<NodeName> {
         let mut to: Vec<NodeName> = Vec::new();
         let mut seen = std::collections::BTreeSet::new();
-        let mut written = Vec::new();
-        written.extend(fields.get("toNode").cloned());
-        if let Some(field) = fields.get("toNodes") {
-            match &field.tree.value {
-                Value::List(items) if items.is_empty() && written.is_empty() => {
-                    self.at(field, "it names no node", None);
-                }
-                Value::List(items) => {
-                    written.extend(items.iter().enumerate().map(|(at, tree)| field.item(at, tree)));
-                }
-                _ => self.not_a(field, "a list of names"),
+        let written = written_receivers(fields);
+        match fields.get("toNodes") {
+            Some(field) if !matches!(field.tree.value, Value::List(_)) => {
+                self.not_a(field, "a list of names")
             }
+            Some(field) if written.is_empty() => self.at(field, "it names no node", None),
+            _ => {}
         }
         for field in written {
             let Some(name) = self.string(&field) else { continue };

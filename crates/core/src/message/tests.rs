@@ -282,3 +282,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn receivers_that_nobody_knows_are_shown_where_they_stand() {
+    let text = "- toNode: a\n  method: ping\n- tonodes: [b, ghost]\n  toNode: wraith\n  method: ping\n";
+    let errors = unknown_receivers(text, &["ghost".into(), "wraith".into()]).unwrap();
+    let found: Vec<_> = errors.iter().map(|e| (e.line, e.column, e.field.as_deref().unwrap())).collect();
+    assert_eq!(found, [(3, 16, "[1].toNodes[1]"), (4, 11, "[1].toNode")]);
+    assert!(errors.to_string().contains("no node of this fleet is named ghost"), "{errors}");
+    assert_eq!(unknown_receivers(text, &["c".into()]), None);
+    assert_eq!(unknown_receivers("{", &["c".into()]), None);
+    let one = unknown_receivers("{toNode: ghost, method: ping}", &["ghost".into()]).unwrap();
+    assert_eq!(one.iter().next().unwrap().field.as_deref(), Some("toNode"));
+}

@@ -65,6 +65,7 @@ fn the_table_of_meanings() {
         ("family=Debian", true),
         ("address=10.*", true),
         ("address!=10.*", false),
+        ("addresses=10.0.0.7", true),
         ("address=fe80::1", true),
         ("hostname=web?1", true),
         ("cpus>=8", true),

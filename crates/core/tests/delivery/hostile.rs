@@ -192,6 +192,58 @@ fn cancels_of_one_node_leave_room_for_those_of_others() {
     assert_eq!(node.receive((9, 9), node.me, Lone::id(7), None, payload, Ok(())), [Verdict::Accepted]);
 }
 
+/// A node may sign with as many keys as it likes: nothing is owed to them.
+#[test]
+fn what_another_key_signed_leaves_nothing_behind() {
+    let mut hub = Lone::new(true, Limits::default());
+    hub.link(2, false);
+    let end = End {
+        re: Lone::id(1),
+        run: None,
+        outcome: Outcome::Finished(Exit::Code(0)),
+        last_seq: 0,
+        tail: Vec::new(),
+        started: None,
+        ended: START,
+        stdout_bytes: 0,
+        stderr_bytes: 0,
+        truncated: false,
+    };
+    let late = Some(START - std::time::Duration::from_secs(1));
+    for (expires, payload) in [
+        (hub.soon(), Payload::Request(request("ping"))),
+        (late, Payload::Request(request("ping"))),
+        (None, Payload::End(end)),
+    ] {
+        let bad = Rejection::BadSignature;
+        let verdicts = hub.receive((2, 7), hub.me, Lone::id(3), expires, payload, Err(bad.clone()));
+        assert_eq!(verdicts, [Verdict::Refused(bad)]);
+        assert_eq!(hub.effects.len(), 1, "{:?}", hub.effects);
+    }
+    hub.effects.clear();
+    hub.link(7, false);
+    let sent = |effect: &Effect| matches!(effect, Effect::Send { frame: Frame::Data(_), .. });
+    assert!(!hub.effects.iter().any(sent), "{:?}", hub.effects);
+}
+
+/// Each refusal of a relayed request is owed a receipt, and its sender need not fetch them.
+#[test]
+fn receipts_that_nobody_fetches_do_not_pile_up() {
+    let mut node = Lone::new(false, Limits { receipts: 20, ..Limits::default() });
+    node.link(9, true);
+    let mut sent = 0;
+    for n in 0..100 {
+        let asks = Payload::Request(request("cmd"));
+        let denied = Rejection::Denied;
+        let verdicts = node.receive((9, 4), node.me, Lone::id(n), node.soon(), asks, Err(denied.clone()));
+        assert_eq!(verdicts, [Verdict::Refused(denied)]);
+        let is_receipt = |effect: &&Effect| matches!(effect, Effect::Send { frame: Frame::Data(_), .. });
+        sent += node.effects.iter().filter(is_receipt).count();
+    }
+    // None is acknowledged, so all that were made are still held.
+    assert_eq!(sent, 20);
+}
+
 /// Whoever was a target of a run knows its id, and so the ids of its messages to all others.
 #[test]
 fn a_node_cannot_spoil_the_id_of_a_run_s_message_to_another() {

@@ -65,9 +65,9 @@ facade! {
     fn revoke_token(&self, by: &Operator, id: &str) -> ();
     fn preview(&self, by: &Operator, targets: &[String]) -> Vec<NodeView>;
     fn start_run(&self, by: &Operator, spec: RunSpec) -> RunView;
-    fn runs(&self, limit: usize) -> Vec<RunView>;
-    fn run(&self, run: RunId) -> (RunView, Vec<RunNodeView>);
-    fn watch_run(&self, run: RunId, from: u64) -> RunEvents;
+    fn runs(&self, by: &Operator, limit: usize) -> Vec<RunView>;
+    fn run(&self, by: &Operator, run: RunId) -> (RunView, Vec<RunNodeView>);
+    fn watch_run(&self, by: &Operator, run: RunId, from: u64) -> RunEvents;
     fn cancel_run(&self, by: &Operator, run: RunId) -> RunView;
     fn retry_run(&self, by: &Operator, run: RunId, failed_only: bool) -> RunView;
     fn approve_run(&self, by: &Operator, run: RunId, approve: Approve) -> RunView;

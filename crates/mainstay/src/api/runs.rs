@@ -92,19 +92,23 @@ pub(super) async fn create(
         return Ok((StatusCode::CREATED, location, Json(view)).into_response());
     }
     // The run is accepted whatever becomes of the watching: a failure to watch is told inside the stream.
-    let events = match api.hub.watch_run(view.run, 0).await {
+    let events = match api.hub.watch_run(&by, view.run, 0).await {
         Ok(events) => events,
         Err(problem) => Box::pin(futures_util::stream::iter([Err(problem)])),
     };
     Ok((StatusCode::CREATED, location, events::stream(events, api.ending)).into_response())
 }
 
-/// The newest runs first.
+/// The newest runs first: those of the caller, or all if it is bound to no nodes.
 #[utoipa::path(get, path = "/v1/runs", operation_id = "list_runs", params(Listed),
     responses((status = 200, body = Vec<RunView>), (status = "default", body = Problem)))]
-pub(super) async fn list(State(api): State<Api>, Params(listed): Params<Listed>) -> Answer<Vec<RunView>> {
+pub(super) async fn list(
+    State(api): State<Api>,
+    Params(listed): Params<Listed>,
+    Caller(by): Caller,
+) -> Answer<Vec<RunView>> {
     let limit = listed.limit.unwrap_or(100).min(MAX_LISTED);
-    Ok(Json(api.hub.runs(limit).await?))
+    Ok(Json(api.hub.runs(&by, limit).await?))
 }
 
 /// One run, and for each node its result or why there is none yet.
@@ -114,8 +118,9 @@ pub(super) async fn show(
     State(api): State<Api>,
     Segment(run): Segment,
     Params(shown): Params<Shown>,
+    Caller(by): Caller,
 ) -> Answer<RunDetail> {
-    let (run, mut nodes) = api.hub.run(run_id(&run)?).await?;
+    let (run, mut nodes) = api.hub.run(&by, run_id(&run)?).await?;
     if shown.pending {
         nodes.retain(|node| node.result.is_none());
     }
@@ -129,6 +134,7 @@ pub(super) async fn events(
     State(api): State<Api>,
     Segment(run): Segment,
     Params(from): Params<From>,
+    Caller(by): Caller,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let run = run_id(&run)?;
@@ -139,7 +145,7 @@ pub(super) async fn events(
             number.ok_or_else(|| Failure::invalid("Last-Event-ID is not a position of a run"))?
         }
     };
-    let events = api.hub.watch_run(run, position).await?;
+    let events = api.hub.watch_run(&by, run, position).await?;
     Ok(events::stream(events, api.ending).into_response())
 }
 

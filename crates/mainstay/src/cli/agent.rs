@@ -114,7 +114,7 @@ fn applicant<'a>(
     if hubs.is_empty() {
         return Err(no_address().into());
     }
-    let name = match &config.name {
+    let name = match config.name.as_ref().or(token.and_then(|token| token.name.as_ref())) {
         Some(name) => name.clone(),
         None => name_of_machine(&facts.hostname)?,
     };

@@ -73,7 +73,10 @@ pub(super) fn plan(plan: &Plan, detail: Detail) -> Vec<Line> {
         }
     }
     for orphan in &plan.orphans {
-        let text = format!("  still owed by a state that is gone: {}", one_line(orphan));
+        let text = format!(
+            "  still owed for a state that is gone: {} (up --drop-orphans gives it up)",
+            one_line(orphan)
+        );
         lines.push(line(Tone::Unsure, text));
     }
     lines
@@ -111,7 +114,7 @@ fn plan_step(step: &PlanStep, detail: Detail, lines: &mut Vec<Line>) {
         (StepWord::Unchanged, Some(_)) => ('↻', Tone::Changed),
         (StepWord::Unchanged, None) => ('=', Tone::Dim),
     };
-    lines.push(line(tone, titled(sign, &step.state, &step.module, step.step.word(), step.reason.as_deref())));
+    said(sign, tone, &step.state, &step.module, step.step.word(), step.reason.as_deref(), lines);
     changes(&step.changes, detail, lines);
     if let Some(because) = &step.refresh {
         lines.push(line(Tone::Changed, format!("      refresh {}", cause(because))));
@@ -124,6 +127,25 @@ fn cause(because: &[StateId]) -> String {
     }
     let names: Vec<String> = because.iter().map(|state| one_line(state.as_str())).collect();
     format!("because of {}", names.join(", "))
+}
+
+/// A state and what is said of it: the first line of the reason beside it, the others below.
+fn said(
+    sign: char,
+    tone: Tone,
+    state: &StateId,
+    module: &str,
+    word: &str,
+    reason: Option<&str>,
+    lines: &mut Vec<Line>,
+) {
+    let reason = reason.map(str::trim_end).filter(|reason| !reason.is_empty());
+    let mut reason_lines = reason.unwrap_or_default().lines();
+    let first = reason_lines.next();
+    lines.push(line(tone, titled(sign, state, module, word, first)));
+    for more in reason_lines.take(DIFF_LINES) {
+        lines.push(line(tone, format!("      {}", cut(&one_line(more), LINE_CHARS))));
+    }
 }
 
 fn titled(sign: char, state: &StateId, module: &str, word: &str, reason: Option<&str>) -> String {
@@ -151,6 +173,11 @@ fn sign_of(changes: &[Change]) -> (char, Tone) {
 
 fn changes(changes: &[Change], detail: Detail, lines: &mut Vec<Line>) {
     for change in changes {
+        if change.field == Change::MORE {
+            let mark = mark(&change.after).unwrap_or_default();
+            lines.push(line(Tone::Unsure, format!("      … perhaps more {mark}")));
+            continue;
+        }
         let field = one_line(&change.field);
         match &change.diff {
             None => {
@@ -250,13 +277,8 @@ pub(super) fn report(report: &StateReport, foreseen: Option<StepWord>, detail: D
     if report.refreshed {
         word.push_str(", refreshed");
     }
-    let reason = report.reason.as_deref().map(str::trim_end).filter(|reason| !reason.is_empty());
-    let mut reason_lines = reason.unwrap_or_default().lines();
-    let first = reason_lines.next();
-    let mut lines = vec![line(tone, titled(sign, &report.state, &report.module, &word, first))];
-    for more in reason_lines.take(DIFF_LINES) {
-        lines.push(line(tone, format!("      {}", cut(&one_line(more), LINE_CHARS))));
-    }
+    let mut lines = Vec::new();
+    said(sign, tone, &report.state, &report.module, &word, report.reason.as_deref(), &mut lines);
     if detail.verbose || foreseen != Some(StepWord::Change) {
         changes(&report.changes, detail, &mut lines);
     }
@@ -396,8 +418,30 @@ mod tests {
 
     #[test]
     fn a_plan_reads_well() {
-        insta::assert_snapshot!(text(&plan(&example(), Detail::default())), @"");
-        insta::assert_snapshot!(plan_counts(&example()), @"");
+        insta::assert_snapshot!(text(&plan(&example(), Detail::default())), @r#"
+          + app-user (user) change
+              exists: false → true
+              uid: absent → (known after app-user)
+          ~ app-conf (file) change
+              owner: root → app (predicted, after app-user)
+              mode: 0644 → 0640
+              content:
+                @@ -1,2 +1,2 @@
+                 same
+                -port = 80
+                +port = 8080^[[2J
+              key: ‹secret› → ‹secret›
+          - old (file) change
+              exists: true → absent
+          ? app-service (service) conditional: known after app-conf
+              refresh because of app-conf, old
+          ↻ proxy (service) unchanged
+              refresh owed from an earlier run
+          ! note (cmd) opaque: runs `logger hi`^G
+          ✗ x (file) error: read /etc/x: Permission denied
+          still owed for a state that is gone: refresh of gone (service) (up --drop-orphans gives it up)
+        "#);
+        insta::assert_snapshot!(plan_counts(&example()), @"3 to change, 1 conditional, 1 opaque, 1 to refresh, 1 in error, 1 unchanged");
     }
 
     #[test]
@@ -453,7 +497,12 @@ mod tests {
             outputs: Default::default(),
             duration_ms: 3,
         };
-        insta::assert_snapshot!(text(&report(&done, Some(StepWord::Conditional), Detail::default())), @"");
+        insta::assert_snapshot!(text(&report(&done, Some(StepWord::Conditional), Detail::default())), @r#"
+          ✗ app (service) failed, refreshed: start app: exit 1
+              Job failed.
+              ^[c
+              running: false → true
+        "#);
         let foreseen = report(&done, Some(StepWord::Change), Detail::default());
         assert!(!text(&foreseen).contains("running:"));
         let quiet = StateReport { outcome: StateOutcome::Skipped, ..done };

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io::IsTerminal as _;
 
 use mainstay_control::view::{Problem, ProblemKind};
+use mainstay_core::journal::JournalError;
 use mainstay_core::received_path::Roots;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -47,8 +48,25 @@ where
         Ok(()) => Ok(status_of::WELL),
         Err(error) => Err(Stop::Problem(match error.downcast::<Problem>() {
             Ok(problem) => problem,
-            Err(error) => Problem::new(ProblemKind::Internal, format!("{error:#}")),
+            Err(error) => {
+                let problem = Problem::new(ProblemKind::Internal, format!("{error:#}"));
+                match what_to_do(&error) {
+                    Some(hint) => problem.hint(hint),
+                    None => problem,
+                }
+            }
         })),
+    }
+}
+
+/// A journal that cannot be used is nothing that a restart mends.
+fn what_to_do(error: &anyhow::Error) -> Option<&'static str> {
+    match error.chain().find_map(|cause| cause.downcast_ref::<JournalError>())? {
+        JournalError::Newer { .. } => Some("it was not touched: install the version that wrote it again"),
+        JournalError::Failed(_) => Some(
+            "if the disk is well, restore the data directory, or move journal.db away: what it held is lost then, and an operator must accept the node",
+        ),
+        JournalError::Full | JournalError::TooLarge { .. } => None,
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) fn run(args: DevArgs, screen: &mut Screen) -> Done {
         let mut signals = Signals::listen()?;
         let mut fleet = tokio::select! {
             () = signals.next() => return Ok(status_of::FAILED),
-            fleet = Fleet::start(&args) => fleet?,
+            fleet = Fleet::start(&args, screen.json) => fleet?,
         };
         let result = tokio::select! {
             biased;
@@ -106,6 +106,8 @@ struct Fleet {
     listen: SocketAddr,
     /// Where the API is served over TLS.
     http: SocketAddr,
+    /// Our standard output is not for what messages print on the console of their node.
+    quiet: bool,
     /// Held as long as this fleet may touch its directory.
     _lock: File,
 }
@@ -142,7 +144,7 @@ struct Daemon {
 
 impl Fleet {
     /// Starts the hub. Stopped before, it leaves nothing running.
-    async fn start(args: &DevArgs) -> Result<Self, Stop> {
+    async fn start(args: &DevArgs, json: bool) -> Result<Self, Stop> {
         let directory = match &args.dir {
             Some(path) => {
                 make_directory(path)?;
@@ -158,11 +160,12 @@ impl Fleet {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("hub").arg("--data").arg(&data).args(["--listen", &listen.to_string()]);
         command.args(["--http", &http.to_string()]);
-        let hub = Daemon::start("the hub".into(), command, data.clone())?;
+        let quiet = args.once || json;
+        let hub = Daemon::start("the hub".into(), command, data.clone(), console(quiet))?;
         let socket = data.join("api.sock");
         let client = Client::new(Endpoint::Unix(socket.clone()));
         let pointer = DevPointer::new(socket);
-        Ok(Self { directory, hub, agents: Vec::new(), client, pointer, listen, http, _lock: lock })
+        Ok(Self { directory, hub, agents: Vec::new(), client, pointer, listen, http, quiet, _lock: lock })
     }
 
     async fn bring_up(&mut self, args: &DevArgs, screen: &mut Screen) -> Result<(), Stop> {
@@ -222,7 +225,7 @@ impl Fleet {
         command.arg("agent").arg("--data").arg(&data).args(["--name", &name]);
         command.arg("--join").arg(format!("@{}", token.display()));
         command.args(["--link", &self.listen.to_string(), "--label", &format!("role={role}")]);
-        Daemon::start(format!("agent {name}"), command, data)
+        Daemon::start(format!("agent {name}"), command, data, console(self.quiet))
     }
 
     /// Waits for something, while everything that was started still runs.
@@ -336,10 +339,10 @@ impl Fleet {
 const PREFIX: &str = "node";
 
 impl Daemon {
-    fn start(what: String, mut command: Command, data: PathBuf) -> Result<Self, Stop> {
+    fn start(what: String, mut command: Command, data: PathBuf, console: Stdio) -> Result<Self, Stop> {
         let log = data.with_extension("log");
         let file = OpenOptions::new().create(true).append(true).open(&log)?;
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+        command.stdin(Stdio::null()).stdout(console).stderr(file);
         // Ctrl-C is for us: we stop the others in their order.
         command.process_group(0);
         // If we are killed, nobody else stops them.
@@ -380,6 +383,11 @@ impl Daemon {
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(5)..].iter().map(|line| (*line).to_owned()).collect()
     }
+}
+
+/// The console of the hub and the agents: what a message's answer prints there is shown here.
+fn console(quiet: bool) -> Stdio {
+    if quiet { Stdio::null() } else { Stdio::inherit() }
 }
 
 fn make_directory(path: &Path) -> Result<(), Stop> {

@@ -13,6 +13,7 @@ use crate::up::inventory::{Host, Inventory};
 
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "By ssh, without an agent")]
+#[expect(rustdoc::broken_intra_doc_links, reason = "its comments are what --help shows")]
 pub(super) struct HostArgs {
     /// Reach these by ssh: [USER@]HOST[:PORT], or names of the inventory; repeatable
     #[arg(long, value_name = "HOST,...", value_delimiter = ',')]

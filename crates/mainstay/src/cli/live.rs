@@ -48,6 +48,21 @@ impl Live {
         screen.flush()
     }
 
+    /// Output of this node was shown to whoever watched before.
+    pub(super) fn was_shown(&mut self, node: &NodeName) {
+        self.seen.insert(node.clone());
+    }
+
+    /// Nobody watches any more: begun lines are shown as far as they came.
+    pub(super) fn leave(&mut self, screen: &mut Screen) -> io::Result<()> {
+        for ((node, error), line) in std::mem::take(&mut self.begun) {
+            if !line.is_empty() {
+                show(&node, error, &line, screen)?;
+            }
+        }
+        screen.flush()
+    }
+
     /// The end of a node: what it left unfinished, and how it ended unless that was well.
     pub(super) fn result(&mut self, result: &ResultView, screen: &mut Screen) -> io::Result<()> {
         if !self.seen.contains(&result.node) {

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use mainstay_control::view::{Problem, ProblemKind, StatusView};
+use mainstay_link::chain::Fingerprint;
 
 use super::screen::Screen;
 use super::{Done, read_text, status_of};
@@ -15,7 +16,7 @@ use crate::client::login::{Login, Logins};
 /// read from standard input unless a file is named.
 #[derive(Args)]
 #[command(after_help = "Example:
-  mainstay login https://hub.example.org --ca-fingerprint FINGERPRINT --token-file token.txt")]
+  mainstay login https://hub.example.org:7421 --ca-fingerprint sha256:… --token-file token.txt")]
 pub(super) struct LoginArgs {
     /// The hub's address
     #[arg(value_name = "URL")]
@@ -40,6 +41,11 @@ pub(super) async fn run(args: LoginArgs, screen: &mut Screen) -> Done {
         Problem::new(ProblemKind::Invalid, "the fleet's CA fingerprint is not known yet")
             .hint("`mainstay status` on the hub shows it as ca; give it with --ca-fingerprint")
     })?;
+    if let Err(why) = ca_fingerprint.parse::<Fingerprint>() {
+        return Err(Problem::new(ProblemKind::Invalid, format!("--ca-fingerprint: {why}"))
+            .hint("`mainstay status` on the hub shows it as ca")
+            .into());
+    }
     if args.token_file == "-" && screen.can_ask() {
         screen.note("Paste the token, then Enter and Ctrl-D:")?;
     }

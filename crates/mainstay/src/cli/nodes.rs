@@ -5,7 +5,7 @@ use std::io;
 
 use clap::Subcommand;
 use hyper::Method;
-use mainstay_control::view::{NodeState, NodeView};
+use mainstay_control::view::{NodeState, NodeView, Problem, ProblemKind};
 use mainstay_core::id::NodeName;
 
 use super::screen::Screen;
@@ -79,14 +79,24 @@ pub(super) enum NodesCommand {
 pub(super) async fn run(client: &Client, command: NodesCommand, screen: &mut Screen) -> Done {
     match command {
         NodesCommand::List { target, flag } => {
-            let path = match target.or(flag) {
-                Some(target) => format!("/v1/nodes?target={}", segment(&target)),
+            let target = target.or(flag);
+            let path = match &target {
+                Some(target) => format!("/v1/nodes?target={}", segment(target)),
                 None => "/v1/nodes".into(),
             };
             let nodes: Vec<NodeView> = client.get(&path).await?;
-            if nodes.is_empty() && !screen.json {
-                screen.note("There is no such node. Make a join token with `mainstay token create`.")?;
-                return Ok(status_of::WELL);
+            match target {
+                Some(target) if nodes.is_empty() => {
+                    let message = format!("no node is meant by {target}");
+                    return Err(Problem::new(ProblemKind::NoTargets, message)
+                        .hint("`mainstay nodes list` shows names, labels and states")
+                        .into());
+                }
+                None if nodes.is_empty() && !screen.json => {
+                    screen.note("There is no node yet. Make a join token with `mainstay token create`.")?;
+                    return Ok(status_of::WELL);
+                }
+                _ => {}
             }
             show_list(&nodes, screen)?;
         }

@@ -1,6 +1,7 @@
 //! `mainstay plan`: what would change. And what it shares with `up`: which states, which machines, what is shown.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use mainstay_control::view::{Problem, ProblemKind};
@@ -18,6 +19,7 @@ use super::rollout_text::RolloutText;
 use super::screen::Screen;
 use super::{Done, Stop, status_of};
 use crate::client::{Client, endpoint};
+use crate::descendants;
 use crate::up::hub::desk::Desk;
 use crate::up::hub::{Nodes, nodes};
 use crate::up::inventory::variable;
@@ -115,6 +117,9 @@ pub(super) async fn run(args: PlanArgs, hub: Option<&str>, registry: &Registry, 
     }
 }
 
+/// How long what runs has to end on its own after a second Ctrl-C.
+const KILL_GRACE: Duration = Duration::from_millis(700);
+
 /// The machines that are meant, and what they need at work beside them.
 struct Means {
     ways: Vec<Box<dyn Way>>,
@@ -206,6 +211,10 @@ async fn led(
         ended = rollout.run(front) => ended,
         never = signals => never,
     };
+    if interrupt.kill.is_cancelled() {
+        // What ran here would outlive us.
+        descendants::end_all(KILL_GRACE);
+    }
     ended.map_err(stopped)
 }
 
@@ -307,8 +316,10 @@ async fn graph(
     let reached = compiled.len();
     // Most machines have the same states in the same order: each picture is shown once.
     let mut pictures: Vec<(String, String)> = Vec::new();
+    // Only a catalog with extensions has something kept, and then compiling found the directory.
+    let kept = crate::up::extensions::directory().unwrap_or_default();
     for Compiled { machine, facts, catalog } in compiled {
-        let order = mainstay_node::state::order(catalog.clone(), registry, facts);
+        let order = mainstay_node::state::order(catalog.clone(), registry, facts, &kept);
         let order = order.map_err(|error| Problem::new(ProblemKind::Invalid, error))?;
         let picture = match format {
             GraphFormat::Mermaid => order.mermaid(&catalog),

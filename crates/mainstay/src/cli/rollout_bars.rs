@@ -69,7 +69,7 @@ impl Bars {
                 self.over += 1;
                 self.at_work.remove(*machine);
             }
-            Event::Connected { .. } | Event::Ended(_) => {}
+            Event::Connected { .. } | Event::Cancelling | Event::Ended(_) => {}
         }
     }
 

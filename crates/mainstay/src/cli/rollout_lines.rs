@@ -55,6 +55,14 @@ struct SummaryLine<'a> {
     hints: &'a [String],
 }
 
+/// What a machine says of itself that hinders nobody yet.
+#[derive(Serialize)]
+struct NoteLine<'a> {
+    event: &'static str,
+    node: &'a str,
+    note: &'a str,
+}
+
 pub(super) struct RolloutLines<'a> {
     screen: &'a mut Screen,
 }
@@ -90,6 +98,11 @@ impl<'a> RolloutLines<'a> {
 impl Front for RolloutLines<'_> {
     fn event(&mut self, event: &Event<'_>) -> io::Result<()> {
         match event {
+            Event::Connected { machine, notes } => {
+                for note in *notes {
+                    self.screen.object(&NoteLine { event: "note", node: machine, note })?;
+                }
+            }
             Event::Step { machine, cycle, step } => self.screen.object(&StepLine {
                 event: "step",
                 node: machine,
@@ -177,6 +190,10 @@ mod tests {
         let counts = StateCounts { failed: 1, ..StateCounts::default() };
         let verdict = Verdict::Aside(Aside::States { failed: 1, blocked: 0 });
         front.event(&Event::Ended(&MachineEnd { name: "m".into(), verdict, counts, cycles: 1 })).unwrap();
-        insta::assert_snapshot!(buffer.text(), @"");
+        insta::assert_snapshot!(buffer.text(), @r#"
+        {"event":"step","node":"m","cycle":1,"phase":"analyze","state":"conf","module":"file","step":"change","reason":null,"diff":"mode: \"0644\" → \"0640\"\ncontent: absent → ‹secret›\n","changes":[{"field":"mode","before":{"known":"0644"},"after":{"known":"0640"}},{"field":"content","before":"absent","after":{"secret":{"digest":"ab"}}}],"refresh":["other"]}
+        {"event":"step","node":"m","cycle":1,"phase":"modify","state":"conf","module":"file","outcome":"failed","reason":"write /x: No space left on device","diff":null,"duration_ms":7}
+        {"event":"summary","node":"m","changed":0,"unchanged":0,"skipped":0,"failed":1,"blocked":0,"cycles":1,"result":"failed","reason":"1 failed, 0 blocked"}
+        "#);
     }
 }

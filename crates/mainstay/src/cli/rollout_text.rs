@@ -111,6 +111,12 @@ impl<'a> RolloutText<'a> {
     fn take(&mut self, event: &Event<'_>) -> io::Result<()> {
         match event {
             Event::Begin { machines } => self.machines = *machines,
+            Event::Connected { machine, notes } => {
+                for note in *notes {
+                    self.bars.hide();
+                    self.screen.note(&format!("{machine}: {}", one_line(note)))?;
+                }
+            }
             Event::Planned { machine, plan, .. } => {
                 let words = plan.steps.iter().map(|step| (step.state.clone(), step.step)).collect();
                 self.foreseen.insert((*machine).to_owned(), words);
@@ -130,6 +136,12 @@ impl<'a> RolloutText<'a> {
                 let how = aside.map_or("stable".to_owned(), |aside| one_line(&aside.to_string()));
                 self.bars.hide();
                 self.screen.note(&format!("{machine}: {how}"))?;
+            }
+            Event::Cancelling => {
+                self.bars.hide();
+                self.screen.note(
+                    "Cancelled: what runs may end, and nothing more is begun. Ctrl-C again ends it now.",
+                )?;
             }
             Event::Ended(end) => self.ends.push((*end).clone()),
             _ => {}
@@ -234,6 +246,7 @@ mod tests {
     use crate::cli::screen::captured;
 
     fn plan(machine: &str, step: StepWord, after: &str) -> Plan {
+        let step_is_stable = step == StepWord::Unchanged;
         let step = PlanStep {
             state: "conf".into(),
             module: "file".into(),
@@ -251,7 +264,7 @@ mod tests {
             cycle: 1,
             steps: vec![step],
             orphans: vec![],
-            stable: false,
+            stable: step_is_stable,
             ran: vec![],
         }
     }
@@ -288,7 +301,17 @@ mod tests {
         let proposals: Vec<Proposal<'_>> =
             plans.iter().map(|plan| Proposal { machine: &plan.machine, plan, again: false }).collect();
         front.plans(&proposals).unwrap();
-        insta::assert_snapshot!(buffer.text(), @"");
+        insta::assert_snapshot!(buffer.text(), @r#"
+        ── done · 1 unchanged
+        ── web[1-2] (2) · 1 to change
+          ~ conf (file) change
+              mode: 0644 → 0640
+        ── db · 1 to change
+          ~ conf (file) change
+              mode: 0644 → 0600
+        ── blind · 1 in error
+          ✗ conf (file) error: read /etc/app: ^[[31mPermission denied
+        "#);
     }
 
     #[test]
@@ -313,7 +336,20 @@ mod tests {
             front.event(&Event::Ended(&end)).unwrap();
         }
         front.summary().unwrap();
-        insta::assert_snapshot!(buffer.text(), @"");
+        insta::assert_snapshot!(buffer.text(), @r#"
+        ── web[1-2] (2) · done
+          ✓ conf (file) changed
+        ── db · done
+          ✗ conf (file) failed: write /etc/app: No space left on device
+        MACHINE  RESULT       CHANGED  UNCHANGED  SKIPPED  FAILED  BLOCKED  CYCLES
+        web1     stable       1        0          0        0       0        1
+        web2     stable       1        0          0        0       0        1
+        db       failed       0        0          0        1       0        1
+        gone     unreachable  0        0          0        0       0        0
+        Set aside: db: 1 failed, 0 blocked
+        Set aside: gone: no route
+          look for it
+        "#);
     }
 
     #[test]

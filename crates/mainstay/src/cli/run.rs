@@ -13,7 +13,7 @@ use mainstay_core::time::Span;
 use super::hosts::HostArgs;
 use super::run_ssh::{self, SshRun};
 use super::screen::Screen;
-use super::watch::{Patience, short, watch};
+use super::watch::{Look, Patience, short, watch};
 use super::{Done, nodes, read_input, read_text, status_of};
 use crate::client::Client;
 use crate::client::run_stream::RunStream;
@@ -147,7 +147,7 @@ pub(super) async fn through_hub(client: &Client, args: RunArgs, screen: &mut Scr
     }
     let patience = Patience { only_online: args.wait.is_none(), limit: args.wait.map(|Span(limit)| limit) };
     let stream = RunStream::start(client, &spec).await?;
-    watch(client, stream, args.stream, patience, screen).await
+    watch(client, stream, Look { live: args.stream, after: 0 }, patience, screen).await
 }
 
 /// The same order for hosts without agents. What only a hub can do is refused rather than left out.

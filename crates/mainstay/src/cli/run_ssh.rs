@@ -144,7 +144,7 @@ fn show_event(
         Show::Json => serde_json::to_string(event)?,
         _ => String::new(),
     };
-    take(event, &line, tally, show, screen).map(|_| ())
+    take(event, &line, tally, Some(show), screen).map(|_| ())
 }
 
 struct Worker<'a> {

@@ -12,7 +12,7 @@ use super::changes::Detail;
 use super::fold::{self, Folded};
 use super::plan;
 use super::screen::Screen;
-use super::watch::{Patience, act, find_run, short, watch};
+use super::watch::{Look, Patience, act, find_run, short, watch};
 use super::{Done, confirm, moment, name_range, nodes, status_of, table};
 use crate::api::{PruneRuns, Pruned, RetryRun, RunDetail};
 use crate::client::Client;
@@ -85,6 +85,9 @@ pub(super) struct WatchArgs {
     /// Show output while it comes
     #[arg(long)]
     stream: bool,
+    /// Show nothing again up to this event, as Ctrl-C named it
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    after: u64,
     /// Stop waiting after this
     #[arg(long, value_name = "DURATION")]
     wait: Option<Span>,
@@ -132,7 +135,8 @@ pub(super) async fn run(client: &Client, command: RunsCommand, screen: &mut Scre
         RunsCommand::Show { id, output } => show(client, id.as_deref(), output, screen).await,
         RunsCommand::Watch(args) => {
             let run = find_run(client, args.id.as_deref()).await?;
-            watch(client, RunStream::of(client, run), args.stream, patience(args.wait), screen).await
+            let look = Look { live: args.stream, after: args.after };
+            watch(client, RunStream::of(client, run), look, patience(args.wait), screen).await
         }
         RunsCommand::Retry { id, failed, detach } => {
             let run = find_run(client, id.as_deref()).await?;
@@ -142,7 +146,8 @@ pub(super) async fn run(client: &Client, command: RunsCommand, screen: &mut Scre
                 return accepted(&view, screen);
             }
             let only_online = Patience { only_online: true, limit: None };
-            watch(client, RunStream::of(client, view.run), false, only_online, screen).await
+            let look = Look { live: false, after: 0 };
+            watch(client, RunStream::of(client, view.run), look, only_online, screen).await
         }
         RunsCommand::Cancel { id } => {
             let run = find_run(client, Some(&id)).await?;
@@ -241,12 +246,12 @@ fn command(run: &RunView) -> String {
 
 fn whole_command(run: &RunView) -> String {
     let words = run.args.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
-    match (run.method.as_str(), words.is_empty()) {
-        ("cmd", false) => words,
-        ("cmd", true) => "(script)".into(),
-        (method, true) => method.to_owned(),
-        (method, false) => format!("{method} {words}"),
-    }
+    let what = match run.method.as_str() {
+        "cmd" if run.script => "(script)",
+        "cmd" => "",
+        method => method,
+    };
+    [what, &words].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// A word as it would be typed at a shell, so that two words are not taken for one.
@@ -306,6 +311,24 @@ fn row(node: &RunNodeView) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_order_is_shown_as_what_it_is() {
+        let run = |method: &str, args: &[&str], script: bool| {
+            whole_command(
+                &serde_json::from_value(serde_json::json!({
+                    "run": "0190a8a0-0000-7000-8000-00000000000a", "operator": "a", "created_at": 0, "expires_at": 1,
+                    "method": method, "args": args, "script": script, "targets": ["*"], "nodes": 1, "ok": 0, "failed": 0,
+                    "pending": 1, "cancelled": false, "stopped": false,
+                }))
+                .unwrap(),
+            )
+        };
+        assert_eq!(run("cmd", &["ls", "a b"], false), "ls 'a b'");
+        assert_eq!(run("cmd", &[], true), "(script)");
+        assert_eq!(run("cmd", &["--fast"], true), "(script) --fast");
+        assert_eq!((run("ping", &[], false), run("ping", &["x"], false)), ("ping".into(), "ping x".into()));
+    }
 
     #[test]
     fn words_are_quoted_as_a_shell_wants_them() {

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use hyper::Method;
+use mainstay_control::view::{Problem, ProblemKind};
 
 use super::screen::Screen;
 use super::{Done, read_text, status_of};
@@ -21,7 +22,8 @@ pub(super) struct SendArgs {
 
 pub(super) async fn run(client: &Client, args: &SendArgs, screen: &mut Screen) -> Done {
     let text = read_text(&args.file)?;
-    let reply = client.open(Method::POST, "/v1/messages", &[], text.into_bytes().into()).await?;
+    let reply = client.open(Method::POST, "/v1/messages", &[], text.into_bytes().into()).await;
+    let reply = reply.map_err(|problem| in_file(&args.file, problem))?;
     let sent: SentMessages = reply.json().await?;
     for id in &sent.messages {
         if screen.json {
@@ -31,4 +33,13 @@ pub(super) async fn run(client: &Client, args: &SendArgs, screen: &mut Screen) -
         }
     }
     Ok(status_of::WELL)
+}
+
+/// What the hub says of the text is of this file.
+fn in_file(file: &str, problem: Problem) -> Problem {
+    if problem.kind != ProblemKind::Invalid {
+        return problem;
+    }
+    let file = if file == "-" { "standard input" } else { file };
+    Problem { message: format!("in {file}:\n{}", problem.message), ..problem }
 }

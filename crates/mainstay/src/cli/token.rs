@@ -22,7 +22,7 @@ pub(super) enum TokenCommand {
   mainstay token create --uses 20 --lifetime 1d --label role=web
   mainstay token create --operator alice --lifetime 90d --allow-target 'env=test'")]
     Create(CreateArgs),
-    /// Lists the tokens that are still good for something
+    /// Lists tokens, those included that were used up or expired lately
     #[command(after_help = "Example:\n  mainstay token list")]
     List,
     /// Ends a token; what joined with it stays

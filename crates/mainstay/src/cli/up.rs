@@ -31,6 +31,9 @@ pub(super) struct UpArgs {
     /// How often a machine is modified before not being stable is a failure
     #[arg(long, value_name = "N", default_value_t = crate::up::rollout::CYCLES, value_parser = clap::value_parser!(u32).range(1..=100))]
     cycles: u32,
+    /// Give up what is owed for states that the file no longer has
+    #[arg(long)]
+    drop_orphans: bool,
     /// How many machines are modified at a time
     #[arg(long, value_name = "N|P%")]
     batch: Option<BatchSize>,
@@ -45,6 +48,7 @@ pub(super) async fn run(args: UpArgs, hub: Option<&str>, registry: &Registry, sc
     }
     let options = Options {
         cycles: args.cycles,
+        drop_orphans: args.drop_orphans,
         batch: args.batch,
         max_failures: args.max_failures,
         ..Options::new(Goal::Up { yes: args.yes })

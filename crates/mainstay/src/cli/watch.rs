@@ -41,6 +41,15 @@ pub(super) struct Patience {
     pub(super) limit: Option<Duration>,
 }
 
+/// What is shown.
+#[derive(Clone, Copy)]
+pub(super) struct Look {
+    /// Output while it comes.
+    pub(super) live: bool,
+    /// Events up to this number were shown before: they count, and are not shown again.
+    pub(super) after: u64,
+}
+
 enum End {
     /// Every node has ended.
     All,
@@ -99,21 +108,25 @@ pub(super) enum Show {
 pub(super) async fn watch(
     client: &Client,
     mut stream: RunStream<'_>,
-    live: bool,
+    look: Look,
     patience: Patience,
     screen: &mut Screen,
 ) -> Done {
     let run = stream.run();
     let mut tally = Tally::default();
-    let mut show = match (screen.json, live) {
+    let mut show = match (screen.json, look.live) {
         (true, _) => Show::Json,
         (false, true) => Show::Live(Live::default()),
         (false, false) => Show::Folded(Folded::default(), Bar::new(screen)),
     };
-    let end = follow(client, &mut stream, patience, &mut tally, &mut show, screen).await;
-    if let Show::Folded(folded, bar) = &mut show {
-        bar.finish();
-        folded.show(screen)?;
+    let end = follow(client, &mut stream, look.after, patience, &mut tally, &mut show, screen).await;
+    match &mut show {
+        Show::Folded(folded, bar) => {
+            bar.finish();
+            folded.show(screen)?;
+        }
+        Show::Live(live) => live.leave(screen)?,
+        Show::Json => {}
     }
     match end? {
         End::All => {}
@@ -127,8 +140,12 @@ pub(super) async fn watch(
             away(&pending_of(client, run).await?, screen)?;
         }
         End::Detached => {
+            let here = match look.live {
+                true => format!(" --stream --after {}", stream.position()),
+                false => String::new(),
+            };
             screen.note(&format!(
-                "Detached; the run goes on.\nCome back with `mainstay runs watch {0}`, end it with `mainstay runs cancel {0}`.",
+                "Detached; the run goes on.\nCome back with `mainstay runs watch {0}{here}`, end it with `mainstay runs cancel {0}`.",
                 short(run)
             ))?;
         }
@@ -143,6 +160,7 @@ pub(super) async fn watch(
 async fn follow(
     client: &Client,
     stream: &mut RunStream<'_>,
+    after: u64,
     patience: Patience,
     tally: &mut Tally,
     show: &mut Show,
@@ -165,6 +183,7 @@ async fn follow(
                 let (event, line) = event?;
                 pause = GRACE;
                 look_at = Instant::now() + pause;
+                let show = if stream.position() > after { Some(&mut *show) } else { unseen(&event, show) };
                 if take(&event, &line, tally, show, screen)? {
                     return Ok(End::All);
                 }
@@ -193,12 +212,25 @@ async fn follow(
     }
 }
 
+/// For an event that was shown before: only what follows from it for later ones.
+fn unseen<'a>(event: &RunEvent, show: &'a mut Show) -> Option<&'a mut Show> {
+    match (&mut *show, event) {
+        (Show::Live(live), RunEvent::Output { node, .. }) => {
+            live.was_shown(node);
+            None
+        }
+        // The end is an end whenever it is seen.
+        (_, RunEvent::Summary { .. }) => Some(show),
+        _ => None,
+    }
+}
+
 /// Takes one event in. True when it was the last.
 pub(super) fn take(
     event: &RunEvent,
     line: &str,
     tally: &mut Tally,
-    show: &mut Show,
+    show: Option<&mut Show>,
     screen: &mut Screen,
 ) -> io::Result<bool> {
     match event {
@@ -209,16 +241,16 @@ pub(super) fn take(
         RunEvent::Output { .. } | RunEvent::Summary { .. } => {}
     }
     match (show, event) {
-        (Show::Json, _) => {
+        (Some(Show::Json), _) => {
             screen.line(line)?;
             screen.flush()?;
         }
-        (Show::Live(live), RunEvent::Result(result)) => live.result(result, screen)?,
-        (Show::Live(live), RunEvent::Output { node, stream, data, data_base64, .. }) => {
+        (Some(Show::Live(live)), RunEvent::Result(result)) => live.result(result, screen)?,
+        (Some(Show::Live(live)), RunEvent::Output { node, stream, data, data_base64, .. }) => {
             let bytes = fold::bytes(data.as_deref(), data_base64.as_deref());
             live.output(node, stream, &bytes, screen)?;
         }
-        (Show::Folded(folded, _), RunEvent::Result(result)) => folded.add(result),
+        (Some(Show::Folded(folded, _)), RunEvent::Result(result)) => folded.add(result),
         _ => {}
     }
     Ok(matches!(event, RunEvent::Summary { .. }))

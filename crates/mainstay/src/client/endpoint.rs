@@ -1,7 +1,7 @@
 //! Where the hub is.
 //!
-//! In this order: `--hub` (or `MAINSTAY_HUB`), the hub last logged in to, a running `mainstay dev`, this
-//! user's own hub, this machine's hub.
+//! In this order: `--hub` (or `MAINSTAY_HUB`), a running `mainstay dev`, the hub last logged in to, this
+//! user's own hub, this machine's hub. Whoever plays with a `dev` must not hit the fleet by it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -50,12 +50,12 @@ pub fn find(given: Option<&str>) -> Result<Endpoint, Problem> {
     if let Some(text) = given {
         return read(text, &Logins::load()?);
     }
+    if let Some(dev) = DevPointer::read().filter(DevPointer::is_alive) {
+        return Ok(Endpoint::Unix(dev.socket));
+    }
     let logins = Logins::load()?;
     if let Some(url) = &logins.default {
         return read(url, &logins);
-    }
-    if let Some(dev) = DevPointer::read().filter(DevPointer::is_alive) {
-        return Ok(Endpoint::Unix(dev.socket));
     }
     // The last is the one to name when there is none at all.
     let own = data_dir::of_user().map(|data| data.join("api.sock")).filter(|socket| socket.exists());

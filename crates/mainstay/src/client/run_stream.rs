@@ -73,6 +73,11 @@ impl<'a> RunStream<'a> {
         self.run
     }
 
+    /// The number of the last event that was given out: what comes after it was not seen yet.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
     /// The next event and its JSON as the hub wrote it. Safe to cancel: nothing is lost between two calls.
     pub async fn next(&mut self) -> Result<(RunEvent, String), Problem> {
         loop {

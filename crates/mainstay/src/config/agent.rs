@@ -47,7 +47,7 @@ impl Layered for AgentConfig {
         for (key, value) in &self.labels {
             check_label(key, value).or_else(|why| wrong("labels", why))?;
         }
-        Ok(())
+        self.limits.check()
     }
 }
 

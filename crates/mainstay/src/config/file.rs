@@ -66,14 +66,42 @@ pub fn write(path: &Path, text: &str) -> Result<(), Problem> {
     written.map_err(wrong)
 }
 
-/// Sets the values of `changes` in `text`, keeping its comments and its order. Tables are merged key by key.
+/// Sets the values of `changes` in `text`, keeping its comments and its order. Tables are merged key by key. A key that
+/// stands there as a comment (`# key = …`) becomes one in its place, below what explains it.
 pub fn amend(path: &Path, text: &str, changes: &DocumentMut) -> Result<String, Problem> {
-    let mut document: DocumentMut = text.parse().map_err(|e: toml_edit::TomlError| {
-        let at = e.span().map(|span| place(text, span.start)).unwrap_or_default();
-        Problem::new(ProblemKind::Invalid, format!("{}{at}: {}", path.display(), e.message()))
-    })?;
+    let mut document = document(path, text)?;
+    let mut text = text.to_owned();
+    for (key, new) in changes.iter() {
+        if let (false, Item::Value(new)) = (document.contains_key(key), new) {
+            text = uncomment(&text, key, new);
+        }
+    }
+    document = self::document(path, &text)?;
     merge(document.as_table_mut(), changes.as_table());
     Ok(document.to_string())
+}
+
+fn document(path: &Path, text: &str) -> Result<DocumentMut, Problem> {
+    text.parse().map_err(|e: toml_edit::TomlError| {
+        let at = e.span().map(|span| place(text, span.start)).unwrap_or_default();
+        Problem::new(ProblemKind::Invalid, format!("{}{at}: {}", path.display(), e.message()))
+    })
+}
+
+fn uncomment(text: &str, key: &str, value: &toml_edit::Value) -> String {
+    let comment = format!("# {key} =");
+    let mut top = true;
+    let lines = text.split_inclusive('\n').map(|line| {
+        // The same words within a table are of another key.
+        top &= !line.starts_with('[');
+        if top && line.starts_with(&comment) {
+            top = false;
+            format!("{key} = {}\n", value.clone().decorated("", ""))
+        } else {
+            line.to_owned()
+        }
+    });
+    lines.collect()
 }
 
 fn merge(into: &mut dyn TableLike, from: &dyn TableLike) {
@@ -126,6 +154,18 @@ mod tests {
         let before = "# why\nname = \"a\" # mine\n\n# more\n[limits]\n# most\nqueue = 5\n";
         let changes = "name = \"b\"\nnew = [1]\n[limits]\nqueue = 6\n".parse().unwrap();
         insta::assert_snapshot!(amend(Path::new("x.toml"), before, &changes).unwrap());
+    }
+
+    #[test]
+    fn a_key_takes_the_place_of_its_comment() {
+        let before = "# Its name.\n# name = \"ship1\"\n\n# Where to.\nlinks = []\n\n[limits]\n# links = 3\n# most = 5\n";
+        let changes = "name = \"a\"\nlinks = [\"h:1\"]\nmost = 1".parse().unwrap();
+        let after = amend(Path::new("x.toml"), before, &changes).unwrap();
+        assert!(
+            after.starts_with("# Its name.\nname = \"a\"\n\n# Where to.\nlinks = [\"h:1\"]\n"),
+            "{after}"
+        );
+        assert!(after.contains("# links = 3\n# most = 5\n"), "{after}");
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl Layered for HubConfig {
         if let Some(root) = self.received_roots.iter().find(|root| !root.is_absolute()) {
             return wrong("received_roots", format!("{} is not an absolute path", root.display()));
         }
-        Ok(())
+        self.limits.check()
     }
 }
 

@@ -209,6 +209,7 @@ mod tests {
             wrong(&flags, &[]),
             wrong(&HubFlags::default(), &[("MAINSTAY_LISTEN", "here")]),
             wrong(&HubFlags::default(), &[("MAINSTAY_LIMITS__CONCURRENT", "many")]),
+            wrong(&HubFlags::default(), &[("MAINSTAY_LIMITS__CONCURRENT", "0")]),
         ];
         assert!(!dir.path().join(FILE).exists());
         std::fs::write(dir.path().join(FILE), "name = \"a\"\n[limits]\nqueue = 1\n").unwrap();

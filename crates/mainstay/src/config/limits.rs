@@ -1,5 +1,6 @@
 //! Limits that hubs and agents have alike.
 
+use mainstay_control::view::{Problem, ProblemKind};
 use serde::{Deserialize, Serialize};
 
 /// Above these nothing is accepted; what was accepted is never dropped.
@@ -30,6 +31,23 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// A limit of nothing would take messages in and never get to them, or take none at all.
+    pub fn check(&self) -> Result<(), Problem> {
+        let concurrent = u64::try_from(self.concurrent).unwrap_or(u64::MAX);
+        let all = [
+            ("concurrent", concurrent),
+            ("queue_messages", self.queue_messages),
+            ("queue_bytes", self.queue_bytes),
+            ("output_bytes", self.output_bytes),
+        ];
+        match all.into_iter().find(|(_, limit)| *limit == 0) {
+            Some((key, _)) => {
+                Err(Problem::new(ProblemKind::Invalid, format!("limits.{key}: it must be more than 0")))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// As the delivery engine wants them.
     pub fn engine(&self) -> mainstay_core::delivery::Limits {
         let messages = usize::try_from(self.queue_messages).unwrap_or(usize::MAX);

@@ -16,8 +16,10 @@ pub enum Event<'a> {
     Begin {
         machines: usize,
     },
+    /// With what the machine has to say of itself before anything else.
     Connected {
         machine: &'a str,
+        notes: &'a [String],
     },
     /// Its catalog has that many states.
     Compiled {
@@ -51,6 +53,8 @@ pub enum Event<'a> {
         cycle: u32,
         report: &'a StateReport,
     },
+    /// Nothing more is begun; what runs may end.
+    Cancelling,
     /// It was set aside, or is stable; others may still be at work.
     Over {
         machine: &'a str,

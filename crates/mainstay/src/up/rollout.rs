@@ -54,13 +54,23 @@ pub struct Options {
     pub forks: usize,
     pub cycles: u32,
     pub explain: bool,
+    /// Give up what is owed for states that are gone.
+    pub drop_orphans: bool,
     pub batch: Option<BatchSize>,
     pub max_failures: Option<FailureLimit>,
 }
 
 impl Options {
     pub fn new(goal: Goal) -> Self {
-        Self { goal, forks: FORKS, cycles: CYCLES, explain: false, batch: None, max_failures: None }
+        Self {
+            goal,
+            forks: FORKS,
+            cycles: CYCLES,
+            explain: false,
+            drop_orphans: false,
+            batch: None,
+            max_failures: None,
+        }
     }
 }
 
@@ -121,7 +131,7 @@ struct Member {
 
 /// What a machine's worker has to say.
 enum Note {
-    Connected,
+    Connected { notes: Vec<String> },
     Tell { cycle: u32, modify: bool, tell: Box<Tell> },
     Modify { cycle: u32 },
     Ask { plan: Box<Plan>, reply: oneshot::Sender<Answer> },
@@ -192,8 +202,11 @@ impl Rollout<'_> {
         let plans: Vec<Proposal<'_>> = members.iter().filter_map(Member::proposal).collect();
         stage.front.plans(&plans)?;
         if let Goal::Up { yes } = options.goal {
-            let wanted: Vec<Proposal<'_>> =
-                members.iter().filter(|member| member.is_wanting()).filter_map(Member::proposal).collect();
+            let wanted: Vec<Proposal<'_>> = members
+                .iter()
+                .filter(|member| member.is_for_work(&options))
+                .filter_map(Member::proposal)
+                .collect();
             let answer = match wanted.is_empty() || yes {
                 true => Answer::Yes,
                 false => stage.ask(&wanted, &interrupt).await?,
@@ -203,7 +216,7 @@ impl Rollout<'_> {
                 Answer::No => {
                     let why =
                         if interrupt.cancel.is_cancelled() { Aside::Cancelled } else { Aside::Declined };
-                    members.iter_mut().filter(|member| member.is_wanting()).for_each(|member| {
+                    members.iter_mut().filter(|member| member.is_for_work(&options)).for_each(|member| {
                         member.aside = Some(why.clone());
                     });
                 }
@@ -248,7 +261,7 @@ async fn modify(
     let mut batches = Batches::new(members.len(), options.batch, options.max_failures);
     let mut waiting = VecDeque::new();
     for member in members.iter_mut() {
-        if member.is_wanting() {
+        if member.is_for_work(options) {
             waiting.push_back(member);
         } else {
             batches.started();
@@ -259,6 +272,7 @@ async fn modify(
     let mut asks: Vec<(usize, Box<Plan>, oneshot::Sender<Answer>)> = Vec::new();
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut is_told = false;
     loop {
         while running.len() < options.forks.max(1)
             && batches.allowance(running.len()) > 0
@@ -278,6 +292,10 @@ async fn modify(
         tokio::select! {
             biased;
             () = interrupt.kill.cancelled() => break,
+            () = interrupt.cancel.cancelled(), if !is_told => {
+                is_told = true;
+                stage.front.event(&Event::Cancelling)?;
+            }
             Some((at, note)) = stage.notes.recv() => match note {
                 Note::Ask { plan, reply } => asks.push((at, plan, reply)),
                 note => stage.show(at, &note)?,
@@ -326,24 +344,29 @@ impl Member {
 
     /// It has a plan, and something in it is not done.
     fn is_wanting(&self) -> bool {
-        let left = |plan| standing::left(plan).next().is_some();
-        self.aside.is_none() && self.plan.as_ref().is_some_and(left)
+        self.aside.is_none() && self.plan.as_ref().is_some_and(|plan| !plan.stable)
+    }
+
+    /// The same, or debts are to be given up.
+    fn is_for_work(&self, options: &Options) -> bool {
+        let drops = |plan: &Plan| options.drop_orphans && !plan.orphans.is_empty();
+        self.is_wanting() || (self.aside.is_none() && self.plan.as_ref().is_some_and(drops))
     }
 
     async fn connect(&mut self, shared: &Shared<'_>) {
         let greeted = async {
             let mut machine = self.way.connect().await?;
             match machine.receive().await? {
-                Tell::Hello { facts, .. } => Ok((machine, facts)),
+                Tell::Hello { facts, notes, .. } => Ok((machine, facts, notes)),
                 Tell::Problem { message } => Err(Aside::Problem(message)),
                 other => Err(Aside::Problem(format!("it began with {other:?}"))),
             }
         };
         match greeted.await {
-            Ok((machine, facts)) => {
+            Ok((machine, facts, notes)) => {
                 self.machine = Some(machine);
                 self.facts = facts;
-                shared.note(self.at, Note::Connected).await;
+                shared.note(self.at, Note::Connected { notes }).await;
             }
             Err(aside) => self.set_aside(aside, shared).await,
         }
@@ -410,6 +433,19 @@ impl Member {
         let yes = shared.options.goal == Goal::Up { yes: true };
         let mut plan = self.plan.clone().ok_or(Aside::Cancelled)?;
         let mut approved = plan.clone();
+        if shared.options.drop_orphans && !plan.orphans.is_empty() {
+            let machine = self.machine.as_mut().ok_or(Aside::Cancelled)?;
+            machine.send(Ask::DropOrphans).await?;
+            // The plan that is approved is the engine's latest.
+            plan = self.analyze(1, shared).await?;
+            self.plan = Some(plan.clone());
+            if plan.stable {
+                return Ok(());
+            }
+            if !yes && !standing::covers(&approved, &plan) {
+                return Err(Aside::Drift("it changed while debts were given up".into()));
+            }
+        }
         loop {
             let cycle = self.cycles + 1;
             let approval = if yes { Approval::All } else { Approval::Plan { digest: plan.digest() } };
@@ -426,7 +462,7 @@ impl Member {
                 0 => {}
                 errors => return Err(Aside::Errors(errors)),
             }
-            if standing::left(&plan).next().is_none() {
+            if plan.stable {
                 self.plan = Some(plan);
                 return Ok(());
             }
@@ -484,7 +520,10 @@ impl Member {
 
     fn end(self, goal: Goal) -> MachineEnd {
         let mut tally = self.tally.clone();
+        // Of a machine that was to be modified and was not, nothing is said to have changed.
+        let is_as_planned = goal == Goal::Plan || self.aside.is_none();
         if self.cycles == 0
+            && is_as_planned
             && let Some(plan) = &self.plan
         {
             tally.plan(plan);
@@ -541,7 +580,7 @@ impl Stage<'_> {
     fn show(&mut self, at: usize, note: &Note) -> io::Result<()> {
         let machine = self.names[at].as_str();
         let event = match note {
-            Note::Connected => Event::Connected { machine },
+            Note::Connected { notes } => Event::Connected { machine, notes },
             Note::Over { aside } => Event::Over { machine, aside: aside.as_ref() },
             Note::Modify { cycle } => Event::Modify { machine, cycle: *cycle },
             Note::Tell { cycle, modify, tell } => {

@@ -12,10 +12,12 @@ use mainstay_control::view::{Problem, ProblemKind};
 use mainstay_core::frame::Facts;
 use mainstay_core::state::catalog::Catalog;
 use mainstay_core::state::site::{
-    FileEntry, FileKind, Files, Machine, ModuleSchema, ModuleTable, Site, SiteErrors, SiteInput, compile,
+    ExtensionSource, Fetched, FileEntry, FileKind, Files, Machine, ModuleSchema, ModuleTable, Site,
+    SiteErrors, SiteInput, compile,
 };
 use mainstay_module::registry::Registry;
 
+use super::extensions;
 use super::rollout::{Known, Source};
 
 /// Reads from this machine's disk, as the user who compiles.
@@ -163,6 +165,12 @@ impl ModuleTable for Modules<'_> {
 
     fn names(&self) -> Vec<String> {
         self.0.iter().map(|(name, _)| name.to_owned()).collect()
+    }
+
+    fn fetch(&self, extension: &ExtensionSource) -> Result<Fetched, String> {
+        extensions::directory()
+            .and_then(|directory| extensions::fetch(extension, &directory))
+            .map_err(|words| format!("the extension `{}` is not used: {words}", extension.name))
     }
 }
 

@@ -1,5 +1,7 @@
 //! `mainstay run --ssh`.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::server::{PATIENCE, Ran, address, on_path, processes_with, start, wait_until};
@@ -99,8 +101,19 @@ fn commands_can_run_as_another_user_by_sudo() {
         return;
     }
     let Some(server) = start(name) else { return };
+    // sudo gives the users their own homes, so their copies lie where a test has no directory of its own.
+    let caches = ["/root/.cache/mainstay", "/var/tmp/mainstay-65534"].map(Path::new);
+    let list = |cache: &Path| -> Vec<PathBuf> {
+        fs::read_dir(cache).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    };
+    let before = caches.map(list);
     let ran: Ran = server.run(&["run", "--ssh", &address(1), "--become=root", "--", "id", "-un"]);
     assert!(ran.code == Some(0) && ran.stdout.ends_with("root\n"), "{ran:?}");
     let nobody: Ran = server.run(&["run", "--ssh", &address(1), "--become=nobody", "--", "id", "-un"]);
+    for (cache, before) in caches.into_iter().zip(before) {
+        for copy in list(cache).into_iter().filter(|copy| !before.contains(copy)) {
+            fs::remove_file(copy).unwrap();
+        }
+    }
     assert!(nobody.code == Some(0) && nobody.stdout.ends_with("nobody\n"), "{nobody:?}");
 }

@@ -143,7 +143,8 @@ impl Server {
     /// The program, as the user of the far side too.
     pub fn mainstay(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(args).arg("--ssh-config").arg(self.at("ssh_config"));
+        // Behind the subcommand: what comes after `--` is another's.
+        command.arg(args[0]).arg("--ssh-config").arg(self.at("ssh_config")).args(&args[1..]);
         command.env("HOME", self.dir.path()).env_remove("SSH_AUTH_SOCK").env_remove("XDG_CACHE_HOME");
         command.env("MAINSTAY_DATA", self.at("local-data")).current_dir(self.dir.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -21,6 +21,10 @@ fn a_token_is_good_for_what_it_says_and_an_accepted_node_needs_none() {
     assert!(refused.err.contains("used as often"), "{}", refused.err);
     let bound = lab.token(&["--name", "boss"]);
     assert!(attempt(&lab, "b", &bound).exits(4).err.contains("bound to the name boss"));
+    let mut nameless = lab.command();
+    nameless.arg("agent").arg("--data").arg(lab.path("boss")).args(["--join", &bound]);
+    lab.start_agent_as("boss", &mut nameless);
+    lab.until_online("boss", true);
     let taken = lab.token(&[]);
     assert!(attempt(&lab, "other", &taken.replace("mst1", "mst9")).exits(2).err.contains("join token"));
     let mut imposter = lab.agent_command("imposter");
@@ -30,7 +34,7 @@ fn a_token_is_good_for_what_it_says_and_an_accepted_node_needs_none() {
     let until = Instant::now() + Duration::from_millis(1_100);
     eventually("it expires", || (Instant::now() >= until).then_some(()));
     assert!(attempt(&lab, "late", &short).exits(4).err.contains("expired"));
-    assert_eq!(lab.nodes().len(), 1, "nobody else got in");
+    assert_eq!(lab.nodes().len(), 2, "nobody else got in");
 
     // Without a token: it waits, by its key, until an operator says yes.
     let status = lab.run(&["status", "--json"]).exits(0).json();

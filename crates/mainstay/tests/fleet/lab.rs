@@ -123,6 +123,11 @@ impl Waiting {
         self.process.signal(signal);
     }
 
+    /// What it has printed on its standard output by now.
+    pub fn so_far(&self) -> String {
+        read(&self.out)
+    }
+
     #[track_caller]
     pub fn end(mut self) -> Said {
         let status = eventually("the command ends", || self.process.ended());
@@ -348,4 +353,14 @@ pub fn resident(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its memory");
     line.split_ascii_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+}
+
+/// What the hub counts, as it is given to Prometheus.
+pub fn metrics(lab: &Lab) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::os::unix::net::UnixStream::connect(lab.path("hub/api.sock")).unwrap();
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
 }

@@ -2,10 +2,13 @@
 
 mod disk;
 mod enrolment;
+mod extensions;
 mod lab;
+mod members;
 mod messages;
 mod outages;
 mod runs;
 mod secrets;
+mod states;
 mod strangers;
 mod tour;

@@ -72,6 +72,23 @@ fn two_agents_that_are_never_there_together_still_talk() {
     assert!(wrong.iter().any(|line| line["line"] == 3 && line["field"] == "[0].methud"), "{wrong:?}");
 }
 
+/// The receiver stays away, and the hub holds the message for it: the origin gives up after its attempts, and says so where
+/// errors are collected.
+#[test]
+fn what_is_not_acknowledged_in_time_is_reported() {
+    let mut lab = Lab::new(&["a", "b"]);
+    lab.agent("b").stop();
+    lab.until_online("b", false);
+    let accepted = socket(&lab, "a", "{toNode: b, method: ping, ACKTimeout: 1, retries: 0}");
+    let id = accepted[0]["id"].as_str().expect("an id").to_owned();
+    let report = eventually("the hub is told", || {
+        let errors = lab.run(&["errors", "--json"]).exits(0).json();
+        errors.into_iter().find(|line| line["text"].as_str().is_some_and(|text| text.contains(&id)))
+    });
+    let text = report["text"].as_str().unwrap();
+    assert!(report["node"] == "a" && text.contains("undeliverable") && text.contains("so far"), "{report}");
+}
+
 #[test]
 fn questions_for_names_do_not_take_each_others_answers() {
     let lab = Lab::new(&["a", "b"]);

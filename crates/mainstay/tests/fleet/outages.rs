@@ -131,3 +131,43 @@ fn a_node_whose_journal_was_put_back_waits_for_an_operator() {
     lab.until_online("a", true);
     lab.run(&["run", "-t", "a", "--", "true"]).exits(0);
 }
+
+#[test]
+fn a_journal_that_cannot_be_used_is_left_alone_and_says_what_to_do() {
+    let mut lab = Lab::new(&["a"]);
+    assert!(lab.agent("a").stop().success());
+    let path = lab.path("a").join("journal.db");
+    let good = std::fs::read(&path).unwrap();
+    // SQLite keeps a program's own format number here.
+    const FORMAT: std::ops::Range<usize> = 60..64;
+    let mut newer = good.clone();
+    newer[FORMAT].copy_from_slice(&9_u32.to_be_bytes());
+    for (content, said, hint) in [
+        (newer, "newer than the 1", "install the version"),
+        (vec![0x5a; 8192], "is not a journal", "restore the data directory"),
+    ] {
+        std::fs::write(&path, &content).unwrap();
+        let start = lab.begin_as(&mut lab.agent_command("a")).end().exits(4);
+        let text = start.err.replace("\n  │ ", " ").replace("\n        ", " ");
+        assert!(text.contains(said) && text.contains(hint), "{text}");
+        assert_eq!(std::fs::read(&path).unwrap(), content, "it was not touched");
+    }
+    std::fs::write(&path, good).unwrap();
+    lab.start_agent("a");
+    lab.until_online("a", true);
+}
+
+#[test]
+fn of_several_hub_addresses_any_that_answers_will_do() {
+    let mut lab = Lab::new(&[]);
+    // Nobody listens at the first.
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let here = format!("127.0.0.1:{}", lab.port());
+    lab.join("a", &["--link", &dead, "--link", &here]);
+    lab.until_online("a", true);
+    lab.agent("a").crash();
+    lab.until_online("a", false);
+    // Also without flags: the addresses are in its file.
+    lab.start_agent("a");
+    lab.until_online("a", true);
+}

@@ -11,7 +11,7 @@ use mainstay_link::dialer::TlsDialer;
 use mainstay_link::limits::{Limits, LinkCounters};
 use mainstay_link::tls::Credentials;
 
-use crate::lab::{Lab, resident};
+use crate::lab::{Lab, metrics, resident};
 
 /// How much a hub may grow by (the figure), in KiB.
 const GROWTH: u64 = 16 << 10;
@@ -94,12 +94,4 @@ fn wrong_bytes_and_wrong_frames_neither_stop_nor_grow_the_hub() {
         counted("handshake_failed") >= 100 && counted("oversize") + counted("handshake_oversize") >= 20,
         "{metrics}"
     );
-}
-
-fn metrics(lab: &Lab) -> String {
-    let mut stream = std::os::unix::net::UnixStream::connect(lab.path("hub/api.sock")).unwrap();
-    write!(stream, "GET /metrics HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text
 }

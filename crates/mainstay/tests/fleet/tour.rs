@@ -44,6 +44,13 @@ fn a_dev_that_is_killed_takes_its_fleet_with_it_and_its_directory_works_again() 
 
     let again = start();
     eventually("it works again", || (found() == Some(0)).then_some(()));
+    // What an answer prints on the hub's console is seen here.
+    let message = lab.path("console.json");
+    let text =
+        r#"{"toNode": "node1", "method": "cmd", "methodArgs": ["echo", "heard"], "replyMethod": "console"}"#;
+    std::fs::write(&message, text).unwrap();
+    lab.begin_as(lab.command().arg("send").arg(&message)).end().exits(0);
+    eventually("the answer is shown", || again.so_far().contains("heard").then_some(()));
     again.signal(Signal::SIGINT);
     again.end().exits(0);
     assert_eq!(processes_with(&inside), Vec::<i32>::new());

@@ -194,6 +194,8 @@ async fn metrics_and_the_description_are_served() {
         }
     }
     insta::assert_snapshot!(calls.join("\n"));
+    assert_eq!(served["components"]["securitySchemes"]["token"]["scheme"], "bearer");
+    assert_eq!(served["security"], serde_json::json!([{"token": []}, {}]));
     // Every shape that is referred to is described.
     let schemas = served["components"]["schemas"].as_object().unwrap();
     for reference in text.split("#/components/schemas/").skip(1) {

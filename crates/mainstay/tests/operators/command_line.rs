@@ -116,6 +116,35 @@ async fn ctrl_c_detaches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_left_live_output_is_told_how_to_go_on_from_there() {
+    let hub = Served::start().await;
+    let mut command = program(hub.dir.path());
+    command
+        .env("MAINSTAY_HUB", format!("unix:{}", hub.socket().display()))
+        .args(["run", "--stream", "-t", "ship1", "--", "halfway"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let pid = nix::unistd::Pid::from_raw(child.id().unwrap().try_into().unwrap());
+    let mut lines =
+        tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(child.stdout.take().unwrap()));
+    let next = async |lines: &mut tokio::io::Lines<_>| timeout(PATIENCE, lines.next_line()).await.unwrap();
+    assert_eq!(next(&mut lines).await.unwrap().unwrap(), "ship1 | one");
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert_eq!(next(&mut lines).await.unwrap().unwrap(), "ship1 | tw", "what had begun");
+    let output = timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("`mainstay runs watch 5d0c81f2 --stream --after 2`"), "{said}");
+
+    hub.command(&["run", "--detach", "ship*", "--", "live"]).await;
+    let rest = hub.command(&["runs", "watch", "--stream", "--after", "3"]).await;
+    assert_eq!(
+        rest,
+        "ship1 | o\n--- stderr\nship10: exit 3\n1 ok, 1 failed (run 5d0c81f2)\n--- exit status: 1"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_ordered_is_what_was_said() {
     let hub = Served::start().await;
     let script = hub.dir.path().join("check.sh");
@@ -175,6 +204,7 @@ async fn wrong_usage_says_what_is_right() {
         &["run", "-t", "a", "--", "full"],
         &["nodes", "show", "../etc"],
         &["nodes", "list", "("],
+        &["nodes", "list", "nobody"],
         &["nodes", "revoke", "ship1"],
         &["runs", "show", "ffff"],
         &["runs", "show", "0190"],
@@ -323,6 +353,12 @@ async fn a_dev_in_another_terminal_is_found_while_it_lives() {
         finish(command, b"").await
     };
     assert!(without_flags().await.starts_with("hub       central at unix:"));
+    // Also by whoever is logged in to a fleet that must not be hit by mistake.
+    let config = hub.dir.path().join(".config/mainstay");
+    std::fs::create_dir_all(&config).unwrap();
+    std::fs::write(config.join("config.toml"), "default = \"https://127.0.0.1:1\"\n").unwrap();
+    assert!(without_flags().await.starts_with("hub       central at unix:"));
+    std::fs::remove_file(config.join("config.toml")).unwrap();
     hub.shutdown.cancel();
     hub.tasks.close();
     hub.tasks.wait().await;

@@ -177,6 +177,7 @@ fn events(command: &str) -> Vec<RunEvent> {
             result("ship10", 3, "eins\n"),
             summary(1, 1),
         ],
+        "halfway" => vec![accepted(1), output("ship1", 1, "one\ntw")],
         "fifty" => {
             let mut events = vec![accepted(50)];
             events.extend((1..=50).map(|n| result(&format!("ship{n}"), 0, "")));
@@ -218,6 +219,7 @@ impl FakeHub {
             expires_at: 4_000_000_000_000,
             method: "cmd".into(),
             args: order.as_ref().map_or(vec!["uptime".into()], |spec| spec.args.clone()),
+            script: order.as_ref().is_some_and(|spec| spec.script.is_some()),
             targets: order.map_or(vec!["*".into()], |spec| spec.targets),
             nodes: *targets,
             ok,
@@ -271,6 +273,7 @@ impl Facade for FakeHub {
         self.note(format!("nodes {target:?}"));
         match target {
             Some("(") => Err(Problem::new(ProblemKind::Invalid, "column 2: a name is missing")),
+            Some("nobody") => Ok(Vec::new()),
             _ => Ok(nodes()),
         }
     }
@@ -363,14 +366,14 @@ impl Facade for FakeHub {
         Ok(self.view())
     }
 
-    async fn runs(&self, limit: usize) -> Result<Vec<RunView>, Problem> {
+    async fn runs(&self, _: &Operator, limit: usize) -> Result<Vec<RunView>, Problem> {
         self.note(format!("runs {limit}"));
         let mut other = self.view();
         other.run = "0190a8a0-0000-7000-8000-000000000001".parse().unwrap();
         Ok([self.view(), other].into_iter().take(limit).collect())
     }
 
-    async fn run(&self, run: RunId) -> Result<(RunView, Vec<RunNodeView>), Problem> {
+    async fn run(&self, _: &Operator, run: RunId) -> Result<(RunView, Vec<RunNodeView>), Problem> {
         if run != run_id() {
             return Err(not_found("such run"));
         }
@@ -393,7 +396,7 @@ impl Facade for FakeHub {
         Ok((self.view(), nodes))
     }
 
-    async fn watch_run(&self, run: RunId, from: u64) -> Result<RunEvents, Problem> {
+    async fn watch_run(&self, _: &Operator, run: RunId, from: u64) -> Result<RunEvents, Problem> {
         self.note(format!("watch from {from}"));
         if run != run_id() {
             return Err(not_found("such run"));

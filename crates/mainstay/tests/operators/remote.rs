@@ -95,6 +95,8 @@ async fn a_login_is_where_commands_go() {
     // Another fleet's fingerprint: the token is not even sent.
     let other = Fingerprint([9; 32]).to_string();
     insta::assert_snapshot!(remote.command(&["login", &url, "--ca-fingerprint", &other]).await);
+    let mistyped = remote.command(&["login", &url, "--ca-fingerprint", "sha256:12"]).await;
+    assert!(mistyped.contains("--ca-fingerprint: ") && mistyped.ends_with("exit status: 2"), "{mistyped}");
     insta::assert_snapshot!(remote.command(&["login", &url, "--ca-fingerprint", &fingerprint]).await);
     insta::assert_snapshot!(remote.command(&["status"]).await);
     insta::assert_snapshot!(remote.command(&["run", "-t", "ship*", "--", "uptime"]).await);

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::accounts::{self, GroupEntry, check_name};
 use crate::failure::Failure;
 use crate::forecast::Resource;
-use crate::host::{Command, Host};
+use crate::host::Command;
 use crate::module::{About, Analysis, Analyze, Applied, Apply, Module};
 
 pub struct Group;
@@ -123,7 +123,7 @@ old-team:
             Ok(accounts::groups(cx.host)?.into_iter().find(|group| group.name == params.name))
         };
         let now = find()?;
-        let tool = |tool: &str, args: Vec<String>| run(cx.host, Command::new(tool).args(args));
+        let tool = |tool: &str, args: Vec<String>| accounts::change(cx.host, &Command::new(tool).args(args));
         if params.absent {
             if now.is_some() {
                 tool("groupdel", vec![params.name.clone()])?;
@@ -193,8 +193,4 @@ impl Group {
         };
         Ok(Some(Change::new("members", before, after)))
     }
-}
-
-fn run(host: &Host, command: Command) -> Result<(), Failure> {
-    host.run(&command)?.or_failure(&command).map(drop)
 }

@@ -226,8 +226,8 @@ impl Module for SshKey {
             dry_run: "Complete, also for a user that an earlier state makes.",
             outputs: &[("path", "the file with the keys")],
             example: "\
-ann:
-  ssh_key: {key: \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBLs0fqjJTXvhIY8J4kQq1yXrG0Hh0jFqkl9n0ZtF2xV ann@desk\"}
+admin:
+  ssh_key: {key: \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBLs0fqjJTXvhIY8J4kQq1yXrG0Hh0jFqkl9n0ZtF2xV admin@desk\"}
 backup-login:
   ssh_key:
     user: backup

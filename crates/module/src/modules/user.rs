@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::accounts::{self, GroupEntry, UserEntry, check_field, check_name};
 use crate::failure::Failure;
 use crate::forecast::Resource;
-use crate::host::{Command, Host};
+use crate::host::Command;
 use crate::module::{About, Analysis, Analyze, Applied, Apply, Module};
 
 pub struct User;
@@ -123,8 +123,8 @@ impl Module for User {
             example: "\
 app:
   user: {system: true, home: /srv/app, shell: /usr/sbin/nologin, groups: [www-data], append: true}
-ann:
-  user: {comment: Ann Example, groups: [sudo], password: \"{{ secrets.ann_hash }}\"}
+admin:
+  user: {comment: For those on duty, groups: [sudo], password: \"{{ secrets.admin_hash }}\"}
 ",
         }
     }
@@ -246,16 +246,16 @@ ann:
         if params.absent {
             if now.is_some() {
                 let removal = params.remove_home.then_some("-r");
-                run(cx.host, Command::new("userdel").args(removal).arg(&params.name))?;
+                accounts::change(cx.host, &Command::new("userdel").args(removal).arg(&params.name))?;
             }
             return Ok(Applied::default());
         }
         match &now {
-            None => run(cx.host, useradd(params, &groups))?,
+            None => accounts::change(cx.host, &useradd(params, &groups))?,
             Some(now) => {
                 let args = usermod(params, now);
                 if !args.is_empty() {
-                    run(cx.host, Command::new("usermod").args(args).arg(&params.name))?;
+                    accounts::change(cx.host, &Command::new("usermod").args(args).arg(&params.name))?;
                 }
             }
         }
@@ -264,7 +264,7 @@ ann:
         {
             // Not as an argument, which everybody on the machine can read.
             let line = format!("{}:{hash}\n", params.name);
-            run(cx.host, Command::new("chpasswd").arg("-e").stdin(line))?;
+            accounts::change(cx.host, &Command::new("chpasswd").arg("-e").stdin(line))?;
         }
         let made = look(&accounts::groups(cx.host)?)?;
         let outputs = made.iter().fold(Analysis::unchanged(), |analysis, now| now.outputs(analysis)).outputs;
@@ -380,10 +380,6 @@ impl Fields<'_> {
         let secret = |hash: &String| self.cx.view.secret(hash.as_bytes());
         Ok(Some(Change::new("password", now.as_ref().map_or(Datum::Absent, secret), secret(wanted))))
     }
-}
-
-fn run(host: &Host, command: Command) -> Result<(), Failure> {
-    host.run(&command)?.or_failure(&command).map(drop)
 }
 
 fn useradd(params: &UserParams, groups: &[GroupEntry]) -> Command {

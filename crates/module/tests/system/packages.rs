@@ -5,12 +5,13 @@ use mainstay_core::state::plan::Datum;
 use mainstay_module::forecast::{Forecast, Resource};
 use serde_json::json;
 
-use crate::world::{fields, read, sh, state, write};
+use crate::world::{converge_together, fields, read, sh, state, write};
 
 pub const TESTS: &[(&str, fn())] = &[
     ("pkg_comes_changes_and_goes", pkg_comes_changes_and_goes),
     ("pkg_lists_all_that_comes_with_it", pkg_lists_all_that_comes_with_it),
     ("pkg_is_held", pkg_is_held),
+    ("pkg_states_are_one_transaction_together", pkg_states_are_one_transaction_together),
     ("pkg_reads_an_outdated_list_once", pkg_reads_an_outdated_list_once),
     ("pkg_from_a_repository_to_come_is_unknown", pkg_from_a_repository_to_come_is_unknown),
     ("pkgrepo_is_read_once_with_its_key", pkgrepo_is_read_once_with_its_key),
@@ -105,6 +106,23 @@ fn pkg_is_held() {
     assert_eq!(sh("apt-mark showhold"), "demo");
     assert_eq!(fields(&state("pkg", json!({"name": "demo", "held": false})).converge()), ["demo held"]);
     state("pkg", json!({"name": "demo", "absent": true})).converge();
+}
+
+fn pkg_states_are_one_transaction_together() {
+    repository();
+    let transactions =
+        || sh("grep -c ^Start-Date /var/log/apt/history.log || true").parse::<u32>().unwrap_or(0);
+    let before = transactions();
+    let version = state("pkg", json!({"name": "demo", "version": "1.0"}));
+    converge_together(&[
+        version,
+        state("pkg", json!({"name": "demo-app"})),
+        state("pkg", json!({"name": "demo-lib"})),
+    ]);
+    assert_eq!(transactions(), before + 1);
+    let gone = |name: &str| state("pkg", json!({"name": name, "absent": true}));
+    converge_together(&["demo", "demo-app", "demo-lib", "demo-extra"].map(gone));
+    assert_eq!(transactions(), before + 2);
 }
 
 fn pkg_reads_an_outdated_list_once() {

@@ -79,6 +79,21 @@ impl State {
     }
 }
 
+/// Applies states that the engine may merge, as one.
+pub fn converge_together(states: &[State]) {
+    let module = states[0].module();
+    let keys: Vec<_> = states.iter().map(|state| module.merge_key(&state.params).unwrap()).collect();
+    assert!(keys.windows(2).all(|pair| pair[0] == pair[1]), "{keys:?}");
+    let analyses: Vec<_> = states.iter().map(State::analyze).collect();
+    let params: Vec<_> = states.iter().map(|state| &state.params).collect();
+    let (host, blobs) = (Host::new(), BTreeMap::new());
+    let cx = Apply { state: &states[0].id, host: &host, blobs: Blobs(&blobs) };
+    let applied = module.apply_merged(&params, &cx, &analyses.iter().collect::<Vec<_>>());
+    let applied = applied.unwrap_or_else(|failure| panic!("apply together: {failure}"));
+    assert_eq!(applied.len(), states.len());
+    states.iter().for_each(State::is_settled);
+}
+
 fn merged(first: &Values, second: &Values) -> Values {
     let mut all = first.clone();
     all.extend(second.clone());

@@ -19,19 +19,24 @@ const EXPIRES: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 /// With more own messages than this waiting, reports would only add to the trouble.
 const MOST_WAITING: usize = 10_000;
 
+/// How a message of this node's own ended.
+pub struct Ended {
+    pub id: MessageId,
+    pub to: NodeName,
+    pub method: String,
+    pub outcome: Outcome,
+    /// Nobody has heard from the receiver yet; what it says will be reported again if it is no better.
+    pub provisional: bool,
+}
+
 /// The report of an end that was not what its sender hoped for; `None` if there is none to make.
-pub fn report(
-    now: Timestamp,
-    queues: &Queues,
-    id: &MessageId,
-    to: &NodeName,
-    method: &str,
-    outcome: &Outcome,
-) -> Option<Draft> {
+pub fn report(now: Timestamp, queues: &Queues, ended: &Ended) -> Option<Draft> {
+    let Ended { id, to, method, outcome, provisional } = ended;
     if outcome.is_ok() || method == METHOD || queues.outbox > MOST_WAITING {
         return None;
     }
-    let text = format!("message {id} to {to}, method {method}: {outcome}");
+    let so_far = if *provisional { " so far; its node has not been heard of" } else { "" };
+    let text = format!("message {id} to {to}, method {method}: {outcome}{so_far}");
     let mut random = [0; 10];
     getrandom::fill(&mut random).ok()?;
     Some(Draft {

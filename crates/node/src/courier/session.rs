@@ -420,11 +420,12 @@ impl Session<'_> {
         let verified = match envelope.clone().verify() {
             Ok(verified) => verified,
             Err(error) => {
-                shared.metrics.refused("signature");
                 // An id can be read even where the rest is not understood; without one there is nobody to tell.
                 let Some(id) = id_of(&envelope) else {
+                    shared.metrics.refused("malformed");
                     return Err(SessionEnd::Violation("an envelope that cannot be read"));
                 };
+                // Counted when it is told.
                 let acks = vec![Ack { id, verdict: Verdict::Refused(error.rejection()) }];
                 let peer = self.peer.key;
                 shared.inputs().send(Input::Tell { peer, frame: Frame::Ack(acks) }).await?;
@@ -433,9 +434,6 @@ impl Session<'_> {
         };
         let now = shared.clock.now();
         let judged = shared.judge().judge(&self.peer, &verified.body, &data.chain, now);
-        if let Err(why) = &judged {
-            shared.metrics.refused(refusal_word(why));
-        }
         if verified.body.to == Audience::Hubs {
             return self.for_the_hub(verified, judged);
         }
@@ -468,11 +466,15 @@ impl Session<'_> {
         let Some(role) = self.shared.hub.clone() else {
             return Err(SessionEnd::Violation("an envelope for a hub, to an agent"));
         };
+        let metrics = self.shared.metrics.clone();
         Ok(Some(async move {
             let verdict = match judged {
                 Ok(()) => role.answer(peer, verified).await,
                 Err(why) => Verdict::Refused(why),
             };
+            if let Verdict::Refused(why) = &verdict {
+                metrics.refused(refusal_word(why));
+            }
             Ack { id, verdict }
         }))
     }
@@ -507,7 +509,7 @@ fn id_of(envelope: &Envelope) -> Option<mainstay_core::id::MessageId> {
 }
 
 /// A bounded set of words, for a metric's label.
-fn refusal_word(why: &Rejection) -> &'static str {
+pub(super) fn refusal_word(why: &Rejection) -> &'static str {
     match why {
         Rejection::BadSignature => "signature",
         Rejection::WrongAudience => "audience",

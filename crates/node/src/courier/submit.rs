@@ -50,7 +50,13 @@ pub async fn submit(
 ) -> Result<Vec<Accepted>, SubmitError> {
     let specs = message::parse(text)?;
     let names: BTreeSet<NodeName> = specs.iter().flat_map(|spec| spec.to.iter().cloned()).collect();
-    let keys = shared.resolve(&names.into_iter().collect::<Vec<_>>()).await?;
+    let keys = match shared.resolve(&names.into_iter().collect::<Vec<_>>()).await {
+        Err(SubmitError::UnknownNodes(unknown)) => {
+            let places = message::unknown_receivers(text, &unknown);
+            return Err(places.map_or(SubmitError::UnknownNodes(unknown), SubmitError::Text));
+        }
+        keys => keys?,
+    };
     let mut drafts = Vec::new();
     for spec in &specs {
         for name in &spec.to {

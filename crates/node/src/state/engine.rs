@@ -15,6 +15,7 @@ use super::apply::{self, Order};
 use super::confine::{self, Scratch};
 use super::debts::{Debts, Log};
 use super::digest_key;
+use super::extensions;
 use super::facts;
 use super::lock::ApplyLock;
 use super::machine::{Changing, Looking, own_id};
@@ -83,7 +84,15 @@ impl Engine {
             key = digest_key::of_machine(&directory);
             key
         };
-        match Prepared::new(catalog, &self.options.registry, Arc::clone(&self.facts), fetch) {
+        let registry = extensions::registry(&catalog, &self.options.registry, &directory.join("extensions"));
+        let registry = match registry {
+            Ok(registry) => registry,
+            Err(error) => {
+                self.teller.problem(chain(&error));
+                return;
+            }
+        };
+        match Prepared::new(catalog, &registry, Arc::clone(&self.facts), fetch) {
             Ok(prepared) => {
                 self.work = Some(Work { prepared, plan: None, ran: Ran::default(), table: None });
             }

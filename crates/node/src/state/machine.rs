@@ -28,13 +28,11 @@ enum Whom {
 }
 
 fn whom(prepared: &Prepared, state: StateIndex) -> Result<Whom, Failure> {
-    match &prepared.declared(state).options.become_user {
-        None => Ok(Whom::Self_),
-        Some(name) => Ok(match Account::find(name)? {
-            Some(account) => Whom::Other(account),
-            None => Whom::Missing(name.clone()),
-        }),
-    }
+    let Some(name) = prepared.become_user(state)? else { return Ok(Whom::Self_) };
+    Ok(match Account::find(&name)? {
+        Some(account) => Whom::Other(account),
+        None => Whom::Missing(name),
+    })
 }
 
 /// What came of looking as the user that a state names.

@@ -11,9 +11,10 @@ use mainstay_core::state::catalog::{Catalog, CatalogDigest, Declared};
 use mainstay_core::state::order::{Links, Order, OrderError};
 use mainstay_core::state::redaction::DigestKey;
 use mainstay_core::state::template::{
-    Rendering, Scope, StateOutputs, TemplateError, Templates, Verdict, is_template,
+    Outputs, Rendering, Scope, StateOutputs, TemplateError, Templates, Verdict, is_template,
 };
 use mainstay_core::state::{StateId, StateIndex, Values};
+use mainstay_module::Failure;
 use mainstay_module::registry::{AnyModule, Params, Registry};
 use serde_json::Value;
 
@@ -183,6 +184,18 @@ impl Prepared {
         self.templates.render(&Value::String(text.to_owned()), &scope)
     }
 
+    /// The user that a state is done as. Variables and facts may say who; outputs of other states may not.
+    pub(super) fn become_user(&self, state: StateIndex) -> Result<Option<String>, Failure> {
+        let Some(name) = &self.declared(state).options.become_user else { return Ok(None) };
+        let failed = |words: String| Failure::new("render become", words);
+        match self.text(state, name, &NoOutputs) {
+            Ok(Rendering::Known(Value::String(name))) => Ok(Some(name)),
+            Ok(Rendering::Known(_)) => Err(failed("it is not a name".into())),
+            Ok(Rendering::Unknown { until }) => Err(failed(format!("it cannot read the outputs of {until}"))),
+            Err(error) => Err(failed(error.to_string())),
+        }
+    }
+
     /// An expression; `locals` are names of its own, as the outputs of an attempt.
     pub(super) fn eval(
         &self,
@@ -198,6 +211,14 @@ impl Prepared {
             all.to_mut().extend(own.map(|(name, value)| (name.clone(), value.clone())));
         }
         self.templates.eval(expression, &scope(&self.catalog, &self.facts, state, &all, seen))
+    }
+}
+
+struct NoOutputs;
+
+impl StateOutputs for NoOutputs {
+    fn get(&self, id: &str) -> Outputs<'_> {
+        Outputs::Unknown { until: StateId::new(id) }
     }
 }
 

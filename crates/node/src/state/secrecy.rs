@@ -46,7 +46,7 @@ fn of(catalog: &Catalog, state: StateIndex, found: &[Secrecy]) -> Secrecy {
     if catalog.secrets.is_empty() && declared.requisites.reads.iter().all(|read| !found[*read].is_secret()) {
         return Secrecy::Open;
     }
-    let is_secret = |reads: Reads| {
+    let is_secret = |reads: Reads| -> bool {
         let read = reads.states.iter().filter_map(|name| resolve(catalog, state, name));
         reads.secrets || read.into_iter().any(|read| found[read].is_secret())
     };
@@ -55,7 +55,10 @@ fn of(catalog: &Catalog, state: StateIndex, found: &[Secrecy]) -> Secrecy {
     let (open, secret): (Vec<_>, Vec<_>) = declared.params.iter().partition(|(_, param)| !value(param));
     let guards = &declared.guards;
     let commands = guards.unless.iter().chain(&guards.onlyif).chain(&guards.creates);
-    let others = commands.chain(&declared.options.check_cmd).any(text);
+    let expressions =
+        guards.when.iter().chain(declared.options.retry.iter().filter_map(|retry| retry.until.as_ref()));
+    let others = commands.chain(&declared.options.check_cmd).any(text)
+        || expressions.map(|expression| template::expression_reads(expression)).any(is_secret);
     if secret.is_empty() && !others {
         return Secrecy::Open;
     }

@@ -28,8 +28,8 @@ pub const FACTS_DIRECTORY: &str = "/etc/mainstay/facts.d";
 #[derive(Clone)]
 pub struct SessionOptions {
     pub registry: Registry,
-    /// The machine's own directory, one for agent, ssh and local: debts and the lock of apply lie in `state/` in it.
-    /// Made at the first apply.
+    /// The machine's own directory, one for agent, ssh and local: debts and the lock of apply lie in `state/` in it, and
+    /// programs that serve as modules. Made at the first apply, or for the first such program.
     pub data: PathBuf,
     /// The program's own version.
     pub version: String,

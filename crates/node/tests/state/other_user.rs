@@ -30,7 +30,7 @@ fn a_state_is_done_as_the_user_it_names() {
     let file = |name: &str| json!({"path": machine.path(name), "content": "x"});
     let mut session = machine.session();
     session.ask(Ask::Catalog(Box::new(catalog([
-        state("own", "file", file("own/f")).become_user("nobody"),
+        state("own", "file", file("own/f")).become_user("{{ 'no' ~ 'body' }}"),
         state("who", "cmd", json!({"run": "id -un; echo $HOME $TMPDIR"})).become_user("nobody"),
         state("roots", "file", file("roots/f")).become_user("nobody"),
         state("guarded", "cmd", json!({"run": "true"}))

@@ -159,6 +159,8 @@ fn a_merge_waits_until_nothing_more_can_come_to_it() {
     assert_eq!(Sketch::new(text).mode(OrderMode::Genius).sequence(), "p1 p2 q1 q2");
     let text = "a1 merge=a\nb1 merge=b\nb2 merge=b require=a1\na2 merge=a";
     assert_eq!(Sketch::new(text).mode(OrderMode::Genius).sequence(), "a1 a2 b1 b2");
+    let text = "a1 merge=a\nb1 merge=b\na2 merge=a require=b1";
+    assert_eq!(Sketch::new(text).mode(OrderMode::Genius).sequence(), "b1 a1 a2");
 }
 
 #[test]

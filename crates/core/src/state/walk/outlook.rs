@@ -412,6 +412,7 @@ impl<'a> Outlook<'a> {
                 };
                 match self.weigh(target, fate) {
                     Weighed::Skip { .. } | Weighed::Block { .. } => return Standing::Quiet,
+                    // Not analysed ahead of time, so an error of its own is not foreseen.
                     Weighed::Wait { .. } => return Standing::MayChange,
                     Weighed::Run => {}
                 }

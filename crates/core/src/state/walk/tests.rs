@@ -440,6 +440,34 @@ fn one_by_one_beside_and_alone() {
 }
 
 #[test]
+fn what_is_held_back_for_want_of_room_is_still_stopped() {
+    let sketch = Sketch::new("a\nskipped onchanges=c\nb\nc").mode(OrderMode::Justdoit).failhard();
+    let order = sketch.order();
+    let mut walk = Walk::new(&sketch.catalog, &order, &Owed::default(), &Ran::default());
+    let run = |state| Turn::Run(Run { state, refresh: None, apply: true });
+    assert_eq!(walk.next_within(2), [run(0), run(2)]);
+    assert_eq!(walk.next_within(0), []);
+    walk.ended(0, Ended::new(StateOutcome::Failed));
+    walk.ended(2, Ended::new(StateOutcome::Changed));
+    assert!(walk.next_within(1).iter().all(|turn| matches!(turn, Turn::Ended { .. })));
+    assert_eq!((walk.counts().failed, walk.counts().changed, walk.counts().blocked), (1, 1, 2));
+    assert!(walk.is_done());
+
+    let sketch = Sketch::new("l listen=t refreshes\nm listen=t refreshes\nt").mode(OrderMode::Justdoit);
+    let order = sketch.order();
+    let mut walk = Walk::new(&sketch.catalog, &order, &Owed::default(), &Ran::default());
+    walk.next();
+    (0..3).for_each(|state| drop(walk.ended(state, Ended::new(StateOutcome::Changed))));
+    for state in 0..2 {
+        let turns = walk.next_within(1);
+        assert!(matches!(turns[..], [Turn::Refresh { state: found, .. }] if found == state), "{turns:?}");
+        assert!(!walk.is_done());
+        walk.refreshed(state, Refreshed::Done);
+    }
+    assert!(walk.is_done());
+}
+
+#[test]
 fn in_written_order_what_follows_a_waiting_state_waits_too() {
     let sketch = Sketch::new("p parallel=true\na require=p\nb");
     let order = sketch.order();
@@ -499,7 +527,7 @@ fn a_command_that_ran_is_not_run_again_unless_called_for() {
 
 #[test]
 fn wrong_answers_are_not_heard() {
-    let sketch = Sketch::new("a\nb require=a");
+    let sketch = Sketch::new("a\nb onchanges=a");
     let order = sketch.order();
     let mut walk = Walk::new(&sketch.catalog, &order, &Owed::default(), &Ran::default());
     walk.ended(1, Ended::new(StateOutcome::Changed));

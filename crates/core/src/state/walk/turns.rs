@@ -136,12 +136,24 @@ impl<'a> Walk<'a> {
         reason = "no iterator: it may give nothing now and more after an answer"
     )]
     pub fn next(&mut self) -> Vec<Turn> {
+        self.next_within(usize::MAX)
+    }
+
+    /// As [`Self::next`], but gives no further state its turn once `room` turns that want an answer are among them: for an
+    /// engine that begins only so many at once. What it holds back is still stopped by a failure or a halt in between.
+    pub fn next_within(&mut self, room: usize) -> Vec<Turn> {
         let mut turns = Vec::new();
-        while let Some(state) = self.pick() {
+        let mut given = 0;
+        while given < room
+            && let Some(state) = self.pick()
+        {
+            let before = turns.len();
             self.turn(state, &mut turns);
+            let idle = |turn: &&Turn| matches!(turn, Turn::Ended { .. } | Turn::Paid(_));
+            given += turns[before..].iter().filter(|turn| !idle(turn)).count();
         }
         if self.ended == self.slots.len() {
-            self.listen(&mut turns);
+            self.listen(room.saturating_sub(given), &mut turns);
         }
         turns
     }
@@ -539,7 +551,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The end of the phase: refreshes that `listen` asks for.
-    fn listen(&mut self, turns: &mut Vec<Turn>) {
+    fn listen(&mut self, room: usize, turns: &mut Vec<Turn>) {
         if self.listens.is_none() {
             let (listens, paid) = self.find_listens();
             self.listens = Some(listens);
@@ -547,7 +559,10 @@ impl<'a> Walk<'a> {
                 turns.push(Turn::Paid(paid));
             }
         }
-        while self.lane.is_none() {
+        for _ in 0..room {
+            if self.lane.is_some() {
+                return;
+            }
             let Some(turn) = self.listens.as_mut().and_then(VecDeque::pop_front) else { return };
             if let Turn::Refresh { state, .. } = &turn
                 && self.slots[*state].alone

@@ -22,6 +22,7 @@ struct Script {
     dies: bool,
     /// It does not end before it is cancelled.
     hangs: bool,
+    orphans: Vec<String>,
 }
 
 struct PlayedWay {
@@ -47,6 +48,7 @@ struct Played {
     plan: Option<Plan>,
     tells: VecDeque<Tell>,
     working: bool,
+    dropped: bool,
 }
 
 #[async_trait]
@@ -82,6 +84,7 @@ impl Way for PlayedWay {
             plan: None,
             tells: VecDeque::from([hello]),
             working: false,
+            dropped: false,
         }))
     }
 }
@@ -107,18 +110,20 @@ impl Machine for Played {
     async fn send(&mut self, ask: Ask) -> Result<(), Aside> {
         let said = match &ask {
             Ask::Catalog(catalog) => format!("catalog {}", catalog.name),
+            Ask::Plan(_) => "plan".into(),
+            Ask::DropOrphans => "drop orphans".into(),
             Ask::Analyze { cycle, .. } => format!("analyze {cycle}"),
             Ask::Apply { cycle, approval: Approval::All } => format!("apply {cycle} all"),
             Ask::Apply { cycle, approval: Approval::Plan { digest } } => {
                 let fits = self.plan.as_ref().is_some_and(|plan| plan.digest() == *digest);
                 format!("apply {cycle} {}", if fits { "approved" } else { "WRONG DIGEST" })
             }
-            Ask::Plan(_) | Ask::DropOrphans => "nothing that a rollout asks".into(),
             Ask::Cancel => "cancel".into(),
         };
         self.log.asks.lock().unwrap().push(format!("{}: {said}", self.name));
         match ask {
-            Ask::Catalog(_) | Ask::Plan(_) | Ask::DropOrphans => {}
+            Ask::Catalog(_) | Ask::Plan(_) => {}
+            Ask::DropOrphans => self.dropped = true,
             Ask::Analyze { cycle, .. } => {
                 let at = self.analyses.min(self.script.plans.len() - 1);
                 self.analyses += 1;
@@ -131,8 +136,8 @@ impl Machine for Played {
                     machine: self.name.clone(),
                     cycle,
                     steps: steps.clone(),
-                    orphans: vec![],
-                    stable: steps.iter().all(|step: &PlanStep| !step.step.is_pending()),
+                    orphans: if self.dropped { vec![] } else { self.script.orphans.clone() },
+                    stable: !steps.iter().any(|step| step.step.is_pending()),
                     ran: vec![],
                 };
                 self.plan = Some(plan.clone());
@@ -301,6 +306,7 @@ const UP: Options = Options {
     forks: FORKS,
     cycles: CYCLES,
     explain: false,
+    drop_orphans: false,
     batch: None,
     max_failures: None,
 };
@@ -452,4 +458,18 @@ async fn a_cancel_lets_what_runs_end_and_starts_nothing_more() {
     assert_eq!(outcome.verdicts(), ["a: cancelled", "b: cancelled"]);
     assert!(outcome.asks.contains(&"a: cancel".to_owned()));
     assert!(!outcome.asks.iter().any(|ask| ask.starts_with("b: apply")));
+}
+
+#[tokio::test]
+async fn debts_of_states_that_are_gone_are_given_up_only_when_told() {
+    let stable = vec![("a", StepWord::Unchanged, "")];
+    let script = Script { plans: vec![stable], orphans: vec!["refresh of b".into()], ..Script::default() };
+    let outcome = play(&[("m", script.clone())], YES, answers(&[])).await;
+    assert!(!outcome.asks.contains(&"m: drop orphans".to_owned()));
+    let outcome = play(&[("m", script)], Options { drop_orphans: true, ..UP }, answers(&[Answer::Yes])).await;
+    assert_eq!(outcome.verdicts(), ["m: stable"]);
+    assert_eq!(
+        outcome.asks,
+        ["m: catalog for m", "m: analyze 1", "m: drop orphans", "m: analyze 1", "m: bye"]
+    );
 }

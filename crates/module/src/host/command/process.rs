@@ -38,6 +38,10 @@ const SILENCE: Duration = Duration::from_millis(200);
 /// How long killed processes may take to be gone: one in an uninterruptible sleep is not worth waiting for.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
 
+/// How often and how long a program that is still open for writing is waited for: half a second in all.
+const BUSY_ATTEMPTS: u32 = 50;
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
 /// As much as a pipe holds as a rule.
 const CHUNK: usize = 64 << 10;
 
@@ -75,13 +79,25 @@ pub(super) fn run(
         .map_err(|_| failed("the directory to run it in holds a zero byte".into()))?;
     // SAFETY: only system calls on values made before the fork; nothing allocates or can panic.
     unsafe { starter.pre_exec(move || in_child(identity.as_ref(), &directory)) };
-    let child = starter.spawn().map_err(|error| {
+    let child = spawn(&mut starter).map_err(|error| {
         let missing = error.kind() == io::ErrorKind::NotFound && program.exists();
         let hint = if missing { "; the interpreter that its first line names may be missing" } else { "" };
         let whom = command.user.as_ref().map(|user| format!(" as {user}")).unwrap_or_default();
         failed(format!("it cannot be started{whom} in {}: {error}{hint}", cwd.display()))
     })?;
     Running::of(child, command, cancel).and_then(Running::see_to_the_end).map_err(|e| failed(e.to_string()))
+}
+
+/// A program that was written a moment ago may still be open in a process that another thread is just starting: until
+/// that one becomes its own program, the kernel calls the file busy.
+fn spawn(starter: &mut std::process::Command) -> io::Result<Child> {
+    for _ in 0..BUSY_ATTEMPTS {
+        match starter.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => std::thread::sleep(BUSY_PAUSE),
+            done => return done,
+        }
+    }
+    starter.spawn()
 }
 
 /// A private directory within the scratch directory for another user, who may not write to that one itself.

@@ -1,0 +1,151 @@
+//! Declared state through a hub: plans and applies are runs, so they reach nodes that are away, and an approval counts only for
+//! what still is as it was.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::lab::{Lab, eventually};
+
+const CANARY: &str = "canary-3f9a71";
+
+/// A fleet of two, each with a folder of its own, and a states file for both.
+struct Site {
+    lab: Lab,
+    file: String,
+}
+
+impl Site {
+    fn new() -> Self {
+        let mut lab = Lab::bare();
+        lab.start_hub();
+        for name in ["a", "b"] {
+            fs::create_dir(lab.path(&format!("of-{name}"))).unwrap();
+            lab.join(name, &["--label", &format!("place={}", lab.path(&format!("of-{name}")).display())]);
+            lab.until_online(name, true);
+        }
+        let file = lab.path("site.yaml");
+        let text = format!(
+            r#"
+secrets: {{key: {CANARY}}}
+states:
+  conf:
+    file: {{path: "{{{{ facts.labels.place }}}}/conf", content: "port = 80\n", mode: "0640"}}
+  key:
+    file: {{path: "{{{{ facts.labels.place }}}}/key", content: "{{{{ secrets.key }}}}", mode: "0600"}}
+  count:
+    cmd: {{run: "echo x >> {{{{ facts.labels.place }}}}/count"}}
+    onchanges: [conf]
+"#
+        );
+        fs::write(&file, text).unwrap();
+        let file = file.to_str().unwrap().to_owned();
+        Self { lab, file }
+    }
+
+    fn of(&self, node: &str, name: &str) -> PathBuf {
+        self.lab.path(&format!("of-{node}")).join(name)
+    }
+
+    fn read(&self, node: &str, name: &str) -> Option<String> {
+        fs::read_to_string(self.of(node, name)).ok()
+    }
+
+    fn runs(&self) -> Vec<String> {
+        let runs = self.lab.run(&["runs", "list", "--json"]).exits(0).json();
+        runs.iter().map(|run| run["method"].as_str().unwrap().to_owned()).collect()
+    }
+
+    fn latest(&self) -> String {
+        let runs = self.lab.run(&["runs", "list", "--json", "--limit", "1"]).exits(0).json();
+        runs[0]["run"].as_str().unwrap().to_owned()
+    }
+}
+
+#[test]
+fn a_fleet_is_planned_and_brought_to_its_state_by_runs() {
+    let site = Site::new();
+    let lab = &site.lab;
+    let plan = lab.run(&["plan", &site.file, "-t", "*"]).exits(3);
+    assert!(plan.out.contains("+port = 80"), "{}", plan.out);
+    assert_eq!(site.read("a", "conf"), None);
+    let up = lab.run(&["up", &site.file, "-t", "*", "--yes"]).exits(0);
+    for node in ["a", "b"] {
+        assert_eq!(site.read(node, "conf").as_deref(), Some("port = 80\n"));
+        assert_eq!(site.read(node, "key").as_deref(), Some(CANARY));
+        assert_eq!(site.read(node, "count").as_deref(), Some("x\n"));
+    }
+    let again = lab.run(&["up", &site.file, "-t", "*", "--yes", "--json"]).exits(0);
+    let summaries: Vec<_> = again.json().into_iter().filter(|line| line["event"] == "summary").collect();
+    assert_eq!(summaries.len(), 2);
+    assert!(summaries.iter().all(|line| line["changed"] == 0 && line["failed"] == 0), "{summaries:?}");
+    // One run for both nodes each time; nothing to apply at the end.
+    assert_eq!(site.runs(), ["state.plan", "state.apply", "state.plan", "state.plan"]);
+
+    // What is secret stands only where it was declared to be.
+    for said in [&plan.out, &up.out, &again.out] {
+        assert!(!said.contains(CANARY), "{said}");
+    }
+    for folder in ["hub", "a", "b"] {
+        for entry in walk(&lab.path(folder)) {
+            let bytes = fs::read(&entry).unwrap_or_default();
+            let found = bytes.windows(CANARY.len()).any(|window| window == CANARY.as_bytes());
+            assert!(!found, "{} holds the secret", entry.display());
+        }
+    }
+}
+
+fn walk(folder: &std::path::Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            files.extend(walk(&entry.path()));
+        } else if kind.is_file() {
+            files.push(entry.path());
+        }
+    }
+    files
+}
+
+#[test]
+fn a_node_that_is_away_brings_itself_to_its_state_when_it_returns() {
+    let mut site = Site::new();
+    assert!(site.lab.agent("b").stop().success());
+    site.lab.until_online("b", false);
+    let up = site.lab.run(&["up", &site.file, "-t", "*", "--yes"]).exits(3);
+    assert!(up.err.contains("away"), "{}", up.err);
+    assert_eq!(site.read("a", "conf").as_deref(), Some("port = 80\n"));
+    assert_eq!(site.read("b", "conf"), None);
+    site.lab.start_agent("b");
+    eventually("b is as declared", || site.read("b", "count"));
+    assert_eq!(site.read("b", "count").as_deref(), Some("x\n"));
+}
+
+#[test]
+fn a_plan_that_comes_later_is_approved_later_and_counts_only_for_what_it_saw() {
+    let mut site = Site::new();
+    assert!(site.lab.agent("b").stop().success());
+    site.lab.until_online("b", false);
+    let plan = site.lab.run(&["plan", &site.file, "-t", "b"]).exits(3);
+    assert!(plan.err.contains("runs approve"), "{}", plan.err);
+    let run = site.latest();
+    site.lab.run(&["runs", "approve", &run, "--yes"]).exits(3);
+    site.lab.start_agent("b");
+    eventually("b has made its plan", || site.lab.pending(&run, "b").is_none().then_some(()));
+    assert_eq!(site.read("b", "conf"), None);
+    site.lab.run(&["runs", "approve", &run, "--yes"]).exits(0);
+    assert_eq!(site.read("b", "conf").as_deref(), Some("port = 80\n"));
+
+    // Somebody was faster than the approval: nothing is touched, and it is said why.
+    fs::write(site.of("b", "conf"), "port = 81\n").unwrap();
+    site.lab.run(&["plan", &site.file, "-t", "b"]).exits(3);
+    let run = site.latest();
+    fs::write(site.of("b", "conf"), "port = 82\n").unwrap();
+    let drifted = site.lab.run(&["runs", "approve", &run, "--yes"]).exits(1);
+    assert!(drifted.err.contains("conf"), "{}", drifted.err);
+    assert_eq!(site.read("b", "conf").as_deref(), Some("port = 82\n"));
+
+    // Another kind of run has nothing to approve.
+    site.lab.run(&["run", "-t", "b", "--", "true"]).exits(0);
+    site.lab.run(&["runs", "approve", "latest", "--yes"]).exits(2);
+}
