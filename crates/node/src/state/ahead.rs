@@ -3,8 +3,9 @@
 //!
 //! Only names are changed at a turn, so all that a turn promises stays with it: its place in the order, what it calls for being
 //! on disk before, its outcome. A file written ahead is under a name of its own; it is used only if at its place stands
-//! what stood there when it was written, and otherwise the turn is as any other. A crash leaves such names behind, and the
-//! next write in that directory removes them.
+//! what stood there when it was written, and otherwise the turn is as any other. A crash leaves such names behind, which the
+//! next write in that directory removes, and may leave debts of changes that had not been made: an action too many, never
+//! one too few.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
