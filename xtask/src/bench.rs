@@ -10,6 +10,7 @@ mod messages;
 mod peers;
 mod process;
 mod run;
+mod state;
 mod swarm;
 
 use std::path::PathBuf;
@@ -26,6 +27,8 @@ enum Part {
     Run,
     /// Durable messages a second
     Messages,
+    /// Declared state: files here, by ssh, on agents; memory; large graphs
+    State,
     /// Thousands of simulated agents
     Fleet,
     /// Agent and hub at rest, start-up, the binary
@@ -79,6 +82,9 @@ pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         }
         if wants(Part::Messages) {
             messages::measure(&bench, &mut figures).await?;
+        }
+        if wants(Part::State) {
+            state::measure(&bench, &mut figures).await?;
         }
         if wants(Part::Fleet) {
             for size in &args.sizes {

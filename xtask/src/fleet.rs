@@ -202,6 +202,7 @@ impl Fleet {
             let mut agent = Daemon::new(&self.root, plan.binary, &agent_name(number), "agent")?;
             let join = format!("@{}", file.display());
             agent.argument("--name").argument(agent_name(number));
+            agent.argument("--label").argument(format!("number={number}"));
             agent.argument("--link").argument(self.listen.to_string());
             // A member ignores the token, so it can stay for the starts to come.
             agent.argument("--join").argument(join);

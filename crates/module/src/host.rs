@@ -22,7 +22,7 @@ use accounts::Accounts;
 use placing::Syncs;
 
 pub use command::{Cancel, Command, Ending, Ran};
-pub use placing::{Ownership, Staged};
+pub use placing::{Ownership, Staged, Unsynced};
 
 /// Largest file that is read as a whole: what a module manages is configuration, not a disk image.
 pub const MAX_FILE: u64 = 64 << 20;

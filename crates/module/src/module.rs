@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::forecast::{Forecast, Resource};
-use crate::host::{Host, View};
+use crate::host::{Host, Unsynced, View};
 
 /// A kind of state.
 ///
@@ -50,6 +50,17 @@ pub trait Module: Send + Sync + 'static {
 
     /// `analysis` is of a moment ago, with nothing forecast.
     fn apply(&self, params: &Self::Params, cx: &Apply<'_>, analysis: &Analysis) -> Result<Applied, Failure>;
+
+    /// Writes ahead of the state's turn, under a name of its own, the file that apply would put in place; only if putting it
+    /// there is all that apply would do, and nothing else is touched now. Nothing: it is applied at its turn as usual.
+    fn stage<'h>(
+        &self,
+        _params: &Self::Params,
+        _cx: &Apply<'h>,
+        _analysis: &Analysis,
+    ) -> Result<Option<Unsynced<'h>>, Failure> {
+        Ok(None)
+    }
 
     /// Whether this module has a refresh: without one `watch` means `require`.
     fn refreshes(&self) -> bool {

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::forecast::Resource;
+use crate::host::Unsynced;
 use crate::module::{About, Analysis, Analyze, Applied, Apply, Module, Refreshed};
 use crate::modules;
 
@@ -91,6 +92,15 @@ pub trait AnyModule: Send + Sync {
     fn probes(&self, params: &Params) -> bool;
     fn analyze(&self, params: &Params, cx: &Analyze<'_>) -> Result<Analysis, Failure>;
     fn apply(&self, params: &Params, cx: &Apply<'_>, analysis: &Analysis) -> Result<Applied, Failure>;
+    /// See [`Module::stage`].
+    fn stage<'h>(
+        &self,
+        _params: &Params,
+        _cx: &Apply<'h>,
+        _analysis: &Analysis,
+    ) -> Result<Option<Unsynced<'h>>, Failure> {
+        Ok(None)
+    }
     fn refreshes(&self) -> bool;
     fn refresh(
         &self,
@@ -145,6 +155,15 @@ impl<M: Module> AnyModule for Typed<M> {
 
     fn apply(&self, params: &Params, cx: &Apply<'_>, analysis: &Analysis) -> Result<Applied, Failure> {
         self.0.apply(params.of(), cx, analysis)
+    }
+
+    fn stage<'h>(
+        &self,
+        params: &Params,
+        cx: &Apply<'h>,
+        analysis: &Analysis,
+    ) -> Result<Option<Unsynced<'h>>, Failure> {
+        self.0.stage(params.of(), cx, analysis)
     }
 
     fn refreshes(&self) -> bool {

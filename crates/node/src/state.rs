@@ -4,6 +4,7 @@
 //! What a requisite decides, what an approval covers and what is hidden are pure and stand in `mainstay_core::state`;
 //! what a kind of state does stands in `mainstay-module`.
 
+mod ahead;
 mod analyze;
 mod apply;
 mod confine;

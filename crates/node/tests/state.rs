@@ -1,5 +1,7 @@
 //! The state engine over real modules, as whoever drives it meets it: a session, a catalog, plans and reports.
 
+#[path = "state/ahead.rs"]
+mod ahead;
 #[path = "state/extensions.rs"]
 mod extensions;
 #[path = "state/looking.rs"]

@@ -9,6 +9,11 @@ pub fn resident(pid: u32) -> anyhow::Result<f64> {
     memory(pid, "VmRSS:")
 }
 
+/// Bytes resident at most, so far.
+pub fn peak(pid: u32) -> anyhow::Result<f64> {
+    memory(pid, "VmHWM:")
+}
+
 /// Bytes resident that no other process can share.
 pub fn own(pid: u32) -> anyhow::Result<f64> {
     memory(pid, "RssAnon:")

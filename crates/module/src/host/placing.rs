@@ -58,15 +58,41 @@ pub(super) struct Syncs {
     swept: Mutex<BTreeSet<PathBuf>>,
 }
 
+/// A whole new file whose content may not be on disk yet, so that it cannot be placed. Dropped, it is gone.
+#[derive(Debug)]
+pub struct Unsynced<'a> {
+    staged: Staged<'a>,
+    file: File,
+    size: usize,
+}
+
 /// A whole new file that is not yet in its place. Dropped, it is gone.
 #[derive(Debug)]
 pub struct Staged<'a> {
     host: &'a Host,
     beside: PathBuf,
     place: PathBuf,
+    /// What stood at the place when this was written.
+    found: Option<Found>,
     /// Says that its writer lives.
     _lock: Option<Flock<File>>,
     placed: bool,
+}
+
+/// Tells one thing at a path, as it was at one time, from another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Found {
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl Found {
+    fn of(meta: &fs::Metadata) -> Self {
+        let changed = (meta.ctime(), meta.ctime_nsec());
+        Self { device: meta.dev(), inode: meta.ino(), size: meta.len(), changed }
+    }
 }
 
 impl Host {
@@ -107,13 +133,24 @@ impl Host {
     /// Writes a file that [`Staged::place`] puts at `path`. What `ownership` leaves open is taken from the file that it
     /// will replace, as are its extended attributes.
     pub fn stage(&self, path: &Path, bytes: &[u8], ownership: Ownership) -> Result<Staged<'_>, Failure> {
+        self.stage_unsynced(path, bytes, ownership)?.sync()
+    }
+
+    /// As [`Self::stage`], for one who syncs several at once.
+    pub fn stage_unsynced(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        ownership: Ownership,
+    ) -> Result<Unsynced<'_>, Failure> {
         self.sweep(parent(path));
         let failed = |error: io::Error| Failure::on("write", path, error);
-        let (file, beside) = create_beside(path).map_err(failed)?;
+        let (mut file, beside) = create_beside(path).map_err(failed)?;
         // From here on whatever goes wrong removes the temporary file.
-        let mut staged = Staged { host: self, beside, place: path.to_owned(), _lock: None, placed: false };
-        staged.fill(file, bytes, ownership).map_err(failed)?;
-        Ok(staged)
+        let place = path.to_owned();
+        let mut staged = Staged { host: self, beside, place, found: None, _lock: None, placed: false };
+        staged.fill(&mut file, bytes, ownership).map_err(failed)?;
+        Ok(Unsynced { staged, file, size: bytes.len() })
     }
 
     /// A file without a name, on the file system of `path`: it is gone when it is closed.
@@ -234,7 +271,26 @@ impl Host {
     }
 }
 
+impl<'a> Unsynced<'a> {
+    /// How many bytes it holds.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Puts the content on disk.
+    pub fn sync(self) -> Result<Staged<'a>, Failure> {
+        let Self { staged, file, .. } = self;
+        file.sync_all().map_err(|error| Failure::on("write", &staged.place, error))?;
+        Ok(staged)
+    }
+}
+
 impl Staged<'_> {
+    /// At its place stands what stood there when this was written.
+    pub fn is_current(&self) -> bool {
+        fs::symlink_metadata(&self.place).ok().as_ref().map(Found::of) == self.found
+    }
+
     /// Where the new file is until it is placed.
     pub fn path(&self) -> &Path {
         &self.beside
@@ -251,26 +307,27 @@ impl Staged<'_> {
         self.host.sync_parent(&self.place)
     }
 
-    fn fill(&mut self, mut file: File, bytes: &[u8], ownership: Ownership) -> io::Result<()> {
+    fn fill(&mut self, file: &mut File, bytes: &[u8], ownership: Ownership) -> io::Result<()> {
         let reader = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&self.beside)?;
         // A file system without locks leaves leftovers that nobody can tell, and no more.
         self._lock = Flock::lock(reader, FlockArg::LockExclusiveNonblock).ok();
         file.write_all(bytes)?;
-        let old = fs::symlink_metadata(&self.place).ok().filter(fs::Metadata::is_file);
+        let old = fs::symlink_metadata(&self.place).ok();
+        self.found = old.as_ref().map(Found::of);
+        let old = old.filter(fs::Metadata::is_file);
         let new = file.metadata()?;
         let wanted = |given: Option<u32>, old: Option<u32>, new: u32| given.or(old).filter(|id| *id != new);
         let uid = wanted(ownership.uid, old.as_ref().map(MetadataExt::uid), new.uid());
         let gid = wanted(ownership.gid, old.as_ref().map(MetadataExt::gid), new.gid());
         if uid.is_some() || gid.is_some() {
-            fchown(&file, uid, gid)?;
+            fchown(&*file, uid, gid)?;
         }
         if old.is_some() {
-            copy_attributes(&self.place, &file)?;
+            copy_attributes(&self.place, file)?;
         }
         // After owner and access lists: both change bits of the mode.
         let kept = old.map(|old| old.mode() & 0o7777);
-        file.set_permissions(Permissions::from_mode(ownership.mode.or(kept).unwrap_or(0o644)))?;
-        file.sync_all()
+        file.set_permissions(Permissions::from_mode(ownership.mode.or(kept).unwrap_or(0o644)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! `file`: one regular file.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mainstay_core::state::plan::{Change, Datum};
 use schemars::JsonSchema;
@@ -12,7 +12,7 @@ use crate::content;
 use crate::failure::Failure;
 use crate::field::{Account, HostPath, Mode};
 use crate::forecast::Resource;
-use crate::host::{MAX_FILE, Ownership};
+use crate::host::{MAX_FILE, Ownership, Unsynced};
 use crate::module::{About, Analysis, Analyze, Applied, Apply, Blobs, Module};
 use crate::replacement;
 use crate::standing::{Kind, Sight, Standing, Thing, Wanted, conclude, parent_ready};
@@ -68,6 +68,14 @@ impl Params {
         }
         let text = self.content.as_ref().or(self.template.as_ref().map(|template| &template.0));
         Ok(text.map(|text| text.as_bytes().into()))
+    }
+
+    /// The new file, not in its place yet.
+    fn written<'h>(&self, cx: &Apply<'h>, path: &Path, new: bool) -> Result<Unsynced<'h>, Failure> {
+        let ownership = self.wanted().ownership(cx.host)?;
+        let bytes = self.bytes(cx.blobs)?.unwrap_or_default();
+        let usual = if new { Some(self.usual_mode().0) } else { None };
+        cx.host.stage_unsynced(path, &bytes, Ownership { mode: ownership.mode.or(usual), ..ownership })
     }
 
     fn usual_mode(&self) -> Mode {
@@ -149,16 +157,12 @@ old-conf:
             }
             return Ok(applied);
         }
-        let ownership = p.wanted().ownership(cx.host)?;
         if !analysis.lists("exists") && !analysis.lists("content") {
-            cx.host.set_ownership(&path, ownership)?;
+            cx.host.set_ownership(&path, p.wanted().ownership(cx.host)?)?;
             return Ok(applied);
         }
-        let bytes = p.bytes(cx.blobs)?.unwrap_or_default();
         let new = analysis.lists("exists");
-        let usual = if new { Some(p.usual_mode().0) } else { None };
-        let staged =
-            cx.host.stage(&path, &bytes, Ownership { mode: ownership.mode.or(usual), ..ownership })?;
+        let staged = p.written(cx, &path, new)?.sync()?;
         if let Some(command) = &p.validate {
             replacement::validate(cx.host, command, &staged, p.sensitive)?;
         }
@@ -167,6 +171,23 @@ old-conf:
         }
         staged.place()?;
         Ok(applied)
+    }
+
+    fn stage<'h>(
+        &self,
+        p: &Params,
+        cx: &Apply<'h>,
+        analysis: &Analysis,
+    ) -> Result<Option<Unsynced<'h>>, Failure> {
+        let new = analysis.lists("exists");
+        // A command that checks it may look at anything; a link is to be followed as it leads at the turn.
+        let more = p.absent || p.backup || p.follow || p.validate.is_some();
+        // What names owners for whoever comes after.
+        let names = ["/etc/passwd", "/etc/group", "/etc/nsswitch.conf"].map(Path::new).contains(&&*p.path);
+        if more || names || !(new || analysis.lists("content")) {
+            return Ok(None);
+        }
+        p.written(cx, &p.path, new).map(Some)
     }
 }
 

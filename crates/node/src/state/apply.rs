@@ -2,6 +2,7 @@
 //! the books. What one turn does stands in [`turn`](super::turn).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, mpsc};
 use std::time::Instant;
 
@@ -13,6 +14,7 @@ use mainstay_core::state::{StateIndex, StateOutcome, StepWord, Values};
 use mainstay_module::host::Cancel;
 use mainstay_module::module::Analysis;
 
+use super::ahead::Ahead;
 use super::debts::{DebtError, Log};
 use super::machine::Changing;
 use super::outputs::Table;
@@ -53,6 +55,10 @@ pub(super) struct Applying<'a> {
     pub(super) table: RwLock<Table>,
     /// What was applied of states that may be refreshed at the end.
     pub(super) applied: Mutex<BTreeMap<StateIndex, Analysis>>,
+    /// What was written ahead of turns, in the order of turns.
+    pub(super) ahead: Mutex<BTreeMap<StateIndex, Ahead<'a>>>,
+    /// Before this place in the sequence nobody writes ahead any more: a file there could not be written.
+    pub(super) ahead_from: AtomicUsize,
 }
 
 struct Books<'a> {
@@ -95,6 +101,8 @@ pub(super) fn apply(order: &Order<'_>, log: Log) -> Result {
         }),
         table: RwLock::new(Table::unknown(&prepared.catalog)),
         applied: Mutex::default(),
+        ahead: Mutex::default(),
+        ahead_from: AtomicUsize::new(0),
     };
     applying.all();
     let Books { walk, log, ran, drift } = applying.books.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -225,10 +233,14 @@ impl<'a> Applying<'a> {
         Some((plan.steps.get(place), self.grounds[state]))
     }
 
-    /// Puts on disk what a change of this state calls for. To be done right before the change.
-    pub(super) fn owe(&self, state: StateIndex) -> std::result::Result<(), DebtError> {
+    pub(super) fn is_foreseen(&self, state: StateIndex) -> bool {
+        self.books().walk.is_foreseen(state)
+    }
+
+    /// Puts on disk what changes of these states call for. To be done right before the first of them.
+    pub(super) fn owe(&self, states: &[StateIndex]) -> std::result::Result<(), DebtError> {
         let mut books = self.books();
-        let debts = books.walk.owes_before(state);
+        let debts: Vec<Debt> = states.iter().flat_map(|state| books.walk.owes_before(*state)).collect();
         if debts.is_empty() {
             return Ok(());
         }

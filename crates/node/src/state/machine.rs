@@ -101,6 +101,11 @@ impl Changing {
         }
     }
 
+    /// As this process itself.
+    pub(super) fn host(&self) -> &Host {
+        &self.host
+    }
+
     /// Makes all of it durable.
     pub(super) fn settle(&self) -> Result<(), Failure> {
         self.host.settle()

@@ -22,14 +22,14 @@ impl Applying<'_> {
             match self.observe(run) {
                 // Nothing to merge: it is as declared, or it is done in a way of its own.
                 Ok(observed) if !observed.analysis.step.is_pending() || self.is_of_its_own(run) => {
-                    self.carry_out(run, &observed, begun);
+                    self.carry_out(run, &observed, None, begun);
                 }
                 Ok(observed) => together.push((run, observed)),
                 Err(stop) => self.stopped(run.state, begun, stop, None),
             }
         }
         if let [(run, observed)] = together.as_slice() {
-            return self.carry_out(run, observed, begun);
+            return self.carry_out(run, observed, None, begun);
         }
         let Some((first, _)) = together.first() else { return };
         let first = first.state;

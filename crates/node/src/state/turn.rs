@@ -15,11 +15,12 @@ use mainstay_core::state::walk::{Probed, Refreshed as Heard, Run};
 use mainstay_core::state::{StateIndex, StateOutcome, StepWord, Values};
 use mainstay_module::Failure;
 use mainstay_module::forecast::Forecast;
-use mainstay_module::host::{Command, Host};
+use mainstay_module::host::{Command, Host, Staged};
 use mainstay_module::module::{Analysis, Analyze, Applied, Apply, Blobs, Refreshed};
 use mainstay_module::registry::Params;
 use serde_json::Value;
 
+use super::ahead::Ahead;
 use super::apply::{Applying, Finished};
 use super::failpoint;
 use super::guard::{self, Guarded};
@@ -53,25 +54,31 @@ pub(super) struct Worked {
     note: Option<String>,
 }
 
-impl Applying<'_> {
+impl<'a> Applying<'a> {
     pub(super) fn run(&self, run: &Run) {
         let begun = Instant::now();
         self.tell(Tell::Turn { state: self.order.prepared.id(run.state).clone() });
+        if let Some(Ahead { observed, staged }) = self.take_ahead(run) {
+            return self.carry_out(run, &observed, Some(staged), begun);
+        }
         match self.observe(run) {
-            Ok(observed) => self.carry_out(run, &observed, begun),
+            Ok(observed) => {
+                let staged = self.write_ahead(run, &observed);
+                self.carry_out(run, &observed, staged, begun);
+            }
             Err(stop) => self.stopped(run.state, begun, stop, None),
         }
     }
 
     /// Looks at a state whose turn has come, and whether what it is about to do was approved.
-    pub(super) fn observe(&self, run: &Run) -> Result<Observed<'_>, Stop> {
+    pub(super) fn observe(&self, run: &Run) -> Result<Observed<'a>, Stop> {
         let observed = self.find(run)?;
         self.compare(run, &observed.analysis)?;
         Ok(observed)
     }
 
     /// Guards, parameters, and what the module sees.
-    fn find(&self, run: &Run) -> Result<Observed<'_>, Stop> {
+    fn find(&self, run: &Run) -> Result<Observed<'a>, Stop> {
         let (prepared, state) = (self.order.prepared, run.state);
         let (params, guards) = self.with_outputs(state, |seen| {
             match guard::when(prepared, state, seen).map_err(|failure| self.failed(state, &failure))? {
@@ -148,8 +155,14 @@ impl Applying<'_> {
         approval::covers(planned, &step, ground).map_err(|drift| Stop::Drift(drift.to_string()))
     }
 
-    /// Does what is to be done, and ends the turn.
-    pub(super) fn carry_out(&self, run: &Run, observed: &Observed<'_>, begun: Instant) {
+    /// Does what is to be done, and ends the turn. `staged`: only to be put in place.
+    pub(super) fn carry_out(
+        &self,
+        run: &Run,
+        observed: &Observed<'_>,
+        staged: Option<Staged<'_>>,
+        begun: Instant,
+    ) {
         let state = run.state;
         let pending = observed.analysis.step.is_pending();
         if !pending && run.refresh.is_none() {
@@ -168,7 +181,9 @@ impl Applying<'_> {
             return self.stopped(state, begun, stop, Some(&observed.analysis));
         }
         failpoint::pass("before a change");
-        let worked = if pending {
+        let worked = if let Some(staged) = staged {
+            self.place(state, observed, staged)
+        } else if pending {
             self.act(state, |host| Ok(self.work(run, observed, host)))
                 .unwrap_or_else(|failure| Err(self.failed(state, &failure)))
         } else {
@@ -180,7 +195,7 @@ impl Applying<'_> {
     }
 
     pub(super) fn write_down(&self, state: StateIndex) -> Result<(), Stop> {
-        self.owe(state).map_err(|error| {
+        self.owe(&[state]).map_err(|error| {
             fail(format!("what its change calls for cannot be written down: {}", teller::chain(&error)))
         })
     }
@@ -248,6 +263,13 @@ impl Applying<'_> {
             refreshed: false,
             outputs: failed.outputs,
         });
+    }
+
+    /// What is left of an apply of which the rest was done ahead.
+    fn place(&self, state: StateIndex, observed: &Observed<'_>, staged: Staged<'_>) -> Result<Worked, Stop> {
+        staged.place().map_err(|failure| self.failed(state, &failure))?;
+        let applied = Applied { outputs: observed.analysis.outputs.clone(), ..Applied::default() };
+        self.after(state, &observed.params, &observed.analysis, applied, self.order.machine.host())
     }
 
     /// Applies as often as `retry` says.
@@ -462,7 +484,10 @@ impl Applying<'_> {
         prepared.states[state].module.analyze(params, &cx)
     }
 
-    pub(super) fn applying<'h>(&'h self, state: StateIndex, host: &'h Host) -> Apply<'h> {
+    pub(super) fn applying<'h>(&self, state: StateIndex, host: &'h Host) -> Apply<'h>
+    where
+        'a: 'h,
+    {
         let prepared = self.order.prepared;
         Apply { state: prepared.id(state), host, blobs: Blobs(&prepared.catalog.blobs) }
     }

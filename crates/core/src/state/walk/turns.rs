@@ -172,12 +172,23 @@ impl<'a> Walk<'a> {
     }
 
     /// Debts to be on disk before anything of `state` is changed, its refresh at its turn included. To be asked right
-    /// before; a `listen` refresh owes nothing.
+    /// before, or a little ahead of its turn, if [`Self::is_foreseen`]; a `listen` refresh owes nothing.
     pub fn owes_before(&mut self, state: StateIndex) -> Vec<Debt> {
         match self.slots.get(state) {
-            Some(slot) if slot.stage == Stage::Running => self.ledger.before(self.catalog, state),
+            Some(slot) if matches!(slot.stage, Stage::Running | Stage::Waiting) => {
+                self.ledger.before(self.catalog, state)
+            }
             _ => Vec::new(),
         }
+    }
+
+    /// Whether all that a state waits for has ended, and its turn will be a plain apply unless the run ends early: for one who
+    /// prepares ahead of the turn, which this does not give.
+    pub fn is_foreseen(&self, state: StateIndex) -> bool {
+        let waits = |slot: &Slot| slot.stage == Stage::Waiting && slot.waits_for == 0;
+        self.slots.get(state).is_some_and(waits)
+            && self.group[state].is_none()
+            && matches!(self.decide(state), Decision::Run(Run { refresh: None, apply: true, .. }))
     }
 
     /// Answers [`Turn::Run`], and [`Turn::Merged`] for one member. Returns debts to be taken off the disk.
