@@ -527,7 +527,7 @@ fn a_command_that_ran_is_not_run_again_unless_called_for() {
 
 #[test]
 fn wrong_answers_are_not_heard() {
-    let sketch = Sketch::new("a\nb onchanges=a");
+    let sketch = Sketch::new("a\nb onchanges=a\nc onchanges=b");
     let order = sketch.order();
     let mut walk = Walk::new(&sketch.catalog, &order, &Owed::default(), &Ran::default());
     walk.ended(1, Ended::new(StateOutcome::Changed));
@@ -535,7 +535,8 @@ fn wrong_answers_are_not_heard() {
     walk.probed(9, 0, Probed::Unchanged);
     walk.refreshed(0, Refreshed::Done);
     walk.merge_failed(&[0, 9]);
-    assert!(walk.owes_before(0).is_empty() && walk.owes_before(9).is_empty());
+    // What the first owes may be asked for ahead of its turn; the second may never have one.
+    assert!(walk.owes_before(1).is_empty() && walk.owes_before(9).is_empty());
     assert_eq!((walk.outcome(0), walk.outcome(9), walk.reason(9)), (None, None, None));
     assert_eq!(walk.next().len(), 1);
 }

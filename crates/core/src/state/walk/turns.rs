@@ -174,11 +174,11 @@ impl<'a> Walk<'a> {
     /// Debts to be on disk before anything of `state` is changed, its refresh at its turn included. To be asked right
     /// before, or a little ahead of its turn, if [`Self::is_foreseen`]; a `listen` refresh owes nothing.
     pub fn owes_before(&mut self, state: StateIndex) -> Vec<Debt> {
-        match self.slots.get(state) {
-            Some(slot) if matches!(slot.stage, Stage::Running | Stage::Waiting) => {
-                self.ledger.before(self.catalog, state)
-            }
-            _ => Vec::new(),
+        let is_running = self.slots.get(state).is_some_and(|slot| slot.stage == Stage::Running);
+        if is_running || self.is_foreseen(state) {
+            self.ledger.before(self.catalog, state)
+        } else {
+            Vec::new()
         }
     }
 
