@@ -31,7 +31,7 @@ impl Hub {
     /// A new run that applies the named plans on those nodes of `run` that made them last.
     pub async fn approve_run(&self, by: &Operator, run: RunId, approve: Approve) -> Result<RunView, Problem> {
         let inner = &self.inner;
-        let record = inner.record_of(run).await?;
+        let record = inner.record_for(by, run).await?;
         if record.method != PLAN && record.method != APPLY {
             let what = format!("run {run} made no plan: its method is {}", record.method);
             return Err(invalid(what));

@@ -479,7 +479,7 @@ impl Inner {
     }
 
     /// The same for an operator. A run that is not theirs to see is as one that is not there, so that ids tell nothing.
-    async fn record_for(&self, by: &Operator, run: RunId) -> Result<RunRecord, Problem> {
+    pub(super) async fn record_for(&self, by: &Operator, run: RunId) -> Result<RunRecord, Problem> {
         let record = self.record_of(run).await?;
         if may_see(by, &record.operator, &record.method) { Ok(record) } else { Err(unknown(run)) }
     }

@@ -98,4 +98,6 @@ async fn what_cannot_be_approved_is_refused_with_the_reason() {
     assert_eq!(kind(&planner, run, &["aa"]).await, ProblemKind::Forbidden);
     let elsewhere = Operator { targets: "n7".into(), ..admin() };
     assert_eq!(kind(&elsewhere, run, &["aa"]).await, ProblemKind::NoTargets);
+    let bound = Operator { name: "ci".into(), admin: false, ..elsewhere };
+    assert_eq!(kind(&bound, run, &["aa"]).await, ProblemKind::NotFound, "it is not theirs to see");
 }
