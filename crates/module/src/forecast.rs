@@ -61,11 +61,19 @@ impl fmt::Display for Resource {
 #[derive(Clone, PartialEq, Debug)]
 pub struct Prediction {
     pub by: StateId,
+    /// As JSON text: most of what is foretold is never asked for, and as a [`Value`] takes a multiple of the memory.
+    value: Option<Box<str>>,
+}
+
+impl Prediction {
     /// What it will be, in the providing module's own terms; nothing if only that it changes is known.
+    ///
     /// For a path: `{"kind": "file"|"directory"|"link"|"absent"}`, with what is known of the rest: `text` (a file's),
     /// `target` (a link's), `mode`, `owner`, `group`, `secret: true` (nobody may see the text), `inside: "unknown"` (there
     /// will be more in the directory than other predictions say).
-    pub value: Option<Value>,
+    pub fn value(&self) -> Option<Value> {
+        self.value.as_ref().and_then(|text| serde_json::from_str(text).ok())
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -104,6 +112,7 @@ impl Forecast {
     }
 
     pub fn predict(&mut self, resource: Resource, by: StateId, value: Option<Value>) {
+        let value = value.map(|value| value.to_string().into_boxed_str());
         self.resources.insert(resource, Prediction { by, value });
     }
 

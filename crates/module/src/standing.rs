@@ -128,7 +128,7 @@ impl Standing {
 
     fn foretold(path: &Path, prediction: &Prediction) -> Sight<Self> {
         let later = || Hindrance::Later(prediction.by.clone());
-        let value = prediction.value.as_ref().ok_or_else(later)?;
+        let value = prediction.value().ok_or_else(later)?;
         let word = |key: &str| value.get(key).and_then(Value::as_str);
         let kind = match word("kind") {
             Some("absent") => Kind::Absent,
@@ -170,7 +170,7 @@ impl Standing {
         for above in path.ancestors().skip(1) {
             let Some(prediction) = cx.forecast.get(&Resource::path(above)) else { continue };
             let fate = Self::foretold(above, prediction)?;
-            let inside = prediction.value.as_ref().and_then(|value| value.get("inside"));
+            let inside = prediction.value().and_then(|value| value.get("inside").cloned());
             return match fate.kind {
                 Kind::Link(_) => Err(Hindrance::Later(prediction.by.clone())),
                 Kind::Directory if inside.is_some() => Err(Hindrance::Later(prediction.by.clone())),

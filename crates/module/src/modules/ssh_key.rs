@@ -273,7 +273,8 @@ backup-login:
         let coming = cx.forecast.get(&Resource::user(&params.user));
         let home = match (coming, home(cx.view, &params.user)?) {
             (Some(coming), now) => {
-                let home = coming.value.as_ref().and_then(|value| value["home"].as_str());
+                let value = coming.value();
+                let home = value.as_ref().and_then(|value| value["home"].as_str());
                 match (home.map(str::to_owned), now) {
                     // A home that moves takes its keys with it, or not: that shows then.
                     (Some(new), Some(now)) if new != now => return Ok(Analysis::conditional(&coming.by)),
