@@ -7,6 +7,7 @@ pub mod clock;
 pub mod courier;
 pub mod dial;
 pub mod facts;
+pub mod heap;
 pub mod hub_role;
 pub mod identity;
 pub mod intake;

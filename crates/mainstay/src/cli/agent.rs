@@ -11,6 +11,7 @@ use mainstay_core::join_token::JoinToken;
 use mainstay_core::time::Timestamp;
 use mainstay_link::chain::{Fingerprint, Trust};
 use mainstay_node::clock::Clock;
+use mainstay_node::heap;
 use mainstay_node::identity::{self, Membership};
 use mainstay_node::join::{self, Applicant, JoinError};
 use mainstay_node::node::{self, Node, NodeConfig, Side};
@@ -26,6 +27,7 @@ use crate::api;
 use crate::config::agent::{AgentArgs, AgentConfig, Learned};
 
 pub(super) fn run(args: AgentArgs, modules: &Modules) -> Done {
+    heap::keep_small();
     daemon::run(Threads::One, |stop| run_until(args, modules.clone(), stop))
 }
 
