@@ -5,9 +5,11 @@
 
 pub mod approval;
 pub mod catalog;
+mod digest;
 pub mod order;
 mod param;
 pub mod plan;
+mod rare;
 pub mod redaction;
 pub mod schema;
 pub mod session;

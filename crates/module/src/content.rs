@@ -35,7 +35,7 @@ pub fn diff(before: &[u8], after: &[u8]) -> Option<String> {
 
 /// A change of content. `before` is nothing where there is no file; `data` says what kind of knowledge each side is.
 pub fn change(
-    field: &str,
+    field: &'static str,
     before: Option<&[u8]>,
     after: &[u8],
     before_datum: impl Fn(String) -> Datum,

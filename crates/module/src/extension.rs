@@ -448,7 +448,7 @@ impl AnyModule for Program {
         let analyzed: Analyzed = self.call("analyze", &request, cx.view, ANALYZE_TIMEOUT)?;
         let datum = |value: Value| if value.is_null() { Datum::Absent } else { Datum::Known(value) };
         let changes = analyzed.changes.into_iter().map(|listed| Change {
-            field: listed.field,
+            field: listed.field.into(),
             before: datum(listed.before),
             after: datum(listed.after),
             diff: listed.diff,

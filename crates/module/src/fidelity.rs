@@ -111,13 +111,12 @@ impl Trial {
 
 /// Every listed change was made, and nothing else.
 fn compare(changes: &[Change], before: &Observation, after: &Observation) {
-    let listed: BTreeMap<&str, &Change> =
-        changes.iter().map(|change| (change.field.as_str(), change)).collect();
+    let listed: BTreeMap<&str, &Change> = changes.iter().map(|change| (&*change.field, change)).collect();
     assert_eq!(listed.len(), changes.len(), "a field is listed twice: {changes:#?}");
     for change in changes {
         assert_ne!(change.before, change.after, "a change that changes nothing: {change:?}");
-        is(&change.before, before.get(&change.field), &change.field, "before");
-        is(&change.after, after.get(&change.field), &change.field, "after");
+        is(&change.before, before.get(&*change.field), &change.field, "before");
+        is(&change.after, after.get(&*change.field), &change.field, "after");
     }
     let all: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     for name in all.into_iter().filter(|name| before.get(*name) != after.get(*name)) {

@@ -7,6 +7,7 @@
 mod ahead;
 mod analyze;
 mod apply;
+mod awaited;
 mod confine;
 #[cfg(test)]
 mod crash;

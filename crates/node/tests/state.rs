@@ -320,7 +320,7 @@ fn a_plan_outlives_its_session() {
     assert_eq!(session.problem(), "there is no catalog that the plan could be of");
     session.ask(Ask::Catalog(Box::new(catalog)));
     let mut others = plan.0.clone();
-    others.machine = "another".into();
+    others.head.machine = "another".into();
     session.ask(Ask::Plan(Box::new(others)));
     assert_eq!(session.problem(), "the plan is of another machine: analyse again");
     session.ask(Ask::Plan(Box::new(plan.0.clone())));
@@ -385,11 +385,7 @@ fn a_plan_says_why_each_step_stands_where_it_does() {
         state("d", "directory", json!({"path": machine.path("d")})),
     ]))));
     session.ask(Ask::Analyze { cycle: 1, explain: true });
-    let plan = loop {
-        if let Tell::Planned(plan) = session.tell() {
-            break plan;
-        }
-    };
+    let plan = session.planned();
     assert_eq!(plan.steps[0].state.as_str(), "d");
     let reason = plan.steps[1].reason.as_deref().unwrap();
     assert!(reason.contains("path:"), "{reason}");

@@ -82,7 +82,7 @@ pub fn covers(planned: Option<&PlanStep>, observed: &PlanStep, ground: Ground) -
         let now = match observed.changes.as_slice() {
             [] => now.to_owned(),
             changes => {
-                let fields: Vec<&str> = changes.iter().map(|change| change.field.as_str()).collect();
+                let fields: Vec<&str> = changes.iter().map(|change| &*change.field).collect();
                 format!("{now} ({})", fields.join(", "))
             }
         };
@@ -111,7 +111,7 @@ fn covers_change(
     change: &Change,
     ground: Ground,
 ) -> Result<(), Drift> {
-    let (state, field) = (observed.state.clone(), change.field.clone());
+    let (state, field) = (observed.state.clone(), change.field.to_string());
     let Some(listed) = planned.changes.iter().find(|listed| listed.field == change.field) else {
         // A parameter that was unknown is listed by its own name; the module may speak of what it means by another
         // (`template` of `content`).
@@ -178,7 +178,7 @@ mod tests {
     fn what_was_listed_or_less_is_covered_and_nothing_else() {
         use StepWord::{Change as Changes, Conditional, Opaque, Unchanged};
         let owner = || Change::new("owner", Datum::known("root"), Datum::known("app"));
-        let unknown = |field: &str| {
+        let unknown = |field: &'static str| {
             let until = || Datum::Unknown { until: "probe".into() };
             Change::new(field, until(), until())
         };

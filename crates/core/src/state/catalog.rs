@@ -5,10 +5,13 @@
 //! which only the machine knows.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::digest::digest_of;
+use super::rare::{Blank, Rare};
 use super::{StateId, StateIndex, Values};
 
 /// How the states of a catalog are put in order where requisites leave a choice.
@@ -83,8 +86,8 @@ pub struct Declared {
     /// states file (`template`, `source`, …) stand here as `{"$blob": ID, "$file": NAME}`.
     pub params: Values,
     pub requisites: Requisites,
-    pub guards: Guards,
-    pub options: Options,
+    pub guards: Rare<Guards>,
+    pub options: Rare<Options>,
     /// The scope of variables that it sees, a place in [`Catalog::scopes`].
     pub scope: usize,
     /// Names that only this state sees, before the variables: `item` of a `for_each`.
@@ -208,6 +211,23 @@ pub struct Options {
     pub sensitive: bool,
 }
 
+impl Blank for Guards {
+    const BLANK: &'static Self =
+        &Self { unless: Vec::new(), onlyif: Vec::new(), creates: Vec::new(), when: None };
+}
+
+impl Blank for Options {
+    const BLANK: &'static Self = &Self {
+        order: None,
+        failhard: false,
+        retry: None,
+        parallel: None,
+        check_cmd: None,
+        become_user: None,
+        sensitive: false,
+    };
+}
+
 /// `order:` breaks ties only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -255,11 +275,18 @@ impl Catalog {
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, rmp_serde::decode::Error> {
-        rmp_serde::from_slice(bytes)
+        Self::read(bytes)
+    }
+
+    /// Of what [`Catalog::to_bytes`] made, without all of it lying in memory beside the catalog.
+    pub fn read(from: impl Read) -> Result<Self, rmp_serde::decode::Error> {
+        let mut catalog: Self = rmp_serde::from_read(from)?;
+        catalog.states.shrink_to_fit();
+        Ok(catalog)
     }
 
     pub fn digest(&self) -> CatalogDigest {
-        CatalogDigest(blake3::hash(&self.to_bytes()).to_hex().to_string())
+        CatalogDigest(digest_of(self))
     }
 
     pub fn find(&self, id: &str) -> Option<StateIndex> {
@@ -309,8 +336,8 @@ mod tests {
                 .unwrap()
                 .clone(),
             requisites,
-            guards: Guards { unless: vec!["true".into()], ..Guards::default() },
-            options: Options { order: Some(Rank::Number(-3)), ..Options::default() },
+            guards: Guards { unless: vec!["true".into()], ..Guards::default() }.into(),
+            options: Options { order: Some(Rank::Number(-3)), ..Options::default() }.into(),
             scope: 0,
             locals: Values::new(),
             aliases: BTreeMap::new(),

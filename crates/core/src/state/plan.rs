@@ -3,9 +3,13 @@
 //! A [`Plan`] is immutable data: it is shown, approved and compared, and applying makes no choices. Every value in it
 //! is known, predicted by an earlier change, or unknown until one; nothing is guessed.
 
+use std::borrow::Cow;
+use std::ops::Deref;
+
 use serde::{Deserialize, Serialize};
 
 use super::catalog::CatalogDigest;
+use super::digest::DigestOf;
 use super::{StateId, StateOutcome, StepWord, Values};
 
 /// A value that a plan speaks of.
@@ -34,8 +38,8 @@ pub enum Datum {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Change {
     /// The field as the module's parameters name it (`content`, `mode`, `running`), or what is done as a whole
-    /// (`exists`).
-    pub field: String,
+    /// (`exists`). Most are words of the program's own.
+    pub field: Cow<'static, str>,
     pub before: Datum,
     pub after: Datum,
     /// Lines for people, as a unified diff without its header; only where `before` and `after` alone do not tell.
@@ -47,7 +51,7 @@ impl Change {
     /// Stands as the field where changes beside those listed may come that nobody can name yet.
     pub const MORE: &str = "…";
 
-    pub fn new(field: impl Into<String>, before: Datum, after: Datum) -> Self {
+    pub fn new(field: impl Into<Cow<'static, str>>, before: Datum, after: Datum) -> Self {
         Self { field: field.into(), before, after, diff: None }
     }
 
@@ -79,16 +83,42 @@ pub struct PlanStep {
     pub refresh: Option<Vec<StateId>>,
 }
 
+impl PlanStep {
+    /// It would do something, or it could not be analysed.
+    pub fn is_pending(&self) -> bool {
+        self.step.is_pending() || self.refresh.is_some()
+    }
+
+    /// It is as declared, and nothing else comes of it.
+    pub fn is_quiet(&self) -> bool {
+        self.step == StepWord::Unchanged && self.refresh.is_none()
+    }
+
+    /// Without what only people read, which is most of a large one: what an approval covers.
+    pub fn without_words(mut self) -> Self {
+        self.module = String::new();
+        self.reason = None;
+        self.changes.iter_mut().for_each(|change| change.diff = None);
+        self
+    }
+}
+
 /// What the analyze phase found on one machine.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Plan {
+    pub head: PlanHead,
+    /// In the order in which the states have their turn.
+    pub steps: Vec<PlanStep>,
+}
+
+/// What a plan says beside its steps.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PlanHead {
     pub catalog: CatalogDigest,
     /// The machine that it is for: a node's key, or the machine's own id.
     pub machine: String,
     /// Counts from 1.
     pub cycle: u32,
-    /// In the order in which the states have their turn.
-    pub steps: Vec<PlanStep>,
     /// Debts of states that are gone, which only a command drops.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub orphans: Vec<String>,
@@ -101,24 +131,66 @@ pub struct Plan {
     pub ran: Vec<StateId>,
 }
 
-impl Plan {
-    /// Names the plan: BLAKE3 over its bytes.
-    pub fn digest(&self) -> String {
-        let bytes = rmp_serde::to_vec_named(self).expect("a plan is maps, lists and texts");
-        blake3::hash(&bytes).to_hex().to_string()
+impl PlanHead {
+    /// Nothing owed by states that are gone, nothing run before, not stable.
+    pub fn new(catalog: CatalogDigest, machine: impl Into<String>, cycle: u32) -> Self {
+        let machine = machine.into();
+        Self { catalog, machine, cycle, orphans: Vec::new(), stable: false, ran: Vec::new() }
+    }
+}
+
+impl Deref for Plan {
+    type Target = PlanHead;
+
+    fn deref(&self) -> &PlanHead {
+        &self.head
+    }
+}
+
+/// Makes a plan's names while its steps come one by one. BLAKE3 over their bytes.
+#[derive(Default)]
+pub struct PlanDigest(DigestOf);
+
+impl PlanDigest {
+    /// In the order of turns.
+    pub fn step(&mut self, step: &PlanStep) {
+        self.0.add(step);
     }
 
-    /// Names what the plan says, whichever machine it is for: machines whose plans are alike are approved as one. BLAKE3 over the
+    /// [`Plan::content_digest`].
+    pub fn content(mut self, head: &PlanHead) -> String {
+        self.0.add(&(&head.catalog, head.cycle));
+        self.0.hex()
+    }
+
+    /// [`Plan::digest`].
+    pub fn whole(mut self, head: &PlanHead) -> String {
+        self.0.add(head);
+        self.0.hex()
+    }
+}
+
+impl Plan {
+    /// Names the plan.
+    pub fn digest(&self) -> String {
+        self.digest_of_steps().whole(&self.head)
+    }
+
+    /// Names what the plan says, whichever machine it is for: machines whose plans are alike are approved as one. Covers the
     /// catalog, the cycle and the steps.
     pub fn content_digest(&self) -> String {
-        let content = (&self.catalog, self.cycle, &self.steps);
-        let bytes = rmp_serde::to_vec_named(&content).expect("a plan is maps, lists and texts");
-        blake3::hash(&bytes).to_hex().to_string()
+        self.digest_of_steps().content(&self.head)
+    }
+
+    fn digest_of_steps(&self) -> PlanDigest {
+        let mut digest = PlanDigest::default();
+        self.steps.iter().for_each(|step| digest.step(step));
+        digest
     }
 
     /// Some step would do something, or could not be analysed.
     pub fn is_pending(&self) -> bool {
-        self.steps.iter().any(|step| step.step.is_pending() || step.refresh.is_some())
+        self.steps.iter().any(PlanStep::is_pending)
     }
 
     pub fn has_errors(&self) -> bool {

@@ -12,7 +12,7 @@ use data_encoding::{BASE64_NOPAD, BASE64URL_NOPAD};
 use serde_json::Value;
 
 use super::Values;
-use super::plan::{Datum, PlanStep, StateReport};
+use super::plan::{Change, Datum, PlanStep, StateReport};
 
 /// Stands where a secret was.
 pub const HIDDEN: &str = "‹secret›";
@@ -151,18 +151,22 @@ impl Redactor {
         }
     }
 
+    fn change(&self, change: &mut Change, key: &DigestKey) {
+        if let Cow::Owned(hidden) = self.text(&change.field) {
+            change.field = hidden.into();
+        }
+        self.datum(&mut change.before, key);
+        self.datum(&mut change.after, key);
+        change.diff.as_mut().map(|diff| self.string(diff));
+    }
+
     /// Hides in all that a step of a plan says.
     pub fn step(&self, step: &mut PlanStep, key: &DigestKey) {
         if self.nets.is_empty() {
             return;
         }
         step.reason.as_mut().map(|reason| self.string(reason));
-        for change in &mut step.changes {
-            self.string(&mut change.field);
-            self.datum(&mut change.before, key);
-            self.datum(&mut change.after, key);
-            change.diff.as_mut().map(|diff| self.string(diff));
-        }
+        step.changes.iter_mut().for_each(|change| self.change(change, key));
     }
 
     /// Hides in all that a report says.
@@ -171,12 +175,7 @@ impl Redactor {
             return;
         }
         report.reason.as_mut().map(|reason| self.string(reason));
-        for change in &mut report.changes {
-            self.string(&mut change.field);
-            self.datum(&mut change.before, key);
-            self.datum(&mut change.after, key);
-            change.diff.as_mut().map(|diff| self.string(diff));
-        }
+        report.changes.iter_mut().for_each(|change| self.change(change, key));
         self.values(&mut report.outputs);
     }
 }

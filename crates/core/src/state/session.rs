@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::Catalog;
-use super::plan::{Plan, PlanStep, StateCounts, StateReport};
+use super::plan::{Plan, PlanHead, PlanStep, StateCounts, StateReport};
 use super::{StateId, Values};
 
 /// To the machine.
@@ -18,7 +18,7 @@ use super::{StateId, Values};
 pub enum Ask {
     /// What to work on from now on. Answered by nothing unless it is refused.
     Catalog(Box<Catalog>),
-    /// Answered by [`Tell::Step`]s and one [`Tell::Planned`].
+    /// Answered by [`Tell::Steps`] and one [`Tell::Planned`].
     Analyze {
         /// Counts from 1.
         cycle: u32,
@@ -70,8 +70,10 @@ pub enum Tell {
     Turn {
         state: StateId,
     },
-    Step(PlanStep),
-    Planned(Plan),
+    /// The next steps of the plan, in the order of turns. Some at a time: each alone would wake whoever listens.
+    Steps(Vec<PlanStep>),
+    /// All its steps were told.
+    Planned(PlanHead),
     Report(StateReport),
     Applied {
         counts: StateCounts,

@@ -339,6 +339,7 @@ pub(super) fn fold<'a, T: PartialEq + Eq + std::hash::Hash + Clone>(
 #[cfg(test)]
 mod tests {
     use mainstay_core::state::catalog::CatalogDigest;
+    use mainstay_core::state::plan::PlanHead;
 
     use super::*;
 
@@ -356,10 +357,9 @@ mod tests {
     fn example() -> Plan {
         let known = |value: serde_json::Value| Datum::Known(value);
         let by = || StateId::from("app-user");
+        let orphans = vec!["refresh of gone (service)".into()];
         Plan {
-            catalog: CatalogDigest("c".into()),
-            machine: "m".into(),
-            cycle: 1,
+            head: PlanHead { orphans, ..PlanHead::new(CatalogDigest("c".into()), "m", 1) },
             steps: vec![
                 step("base", "directory", StepWord::Unchanged),
                 PlanStep {
@@ -406,9 +406,6 @@ mod tests {
                     ..step("x", "file", StepWord::Error)
                 },
             ],
-            orphans: vec!["refresh of gone (service)".into()],
-            stable: false,
-            ran: vec![],
         }
     }
 

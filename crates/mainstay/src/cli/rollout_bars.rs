@@ -53,8 +53,8 @@ impl Bars {
                 progress.states = *states as u64;
             }
             Event::Turn { machine, state, .. } => self.progress(machine, one_line(state.as_str()), 0),
-            Event::Step { machine, step, .. } => {
-                self.progress(machine, format!("analysed {}", one_line(step.state.as_str())), 1);
+            Event::Analysed { machine, states, last, .. } => {
+                self.progress(machine, format!("analysed {}", one_line(last.as_str())), *states as u64);
             }
             Event::Report { machine, report, .. } => {
                 let word = format!("{} {}", report.outcome, one_line(report.state.as_str()));

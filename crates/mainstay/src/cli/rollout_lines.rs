@@ -3,7 +3,7 @@
 use std::io;
 
 use async_trait::async_trait;
-use mainstay_core::state::plan::{Change, StateCounts};
+use mainstay_core::state::plan::{Change, PlanStep, StateCounts};
 use mainstay_core::state::{StateId, StateOutcome, StepWord};
 use serde::Serialize;
 
@@ -92,6 +92,25 @@ impl<'a> RolloutLines<'a> {
             hints,
         })
     }
+
+    fn step(&mut self, node: &str, cycle: u32, step: &PlanStep) -> io::Result<()> {
+        self.screen.object(&StepLine {
+            event: "step",
+            node,
+            cycle,
+            phase: "analyze",
+            state: &step.state,
+            module: &step.module,
+            step: Some(step.step),
+            outcome: None,
+            reason: step.reason.as_deref(),
+            diff: text_of(&step.changes),
+            changes: &step.changes,
+            refresh: step.refresh.as_deref(),
+            refreshed: false,
+            duration_ms: None,
+        })
+    }
 }
 
 #[async_trait(?Send)]
@@ -103,22 +122,11 @@ impl Front for RolloutLines<'_> {
                     self.screen.object(&NoteLine { event: "note", node: machine, note })?;
                 }
             }
-            Event::Step { machine, cycle, step } => self.screen.object(&StepLine {
-                event: "step",
-                node: machine,
-                cycle: *cycle,
-                phase: "analyze",
-                state: &step.state,
-                module: &step.module,
-                step: Some(step.step),
-                outcome: None,
-                reason: step.reason.as_deref(),
-                diff: text_of(&step.changes),
-                changes: &step.changes,
-                refresh: step.refresh.as_deref(),
-                refreshed: false,
-                duration_ms: None,
-            })?,
+            Event::Planned { machine, cycle, plan } => {
+                for step in &plan.steps {
+                    self.step(machine, *cycle, step)?;
+                }
+            }
             Event::Report { machine, cycle, report } => self.screen.object(&StepLine {
                 event: "step",
                 node: machine,
@@ -153,7 +161,8 @@ impl Front for RolloutLines<'_> {
 
 #[cfg(test)]
 mod tests {
-    use mainstay_core::state::plan::{Datum, PlanStep, StateReport};
+    use mainstay_core::state::catalog::CatalogDigest;
+    use mainstay_core::state::plan::{Datum, Plan, PlanHead, StateReport};
 
     use super::*;
     use crate::cli::screen::captured;
@@ -185,7 +194,8 @@ mod tests {
             outputs: Default::default(),
             duration_ms: 7,
         };
-        front.event(&Event::Step { machine: "m", cycle: 1, step: &step }).unwrap();
+        let plan = Plan { head: PlanHead::new(CatalogDigest("c".into()), "m", 1), steps: vec![step] };
+        front.event(&Event::Planned { machine: "m", cycle: 1, plan: &plan }).unwrap();
         front.event(&Event::Report { machine: "m", cycle: 1, report: &report }).unwrap();
         let counts = StateCounts { failed: 1, ..StateCounts::default() };
         let verdict = Verdict::Aside(Aside::States { failed: 1, blocked: 0 });

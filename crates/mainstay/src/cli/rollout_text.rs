@@ -240,7 +240,7 @@ pub(super) async fn typed_yes() -> io::Result<Answer> {
 mod tests {
     use mainstay_core::state::StateOutcome;
     use mainstay_core::state::catalog::CatalogDigest;
-    use mainstay_core::state::plan::{Change, Datum, Plan, PlanStep, StateCounts, StateReport};
+    use mainstay_core::state::plan::{Change, Datum, Plan, PlanHead, PlanStep, StateCounts, StateReport};
 
     use super::*;
     use crate::cli::screen::captured;
@@ -258,15 +258,8 @@ mod tests {
             },
             refresh: None,
         };
-        Plan {
-            catalog: CatalogDigest("c".into()),
-            machine: machine.into(),
-            cycle: 1,
-            steps: vec![step],
-            orphans: vec![],
-            stable: step_is_stable,
-            ran: vec![],
-        }
+        let head = PlanHead::new(CatalogDigest("c".into()), machine, 1);
+        Plan { head: PlanHead { stable: step_is_stable, ..head }, steps: vec![step] }
     }
 
     fn report(outcome: StateOutcome, reason: Option<&str>) -> StateReport {

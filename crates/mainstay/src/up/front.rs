@@ -4,7 +4,7 @@ use std::io;
 
 use async_trait::async_trait;
 use mainstay_core::state::StateId;
-use mainstay_core::state::plan::{Plan, PlanStep, StateReport};
+use mainstay_core::state::plan::{Plan, StateReport};
 
 use super::machine::Aside;
 use super::outcome::MachineEnd;
@@ -26,17 +26,12 @@ pub enum Event<'a> {
         machine: &'a str,
         states: usize,
     },
-    /// A state's turn began, in the modify phase if `modify`.
-    Turn {
+    /// That many more of its states were looked at, up to this one.
+    Analysed {
         machine: &'a str,
         cycle: u32,
-        modify: bool,
-        state: &'a StateId,
-    },
-    Step {
-        machine: &'a str,
-        cycle: u32,
-        step: &'a PlanStep,
+        states: usize,
+        last: &'a StateId,
     },
     Planned {
         machine: &'a str,
@@ -47,6 +42,12 @@ pub enum Event<'a> {
     Modify {
         machine: &'a str,
         cycle: u32,
+    },
+    /// A state's turn to be modified began.
+    Turn {
+        machine: &'a str,
+        cycle: u32,
+        state: &'a StateId,
     },
     Report {
         machine: &'a str,

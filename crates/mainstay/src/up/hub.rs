@@ -18,6 +18,7 @@ use mainstay_control::view::{NodeView, Problem, ProblemKind, RunNodeView};
 use mainstay_core::id::{NodeName, RunId};
 use mainstay_core::state::Values;
 use mainstay_core::state::catalog::Catalog;
+use mainstay_core::state::plan::{PlanDigest, PlanHead};
 use mainstay_core::state::session::{Approval, Ask, Tell};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -40,7 +41,7 @@ pub(super) enum Heard {
     Tell(Tell),
     /// A plan, the run that holds it and its name there.
     Planned {
-        tell: Tell,
+        head: PlanHead,
         run: RunId,
         name: String,
     },
@@ -229,6 +230,7 @@ impl Way for NodeWay {
             is_found,
             catalog: None,
             plan: None,
+            steps: PlanDigest::default(),
             talk,
             answers,
             requests,
@@ -245,6 +247,8 @@ struct NodeMachine {
     catalog: Option<Box<Catalog>>,
     /// The last plan: the digest that an approval gives, its run, and its name there.
     plan: Option<(String, RunId, String)>,
+    /// Of the one that is being told.
+    steps: PlanDigest,
     /// What comes before the answers.
     talk: VecDeque<Heard>,
     /// To the last request.
@@ -309,12 +313,16 @@ impl Machine for NodeMachine {
             None => self.answers.recv().await.ok_or_else(gone)?,
         };
         match heard {
-            Heard::Tell(tell) => Ok(tell),
-            Heard::Planned { tell, run, name } => {
-                if let Tell::Planned(plan) = &tell {
-                    self.plan = Some((plan.digest(), run, name));
+            Heard::Tell(tell) => {
+                if let Tell::Steps(steps) = &tell {
+                    steps.iter().for_each(|step| self.steps.step(step));
                 }
                 Ok(tell)
+            }
+            Heard::Planned { head, run, name } => {
+                let digest = std::mem::take(&mut self.steps).whole(&head);
+                self.plan = Some((digest, run, name));
+                Ok(Tell::Planned(head))
             }
             Heard::Aside(aside) => Err(aside),
         }

@@ -7,15 +7,16 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, FuturesUnordered, StreamExt as _};
 use mainstay_control::view::Problem;
 use mainstay_core::batch::{BatchSize, Batches, FailureLimit};
-use mainstay_core::state::Values;
 use mainstay_core::state::catalog::Catalog;
-use mainstay_core::state::plan::{Plan, StateCounts};
+use mainstay_core::state::plan::{Plan, PlanStep, StateCounts, StateReport};
 use mainstay_core::state::session::{Approval, Ask, Tell};
+use mainstay_core::state::{StateId, Values};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -123,7 +124,7 @@ struct Member {
     /// Until it is sent.
     catalog: Option<Box<Catalog>>,
     /// The latest.
-    plan: Option<Plan>,
+    plan: Option<Arc<Plan>>,
     tally: Tally,
     cycles: u32,
     aside: Option<Aside>,
@@ -131,11 +132,37 @@ struct Member {
 
 /// What a machine's worker has to say.
 enum Note {
-    Connected { notes: Vec<String> },
-    Tell { cycle: u32, modify: bool, tell: Box<Tell> },
-    Modify { cycle: u32 },
-    Ask { plan: Box<Plan>, reply: oneshot::Sender<Answer> },
-    Over { aside: Option<Aside> },
+    Connected {
+        notes: Vec<String>,
+    },
+    /// That many more states were looked at, up to this one.
+    Analysed {
+        cycle: u32,
+        states: usize,
+        last: StateId,
+    },
+    Planned {
+        cycle: u32,
+        plan: Arc<Plan>,
+    },
+    Modify {
+        cycle: u32,
+    },
+    Turn {
+        cycle: u32,
+        state: StateId,
+    },
+    Report {
+        cycle: u32,
+        report: Box<StateReport>,
+    },
+    Ask {
+        plan: Arc<Plan>,
+        reply: oneshot::Sender<Answer>,
+    },
+    Over {
+        aside: Option<Aside>,
+    },
 }
 
 type Notes = mpsc::Sender<(usize, Note)>;
@@ -269,7 +296,7 @@ async fn modify(
         }
     }
     let mut running = FuturesUnordered::new();
-    let mut asks: Vec<(usize, Box<Plan>, oneshot::Sender<Answer>)> = Vec::new();
+    let mut asks: Vec<(usize, Arc<Plan>, oneshot::Sender<Answer>)> = Vec::new();
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut is_told = false;
@@ -349,7 +376,7 @@ impl Member {
 
     /// The same, or debts are to be given up.
     fn is_for_work(&self, options: &Options) -> bool {
-        let drops = |plan: &Plan| options.drop_orphans && !plan.orphans.is_empty();
+        let drops = |plan: &Arc<Plan>| options.drop_orphans && !plan.orphans.is_empty();
         self.is_wanting() || (self.aside.is_none() && self.plan.as_ref().is_some_and(drops))
     }
 
@@ -394,26 +421,33 @@ impl Member {
         }
     }
 
-    async fn submit(&mut self, shared: &Shared<'_>) -> Result<Plan, Aside> {
+    async fn submit(&mut self, shared: &Shared<'_>) -> Result<Arc<Plan>, Aside> {
         if let (Some(machine), Some(catalog)) = (&mut self.machine, self.catalog.take()) {
             machine.send(Ask::Catalog(catalog)).await?;
         }
         self.analyze(1, shared).await
     }
 
-    async fn analyze(&mut self, cycle: u32, shared: &Shared<'_>) -> Result<Plan, Aside> {
+    async fn analyze(&mut self, cycle: u32, shared: &Shared<'_>) -> Result<Arc<Plan>, Aside> {
         let machine = self.machine.as_mut().ok_or(Aside::Cancelled)?;
         machine.send(Ask::Analyze { cycle, explain: shared.options.explain }).await?;
+        let mut steps: Vec<PlanStep> = Vec::new();
         loop {
-            let tell = machine.receive().await?;
-            let plan = match &tell {
-                Tell::Planned(plan) => Some(plan.clone()),
-                Tell::Problem { message } => return Err(Aside::Problem(message.clone())),
-                _ => None,
-            };
-            shared.note(self.at, Note::Tell { cycle, modify: false, tell: Box::new(tell) }).await;
-            if let Some(plan) = plan {
-                return Ok(plan);
+            match machine.receive().await? {
+                Tell::Steps(more) => {
+                    if let Some(last) = more.last() {
+                        let (states, last) = (more.len(), last.state.clone());
+                        shared.note(self.at, Note::Analysed { cycle, states, last }).await;
+                    }
+                    steps.extend(more);
+                }
+                Tell::Planned(head) => {
+                    let plan = Arc::new(Plan { head, steps });
+                    shared.note(self.at, Note::Planned { cycle, plan: Arc::clone(&plan) }).await;
+                    return Ok(plan);
+                }
+                Tell::Problem { message } => return Err(Aside::Problem(message)),
+                Tell::Hello { .. } | Tell::Turn { .. } | Tell::Report(_) | Tell::Applied { .. } => {}
             }
         }
     }
@@ -471,7 +505,7 @@ impl Member {
             }
             if !yes && !standing::covers(&approved, &plan) {
                 let (reply, answer) = oneshot::channel();
-                shared.note(self.at, Note::Ask { plan: Box::new(plan.clone()), reply }).await;
+                shared.note(self.at, Note::Ask { plan: Arc::clone(&plan), reply }).await;
                 match answer.await {
                     Ok(Answer::Yes) => approved = plan.clone(),
                     _ if shared.cancel.is_cancelled() => return Err(Aside::Cancelled),
@@ -500,14 +534,18 @@ impl Member {
                     continue;
                 }
             };
-            match &tell {
-                Tell::Report(report) => self.tally.report(report),
-                Tell::Applied { drift: Some(drift), .. } => return Err(Aside::Drift(drift.clone())),
-                Tell::Applied { counts, drift: None } => return Ok(*counts),
-                Tell::Problem { message } => return Err(Aside::Problem(message.clone())),
-                _ => {}
-            }
-            shared.note(self.at, Note::Tell { cycle, modify: true, tell: Box::new(tell) }).await;
+            let note = match tell {
+                Tell::Turn { state } => Note::Turn { cycle, state },
+                Tell::Report(report) => {
+                    self.tally.report(&report);
+                    Note::Report { cycle, report: Box::new(report) }
+                }
+                Tell::Applied { drift: Some(drift), .. } => return Err(Aside::Drift(drift)),
+                Tell::Applied { counts, drift: None } => return Ok(counts),
+                Tell::Problem { message } => return Err(Aside::Problem(message)),
+                Tell::Hello { .. } | Tell::Steps(_) | Tell::Planned(_) => continue,
+            };
+            shared.note(self.at, note).await;
         }
     }
 
@@ -583,16 +621,12 @@ impl Stage<'_> {
             Note::Connected { notes } => Event::Connected { machine, notes },
             Note::Over { aside } => Event::Over { machine, aside: aside.as_ref() },
             Note::Modify { cycle } => Event::Modify { machine, cycle: *cycle },
-            Note::Tell { cycle, modify, tell } => {
-                let (cycle, modify) = (*cycle, *modify);
-                match &**tell {
-                    Tell::Turn { state } => Event::Turn { machine, cycle, modify, state },
-                    Tell::Step(step) => Event::Step { machine, cycle, step },
-                    Tell::Planned(plan) => Event::Planned { machine, cycle, plan },
-                    Tell::Report(report) => Event::Report { machine, cycle, report },
-                    Tell::Hello { .. } | Tell::Applied { .. } | Tell::Problem { .. } => return Ok(()),
-                }
+            Note::Analysed { cycle, states, last } => {
+                Event::Analysed { machine, cycle: *cycle, states: *states, last }
             }
+            Note::Planned { cycle, plan } => Event::Planned { machine, cycle: *cycle, plan },
+            Note::Turn { cycle, state } => Event::Turn { machine, cycle: *cycle, state },
+            Note::Report { cycle, report } => Event::Report { machine, cycle: *cycle, report },
             // Left over when a rollout is killed: dropping it says no.
             Note::Ask { .. } => return Ok(()),
         };
@@ -610,7 +644,7 @@ impl Stage<'_> {
     /// Shows what came up beyond the approved plans, asks once for all of them, and tells the workers.
     async fn ask_again(
         &mut self,
-        asks: Vec<(usize, Box<Plan>, oneshot::Sender<Answer>)>,
+        asks: Vec<(usize, Arc<Plan>, oneshot::Sender<Answer>)>,
         interrupt: &Interrupt,
     ) -> io::Result<()> {
         let names = self.names.clone();

@@ -223,7 +223,7 @@ impl Sight {
                     None => Datum::known(version.unwrap_or("newest")),
                 },
             };
-            changes.push(Change::new(*name, self.version(name), after));
+            changes.push(Change::new((*name).to_owned(), self.version(name), after));
         }
         for name in &self.transaction.remove {
             let purged = self.installed.get(name).is_some_and(|installed| installed.config_only);

@@ -197,7 +197,7 @@ telnetd:
             return Err(failure.hint("`masked: false` allows it again"));
         }
         let mut changes = Vec::new();
-        let mut field = |name: &str, now: bool, wanted: Option<bool>| {
+        let mut field = |name: &'static str, now: bool, wanted: Option<bool>| {
             if let Some(wanted) = wanted.filter(|wanted| *wanted != now) {
                 changes.push(Change::new(name, Datum::known(now), Datum::known(wanted)));
             }
@@ -308,7 +308,7 @@ impl Service {
                 false => Err(missing(params)),
             };
         };
-        let change = |(name, wanted): (&str, Option<bool>)| {
+        let change = |(name, wanted): (&'static str, Option<bool>)| {
             let before = Datum::Unknown { until: until.clone() };
             wanted.map(|wanted| Change::new(name, before, Datum::known(wanted)))
         };

@@ -287,7 +287,7 @@ impl Fields<'_> {
         if entry.is_none() {
             changes.push(Change::new("exists", Datum::known(false), Datum::known(true)));
         }
-        let mut field = |name: &str, now: Option<Value>, wanted: Option<Value>| {
+        let mut field = |name: &'static str, now: Option<Value>, wanted: Option<Value>| {
             if let Some(wanted) = wanted.filter(|wanted| now.as_ref() != Some(wanted)) {
                 changes.push(Change::new(
                     name,

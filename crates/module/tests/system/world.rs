@@ -102,7 +102,7 @@ fn merged(first: &Values, second: &Values) -> Values {
 
 /// Fields and what they become, for comparing plans.
 pub fn fields(analysis: &Analysis) -> Vec<&str> {
-    analysis.changes.iter().map(|change| change.field.as_str()).collect()
+    analysis.changes.iter().map(|change| &*change.field).collect()
 }
 
 /// What a shell line says; it must work.

@@ -16,6 +16,7 @@ pub mod parcel;
 mod plans;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,7 +24,6 @@ use async_trait::async_trait;
 use mainstay_core::envelope::{Request, Stream};
 use mainstay_core::outcome::{Exit, Outcome};
 use mainstay_core::state::catalog::Catalog;
-use mainstay_core::state::plan::Plan;
 use mainstay_core::state::session::{Approval, Ask, PlannedLine, StateLine, Tell};
 use mainstay_core::state::{StateId, StepWord};
 use tokio::time::timeout;
@@ -158,6 +158,19 @@ impl Stop {
     }
 }
 
+/// Whether a plan outlives the message in which it was made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Plan,
+    Nothing,
+}
+
+/// What of a plan decides how it goes on.
+struct Found {
+    stable: bool,
+    errors: bool,
+}
+
 /// A session whose answers become lines.
 struct Talk<'a> {
     session: Session,
@@ -172,9 +185,8 @@ impl Talk<'_> {
         self.ask(Ask::Catalog(Box::new(catalog))).await?;
         match kind {
             Kind::Plan => {
-                let plan = self.analyze_as(1, !request.args.is_empty()).await?;
-                self.keep(&plan)?;
-                Ok(!plan.has_errors())
+                let found = self.analyze(1, !request.args.is_empty(), Keep::Plan).await?;
+                Ok(!found.errors)
             }
             Kind::Apply => {
                 let approved = approved(&request.data).map_err(Stop::Problem)?;
@@ -196,67 +208,71 @@ impl Talk<'_> {
         if !self.apply(cycle, Approval::Plan { digest }).await? {
             return Ok(false);
         }
-        let next = self.analyze(cycle + 1).await?;
-        self.keep(&next)?;
-        Ok(!next.has_errors())
+        let next = self.analyze(cycle + 1, false, Keep::Plan).await?;
+        Ok(!next.errors)
     }
 
     async fn up(&mut self, most: u32) -> Result<bool, Stop> {
         for cycle in 1..=most {
-            let plan = self.analyze(cycle).await?;
-            if plan.has_errors() {
+            let found = self.analyze(cycle, false, Keep::Nothing).await?;
+            if found.errors {
                 return Ok(false);
             }
-            if plan.stable {
+            if found.stable {
                 return Ok(true);
             }
             if !self.apply(cycle, Approval::All).await? {
                 return Ok(false);
             }
         }
-        let plan = self.analyze(most + 1).await?;
-        if !plan.stable || plan.has_errors() {
+        let found = self.analyze(most + 1, false, Keep::Nothing).await?;
+        if !found.stable || found.errors {
             return Err(Stop::Problem(format!("not stable after {most} cycles")));
         }
         Ok(true)
     }
 
-    async fn analyze(&mut self, cycle: u32) -> Result<Plan, Stop> {
-        self.analyze_as(cycle, false).await
-    }
-
-    /// Nothing is told before the plan's own line, which says how much follows.
-    async fn analyze_as(&mut self, cycle: u32, explain: bool) -> Result<Plan, Stop> {
+    /// Nothing is told before the plan's own line, which says how much follows, nor before the plan is on disk if it is to
+    /// be kept.
+    async fn analyze(&mut self, cycle: u32, explain: bool, keep: Keep) -> Result<Found, Stop> {
         self.ask(Ask::Analyze { cycle, explain }).await?;
-        let plan = loop {
+        let kept = |error: io::Error| Stop::Problem(format!("the plan cannot be kept: {error}"));
+        let mut draft = self.plans.draft().map_err(kept)?;
+        let (mut told, mut pending, mut errors) = (0, false, false);
+        let mut unchanged: BTreeMap<String, Vec<StateId>> = BTreeMap::new();
+        let head = loop {
             match self.tell().await? {
-                Tell::Planned(plan) => break plan,
+                Tell::Steps(steps) => {
+                    for step in steps {
+                        errors |= step.step == StepWord::Error;
+                        pending |= step.is_pending();
+                        if step.is_quiet() {
+                            unchanged.entry(step.module.clone()).or_default().push(step.state.clone());
+                        } else {
+                            told += 1;
+                        }
+                        draft.step(step).map_err(kept)?;
+                    }
+                }
+                Tell::Planned(head) => break head,
                 Tell::Problem { message } => return Err(Stop::Problem(message)),
                 _ => {}
             }
         };
-        let mut unchanged: BTreeMap<String, Vec<StateId>> = BTreeMap::new();
-        let mut steps = Vec::new();
-        for step in &plan.steps {
-            if step.step == StepWord::Unchanged && step.refresh.is_none() {
-                unchanged.entry(step.module.clone()).or_default().push(step.state.clone());
-            } else {
-                steps.push(step);
+        let mut plan = draft.end(head).map_err(kept)?;
+        if keep == Keep::Plan {
+            self.plans.keep(&mut plan).map_err(kept)?;
+        }
+        let name = plan.name.clone();
+        let planned = PlannedLine { cycle, plan: name, steps: told, unchanged, pending, errors };
+        self.line(&StateLine::Planned(planned)).await;
+        for step in plan.steps().map_err(kept)? {
+            let step = step.map_err(kept)?;
+            if !step.is_quiet() {
+                self.line(&StateLine::Step { cycle, step }).await;
             }
         }
-        self.line(&StateLine::Planned(PlannedLine {
-            cycle,
-            plan: plan.content_digest(),
-            steps: steps.len() as u64,
-            unchanged,
-            pending: plan.is_pending(),
-            errors: plan.has_errors(),
-        }))
-        .await;
-        for step in steps {
-            self.line(&StateLine::Step { cycle, step: step.clone() }).await;
-        }
-        Ok(plan)
+        Ok(Found { stable: plan.head.stable, errors })
     }
 
     /// True if nothing failed, was blocked or had drifted.
@@ -274,10 +290,6 @@ impl Talk<'_> {
                 _ => {}
             }
         }
-    }
-
-    fn keep(&self, plan: &Plan) -> Result<(), Stop> {
-        self.plans.keep(plan).map_err(|error| Stop::Problem(format!("the plan cannot be kept: {error}")))
     }
 
     async fn ask(&mut self, ask: Ask) -> Result<(), Stop> {

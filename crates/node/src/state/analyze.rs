@@ -3,13 +3,17 @@
 //! States are looked at in the order of their turns. What an earlier one would change is foretold to the later ones, and what
 //! cannot be known before it has changed makes them conditional, never an error.
 
-use mainstay_core::state::plan::{Change, Datum, Plan, PlanStep};
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use mainstay_core::state::plan::{Change, Datum, PlanHead, PlanStep};
 use mainstay_core::state::session::Tell;
 use mainstay_core::state::walk::{Foreseen, Judgement, Outlook, Owed, Ran};
 use mainstay_core::state::{StateId, StateIndex, StateOutcome, StepWord, Values};
 use mainstay_module::forecast::Forecast;
 use mainstay_module::module::{Analysis, Analyze, Blobs};
 
+use super::awaited::{Awaited, Draft};
 use super::guard::{self, Guarded};
 use super::machine::{Looked, Looking};
 use super::outputs::Table;
@@ -91,8 +95,35 @@ impl Sight {
     }
 }
 
+/// Steps that are told together at most, and how long the first of them waits for the others.
+const TOGETHER: usize = 64;
+const WAIT: Duration = Duration::from_millis(50);
+
+/// The steps on their way out: each goes into what waits for an approval, and is told.
+struct Telling<'a> {
+    teller: &'a Teller,
+    awaited: Draft,
+    untold: Vec<PlanStep>,
+    since: Instant,
+}
+
+impl Telling<'_> {
+    /// False if nobody listens any more.
+    fn step(&mut self, step: PlanStep) -> bool {
+        self.awaited.step(&step);
+        self.untold.push(step);
+        let is_due = self.untold.len() == TOGETHER || self.since.elapsed() >= WAIT;
+        !is_due || self.tell()
+    }
+
+    fn tell(&mut self) -> bool {
+        self.since = Instant::now();
+        self.untold.is_empty() || self.teller.tell(Tell::Steps(std::mem::take(&mut self.untold)))
+    }
+}
+
 /// Nothing if it was called off.
-pub(super) fn analyze(question: &Question<'_>) -> Option<Plan> {
+pub(super) fn analyze(question: &Question<'_>) -> Option<(PlanHead, Awaited)> {
     let prepared = question.prepared;
     let mut analyzing = Analyzing {
         question,
@@ -100,40 +131,50 @@ pub(super) fn analyze(question: &Question<'_>) -> Option<Plan> {
         forecast: Forecast::default(),
         table: Table::unknown(&prepared.catalog),
     };
-    let mut steps = Vec::with_capacity(prepared.catalog.states.len());
+    let mut telling = Telling {
+        teller: question.teller,
+        awaited: Draft::default(),
+        untold: Vec::new(),
+        since: Instant::now(),
+    };
+    // What comes after the first that may still be refreshed at the end is told then.
+    let mut held: Vec<PlanStep> = Vec::new();
+    let mut first_held = None;
     for state in prepared.order.sequence.iter().copied() {
         if question.machine.is_cancelled() {
             return None;
         }
         let step = analyzing.turn(state);
-        // What may still be refreshed at the end is told then.
-        if !listens(prepared, state) && !question.teller.tell(Tell::Step(step.clone())) {
-            return None;
+        if first_held.is_none() && listens(prepared, state) {
+            first_held = Some(prepared.order.place(state));
         }
-        steps.push(step);
+        match first_held {
+            Some(_) => held.push(step),
+            None if telling.step(step) => {}
+            None => return None,
+        }
     }
     for (state, because) in analyzing.outlook.listens() {
-        let refresh = steps[prepared.order.place(state)].refresh.get_or_insert_default();
+        let place = prepared.order.place(state) - first_held.unwrap_or(0);
+        let refresh = held[place].refresh.get_or_insert_default();
         refresh.extend(prepared.ids(&because));
         refresh.sort();
         refresh.dedup();
     }
-    for state in prepared.order.sequence.iter().copied().filter(|state| listens(prepared, *state)) {
-        let step = steps[prepared.order.place(state)].clone();
-        if !question.teller.tell(Tell::Step(step)) {
-            return None;
-        }
+    if !held.into_iter().all(|step| telling.step(step)) || !telling.tell() {
+        return None;
     }
     let orphans = question.owed.orphans(&prepared.catalog);
-    Some(Plan {
+    let head = PlanHead {
         catalog: prepared.digest.clone(),
         machine: question.machine_id.to_owned(),
         cycle: question.cycle,
-        steps,
         orphans: orphans.into_iter().map(super::debts::name_of).collect(),
         stable: analyzing.outlook.asks_again().is_empty(),
         ran: question.ran.ids().cloned().collect(),
-    })
+    };
+    let awaited = telling.awaited.end(&head);
+    Some((head, awaited))
 }
 
 fn listens(prepared: &Prepared, state: StateIndex) -> bool {
@@ -342,13 +383,17 @@ impl Analyzing<'_> {
             }
         };
         if !unknown.is_empty() {
-            let change = |field: &str, until: &StateId| {
+            let change = |field: Cow<'static, str>, until: &StateId| {
                 let until = || Datum::Unknown { until: until.clone() };
                 Change::new(field, until(), until())
             };
-            sight.changes.extend(unknown.iter().map(|unknown| change(&unknown.field, &unknown.until)));
+            sight
+                .changes
+                .extend(unknown.iter().map(|unknown| change(unknown.field.clone().into(), &unknown.until)));
             if sight.more {
-                sight.changes.extend(unknown.first().map(|unknown| change(Change::MORE, &unknown.until)));
+                sight
+                    .changes
+                    .extend(unknown.first().map(|unknown| change(Change::MORE.into(), &unknown.until)));
             }
             sight = sight.conditional(waits_for(unknown));
         }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, mpsc};
 use std::time::Instant;
 
 use mainstay_core::state::approval::Ground;
-use mainstay_core::state::plan::{Change, Plan, PlanStep, StateCounts, StateReport};
+use mainstay_core::state::plan::{Change, PlanStep, StateCounts, StateReport};
 use mainstay_core::state::session::Tell;
 use mainstay_core::state::walk::{Debt, Ended, Owed, Ran, Run, Turn, Walk};
 use mainstay_core::state::{StateIndex, StateOutcome, StepWord, Values};
@@ -31,7 +31,7 @@ pub(super) struct Order<'a> {
     pub(super) machine: &'a Changing,
     pub(super) teller: &'a Teller,
     /// Nothing: whatever the catalog says may be done.
-    pub(super) approved: Option<&'a Plan>,
+    pub(super) approved: Option<&'a [PlanStep]>,
     pub(super) owed: &'a Owed,
     pub(super) ran: Ran,
     pub(super) earlier: Option<&'a Table>,
@@ -92,7 +92,7 @@ pub(super) fn apply(order: &Order<'_>, log: Log) -> Result {
     let prepared = order.prepared;
     let applying = Applying {
         order,
-        grounds: order.approved.map(|plan| grounds(prepared, plan)).unwrap_or_default(),
+        grounds: order.approved.map(|steps| grounds(prepared, steps)).unwrap_or_default(),
         books: Mutex::new(Books {
             walk: Walk::new(&prepared.catalog, &prepared.order, order.owed, &order.ran),
             log,
@@ -111,13 +111,13 @@ pub(super) fn apply(order: &Order<'_>, log: Log) -> Result {
 }
 
 /// Which states stand on something that the plan was to change.
-fn grounds(prepared: &Prepared, plan: &Plan) -> Vec<Ground> {
+fn grounds(prepared: &Prepared, steps: &[PlanStep]) -> Vec<Ground> {
     let order = &prepared.order;
     let mut grounds = vec![Ground::Firm; prepared.catalog.states.len()];
     let mut opaque = false;
     for (place, state) in order.sequence.iter().copied().enumerate() {
         let moves = |before: &StateIndex| {
-            let step = plan.steps.get(order.place(*before));
+            let step = steps.get(order.place(*before));
             let pending = |step: &PlanStep| step.step.is_pending() || step.refresh.is_some();
             grounds[*before] == Ground::Moved || step.is_none_or(pending)
         };
@@ -125,7 +125,7 @@ fn grounds(prepared: &Prepared, plan: &Plan) -> Vec<Ground> {
         if opaque || order.before(state).iter().any(moves) {
             grounds[state] = Ground::Moved;
         }
-        opaque |= plan.steps.get(place).is_some_and(|step| step.step == StepWord::Opaque);
+        opaque |= steps.get(place).is_some_and(|step| step.step == StepWord::Opaque);
     }
     grounds
 }
@@ -228,9 +228,9 @@ impl<'a> Applying<'a> {
 
     /// What the plan that was approved says of a state, and how firm its ground is. Nothing: everything may be done.
     pub(super) fn approved(&self, state: StateIndex) -> Option<(Option<&PlanStep>, Ground)> {
-        let plan = self.order.approved?;
+        let steps = self.order.approved?;
         let place = self.order.prepared.order.place(state);
-        Some((plan.steps.get(place), self.grounds[state]))
+        Some((steps.get(place), self.grounds[state]))
     }
 
     pub(super) fn is_foreseen(&self, state: StateIndex) -> bool {

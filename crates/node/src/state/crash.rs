@@ -5,9 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use mainstay_core::state::catalog::{
-    Catalog, Declared, Guards, Options, OrderMode, RequisiteKind, Requisites,
-};
+use mainstay_core::state::catalog::{Catalog, Declared, OrderMode, RequisiteKind, Requisites};
 use mainstay_core::state::plan::{Plan, StateCounts};
 use mainstay_core::state::session::{Approval, Ask, Tell};
 use mainstay_core::state::walk::{Debt, DebtKind};
@@ -79,8 +77,8 @@ fn catalog(root: &Path) -> Catalog {
             of: on.map(|(kind, target)| (kind, vec![target])).into_iter().collect(),
             reads: Vec::new(),
         },
-        guards: Guards::default(),
-        options: Options::default(),
+        guards: Default::default(),
+        options: Default::default(),
         scope: 0,
         locals: Values::new(),
         aliases: BTreeMap::new(),
@@ -128,9 +126,11 @@ fn session(root: &Path) -> Session {
 
 fn plan(session: &mut Session) -> Plan {
     session.asks.blocking_send(Ask::Analyze { cycle: 1, explain: false }).unwrap();
+    let mut steps = Vec::new();
     loop {
         match session.tells.blocking_recv().unwrap() {
-            Tell::Planned(plan) => return plan,
+            Tell::Steps(more) => steps.extend(more),
+            Tell::Planned(head) => return Plan { head, steps },
             Tell::Problem { message } => panic!("{message}"),
             _ => {}
         }

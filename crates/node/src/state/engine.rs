@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use mainstay_core::state::Values;
 use mainstay_core::state::catalog::Catalog;
-use mainstay_core::state::plan::{Change, Plan, PlanStep};
+use mainstay_core::state::plan::{Plan, PlanStep};
 use mainstay_core::state::session::{Approval, Ask, Tell};
 use mainstay_core::state::walk::{Debt, Owed, Ran};
 use mainstay_module::host::{Cancel, View};
 
 use super::analyze::{self, Question};
 use super::apply::{self, Order};
+use super::awaited::Awaited;
 use super::confine::{self, Scratch};
 use super::debts::{Debts, Log};
 use super::digest_key;
@@ -23,6 +24,10 @@ use super::outputs::Table;
 use super::prepared::Prepared;
 use super::session::SessionOptions;
 use super::teller::{Teller, chain};
+use crate::heap;
+
+/// With more states than this it is worth its time to give back what reading a catalog took for the moment.
+const MANY: usize = 2_000;
 
 pub(super) struct Engine {
     options: SessionOptions,
@@ -36,8 +41,8 @@ pub(super) struct Engine {
 /// One catalog and how far it has come.
 struct Work {
     prepared: Prepared,
-    /// The last one, as far as an approval covers it, and the digest of the whole.
-    plan: Option<(Plan, String)>,
+    /// The last one.
+    plan: Option<Awaited>,
     ran: Ran,
     table: Option<Table>,
 }
@@ -94,6 +99,9 @@ impl Engine {
         };
         match Prepared::new(catalog, &registry, Arc::clone(&self.facts), fetch) {
             Ok(prepared) => {
+                if prepared.states.len() > MANY {
+                    heap::give_back();
+                }
                 self.work = Some(Work { prepared, plan: None, ran: Ran::default(), table: None });
             }
             Err(error) => {
@@ -153,10 +161,9 @@ impl Engine {
             thread.map(|thread| thread.join())
         });
         match plan {
-            Ok(Ok(Some(plan))) => {
-                let digest = plan.digest();
-                work.plan = Some((without_words(&plan), digest));
-                self.teller.tell(Tell::Planned(plan));
+            Ok(Ok(Some((head, awaited)))) => {
+                work.plan = Some(awaited);
+                self.teller.tell(Tell::Planned(head));
             }
             Ok(Ok(None)) => {
                 self.teller.problem("the analysis was called off");
@@ -184,8 +191,7 @@ impl Engine {
         } else {
             work.ran = plan.ran.iter().cloned().collect();
             work.table = None;
-            let digest = plan.digest();
-            work.plan = Some((without_words(&plan), digest));
+            work.plan = Some(Awaited::new(&plan));
         }
     }
 
@@ -213,12 +219,12 @@ impl Engine {
         };
         // A plan is applied once: what comes after it was observed by nobody.
         let plan = work.plan.take();
-        let approved = match (approval, &plan) {
+        let approved: Option<Vec<PlanStep>> = match (approval, plan) {
             (Approval::All, _) => None,
-            (Approval::Plan { digest }, Some((plan, own))) if digest == own => Some(plan),
-            (Approval::Plan { digest }, Some((_, own))) => {
+            (Approval::Plan { digest }, Some(plan)) if digest == plan.digest() => Some(plan.steps()),
+            (Approval::Plan { digest }, Some(plan)) => {
                 let short = |digest: &str| digest.chars().take(12).collect::<String>();
-                let (approved, own) = (short(digest), short(own));
+                let (approved, own) = (short(digest), short(plan.digest()));
                 self.teller.problem(format!(
                     "the plan {approved} was approved, but this machine's last one is {own}: analyse again"
                 ));
@@ -229,7 +235,7 @@ impl Engine {
                 return;
             }
         };
-        let (_held, log) = match open(&directory, &self.options.title) {
+        let (held, log) = match open(&directory, &self.options.title) {
             Ok(opened) => opened,
             Err(words) => {
                 self.teller.problem(words);
@@ -242,7 +248,7 @@ impl Engine {
             prepared: &work.prepared,
             machine: &machine,
             teller: &self.teller,
-            approved,
+            approved: approved.as_deref(),
             owed: &owed,
             ran: work.ran.clone(),
             earlier: work.table.as_ref(),
@@ -256,29 +262,10 @@ impl Engine {
         if let Err(words) = settled {
             self.teller.problem(format!("what was done may not outlive a power cut: {words}"));
         }
+        drop(log);
+        // Whoever hears of the end may begin at once.
+        drop(held);
         self.teller.tell(Tell::Applied { counts, drift: drift.map(|drift| self.teller.redact_text(&drift)) });
-    }
-}
-
-/// What an approval covers: the plan without what only people read, which is most of a large one.
-fn without_words(plan: &Plan) -> Plan {
-    let change = |change: &Change| Change::new(&change.field, change.before.clone(), change.after.clone());
-    let step = |step: &PlanStep| PlanStep {
-        state: step.state.clone(),
-        module: String::new(),
-        step: step.step,
-        reason: None,
-        changes: step.changes.iter().map(change).collect(),
-        refresh: step.refresh.clone(),
-    };
-    Plan {
-        catalog: plan.catalog.clone(),
-        machine: plan.machine.clone(),
-        cycle: plan.cycle,
-        steps: plan.steps.iter().map(step).collect(),
-        orphans: Vec::new(),
-        stable: plan.stable,
-        ran: plan.ran.clone(),
     }
 }
 

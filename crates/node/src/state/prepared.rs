@@ -22,7 +22,7 @@ use super::outputs::{Seen, Table};
 use super::secrecy::{self, Secrecy};
 
 pub(super) struct Prepared {
-    /// Without parameters that were read for good.
+    /// Without parameters that were read for good, unless they come from secrets.
     pub(super) catalog: Catalog,
     pub(super) digest: CatalogDigest,
     pub(super) order: Order,
@@ -97,7 +97,8 @@ impl Prepared {
         let mut states = Vec::with_capacity(catalog.states.len());
         let mut links = Vec::with_capacity(catalog.states.len());
         let nothing = Table::unknown(&catalog);
-        for (state, declared) in catalog.states.iter().enumerate() {
+        for state in 0..catalog.states.len() {
+            let declared = &catalog.states[state];
             let module = registry.get(&declared.module).ok_or_else(|| PrepareError::NoModule {
                 state: declared.id.clone(),
                 module: declared.module.clone(),
@@ -126,18 +127,20 @@ impl Prepared {
                 Given::Not(_) => (Kept::AtItsTurn, unknown()),
                 Given::Wrong(words) => (Kept::Wrong(words), unknown()),
             };
+            let module = Arc::clone(module);
+            // They are not read again. Ten thousand states have some ten megabytes of them.
+            if matches!(params, Kept::Read(_)) && secrecy::is_open(&catalog, state) {
+                catalog.states[state].params = Values::new();
+            }
             links.push(link);
-            states.push(Ready { module: Arc::clone(module), secrecy: Secrecy::default(), params });
+            states.push(Ready { module, secrecy: Secrecy::default(), params });
         }
         let order = Order::build(&catalog, &links)?;
         for (state, secrecy) in secrecy::trace(&catalog, &order).into_iter().enumerate() {
-            states[state].secrecy = secrecy;
-        }
-        for (ready, declared) in states.iter().zip(&mut catalog.states) {
-            // They are not read again. Ten thousand states have some ten megabytes of them.
-            if matches!(ready.params, Kept::Read(_)) && !ready.secrecy.is_secret() {
-                declared.params = Values::new();
+            if matches!(states[state].params, Kept::Read(_)) && !secrecy.is_secret() {
+                catalog.states[state].params = Values::new();
             }
+            states[state].secrecy = secrecy;
         }
         let anything = !catalog.secrets.is_empty() || states.iter().any(|state| state.secrecy.is_secret());
         // Without secrets no digest is made.

@@ -38,6 +38,12 @@ pub(super) fn trace(catalog: &Catalog, order: &Order) -> Vec<Secrecy> {
     found
 }
 
+/// Whatever others are found to be: it has nothing from anywhere else.
+pub(super) fn is_open(catalog: &Catalog, state: StateIndex) -> bool {
+    let declared = &catalog.states[state];
+    !is_sensitive(declared) && catalog.secrets.is_empty() && declared.requisites.reads.is_empty()
+}
+
 fn of(catalog: &Catalog, state: StateIndex, found: &[Secrecy]) -> Secrecy {
     let declared = &catalog.states[state];
     if is_sensitive(declared) {
@@ -80,7 +86,7 @@ impl Secrecy {
     pub(super) fn changes(&self, changes: &mut [Change], key: &DigestKey) {
         let Self::Secret { shown } = self else { return };
         for change in changes {
-            if change.field != NEVER_SECRET && !shown.contains(&change.field) {
+            if change.field != NEVER_SECRET && !shown.contains(&*change.field) {
                 key.hide(&mut change.before);
                 key.hide(&mut change.after);
                 change.diff = None;

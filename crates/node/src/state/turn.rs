@@ -360,7 +360,7 @@ impl<'a> Applying<'a> {
         if analysis.step == StepWord::Change {
             let now = self.look(state, params, host).map_err(|failure| failed(&failure, &outputs))?;
             if now.step != StepWord::Unchanged {
-                let fields: Vec<&str> = now.changes.iter().map(|change| change.field.as_str()).collect();
+                let fields: Vec<&str> = now.changes.iter().map(|change| &*change.field).collect();
                 let what = if fields.is_empty() { now.step.word().to_owned() } else { fields.join(", ") };
                 let failure =
                     Failure::new("verify", format!("after it was applied it would still change: {what}"));

@@ -6,9 +6,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use mainstay_core::state::catalog::{
-    Catalog, Declared, Guards, Options, OrderMode, RequisiteKind, Requisites, Retry,
-};
+use mainstay_core::state::catalog::{Catalog, Declared, OrderMode, RequisiteKind, Requisites, Retry};
 use mainstay_core::state::plan::{Plan, StateCounts, StateReport};
 use mainstay_core::state::session::{Approval, Ask, Tell};
 use mainstay_core::state::{StateOutcome, StepWord, Values};
@@ -109,14 +107,15 @@ impl Talk {
 
     pub fn plan(&mut self, cycle: u32) -> Planned {
         self.ask(Ask::Analyze { cycle, explain: false });
-        let mut told = 0;
+        self.planned()
+    }
+
+    pub fn planned(&mut self) -> Planned {
+        let mut steps = Vec::new();
         loop {
             match self.tell() {
-                Tell::Step(_) => told += 1,
-                Tell::Planned(plan) => {
-                    assert_eq!(told, plan.steps.len(), "every step is told before");
-                    return Planned(plan);
-                }
+                Tell::Steps(more) => steps.extend(more),
+                Tell::Planned(head) => return Planned(Plan { head, steps }),
                 other => panic!("unexpected: {other:?}"),
             }
         }
@@ -165,7 +164,7 @@ impl Planned {
     /// State, step, fields.
     pub fn words(&self) -> Vec<(&str, StepWord, &'static str)> {
         let fields = |step: &mainstay_core::state::plan::PlanStep| {
-            let fields: Vec<&str> = step.changes.iter().map(|change| change.field.as_str()).collect();
+            let fields: Vec<&str> = step.changes.iter().map(|change| &*change.field).collect();
             &*fields.join(",").leak()
         };
         self.steps.iter().map(|step| (step.state.as_str(), step.step, fields(step))).collect()
@@ -193,8 +192,8 @@ pub fn state(id: &str, module: &str, params: Value) -> Made {
         module: module.to_owned(),
         params: params.as_object().unwrap().clone(),
         requisites: Requisites::default(),
-        guards: Guards::default(),
-        options: Options::default(),
+        guards: Default::default(),
+        options: Default::default(),
         scope: 0,
         locals: Values::new(),
         aliases: BTreeMap::new(),

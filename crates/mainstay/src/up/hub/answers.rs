@@ -3,7 +3,7 @@
 use mainstay_core::id::RunId;
 use mainstay_core::state::StepWord;
 use mainstay_core::state::catalog::CatalogDigest;
-use mainstay_core::state::plan::{Plan, PlanStep};
+use mainstay_core::state::plan::{PlanHead, PlanStep};
 use mainstay_core::state::session::{PlannedLine, StateLine, Tell};
 
 use super::Heard;
@@ -36,7 +36,7 @@ impl Answers {
             }
             from += length + 1;
             if self.plan.as_ref().is_some_and(|(head, steps)| steps.len() as u64 >= head.steps) {
-                heard.extend(self.planned());
+                self.planned(&mut heard);
             }
         }
         self.rest.drain(..from);
@@ -50,7 +50,6 @@ impl Answers {
         match line {
             StateLine::Planned(head) => *plan = Some((head, Vec::new())),
             StateLine::Step { step, .. } => {
-                heard.push(Heard::Tell(Tell::Step(step.clone())));
                 if let Some((_, steps)) = plan {
                     steps.push(step);
                 }
@@ -64,8 +63,8 @@ impl Answers {
     }
 
     /// The plan, now that all of it is there.
-    fn planned(&mut self) -> Option<Heard> {
-        let (head, pending) = self.plan.take()?;
+    fn planned(&mut self, heard: &mut Vec<Heard>) {
+        let Some((head, pending)) = self.plan.take() else { return };
         let unchanged = head.unchanged.into_iter().flat_map(|(module, states)| {
             states.into_iter().map(move |state| PlanStep {
                 state,
@@ -76,16 +75,11 @@ impl Answers {
                 refresh: None,
             })
         });
-        let plan = Plan {
-            catalog: CatalogDigest(head.plan.clone()),
-            machine: self.machine.clone(),
-            cycle: head.cycle,
-            steps: unchanged.chain(pending).collect(),
-            orphans: Vec::new(),
-            stable: !head.pending,
-            ran: Vec::new(),
-        };
-        Some(Heard::Planned { tell: Tell::Planned(plan), run: self.run, name: head.plan })
+        heard.push(Heard::Tell(Tell::Steps(unchanged.chain(pending).collect())));
+        let catalog = CatalogDigest(head.plan.clone());
+        let stable = !head.pending;
+        let plan = PlanHead { stable, ..PlanHead::new(catalog, self.machine.clone(), head.cycle) };
+        heard.push(Heard::Planned { head: plan, run: self.run, name: head.plan });
     }
 }
 
@@ -124,12 +118,13 @@ mod tests {
         for size in [1, 7, all.len()] {
             let mut answers = Answers::new(RunId::from_bytes([7; 16]), "n".into());
             let heard: Vec<Heard> = all.chunks(size).flat_map(|piece| answers.take(piece)).collect();
-            let [Heard::Tell(Tell::Applied { .. }), Heard::Tell(Tell::Step(_)), planned] = &heard[..] else {
+            let [Heard::Tell(Tell::Applied { .. }), Heard::Tell(Tell::Steps(steps)), planned] = &heard[..]
+            else {
                 panic!("{} answers", heard.len());
             };
-            let Heard::Planned { tell: Tell::Planned(plan), name, .. } = planned else { panic!() };
-            let states: Vec<&str> = plan.steps.iter().map(|step| step.state.as_str()).collect();
-            assert_eq!((states, plan.cycle, name.as_str()), (vec!["b", "a"], 2, "p"));
+            let Heard::Planned { head, name, .. } = planned else { panic!() };
+            let states: Vec<&str> = steps.iter().map(|step| step.state.as_str()).collect();
+            assert_eq!((states, head.cycle, name.as_str()), (vec!["b", "a"], 2, "p"));
         }
     }
 
@@ -146,6 +141,7 @@ mod tests {
         let mut answers = Answers::new(RunId::from_bytes([7; 16]), "n".into());
         let mut bytes = b"noise\n\xff\xff\n{\"line\":\"other\"}\n".to_vec();
         bytes.extend(text(&[StateLine::Planned(head)]));
-        assert_eq!(answers.take(&bytes).len(), 1);
+        let heard = answers.take(&bytes);
+        assert!(matches!(heard[..], [Heard::Tell(Tell::Steps(_)), Heard::Planned { .. }]));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use mainstay_core::state::catalog::{CatalogDigest, OrderMode};
-use mainstay_core::state::plan::{Change, Datum, PlanStep, StateReport};
+use mainstay_core::state::plan::{Change, Datum, PlanHead, PlanStep, StateReport};
 use mainstay_core::state::{StateOutcome, StepWord};
 
 use super::*;
@@ -131,18 +131,14 @@ impl Machine for Played {
                     .iter()
                     .map(|(id, word, what)| Self::step(id, *word, what))
                     .collect();
-                let plan = Plan {
-                    catalog: CatalogDigest("c".into()),
-                    machine: self.name.clone(),
-                    cycle,
-                    steps: steps.clone(),
+                let head = PlanHead {
                     orphans: if self.dropped { vec![] } else { self.script.orphans.clone() },
                     stable: !steps.iter().any(|step| step.step.is_pending()),
-                    ran: vec![],
+                    ..PlanHead::new(CatalogDigest("c".into()), self.name.clone(), cycle)
                 };
-                self.plan = Some(plan.clone());
-                self.tells.extend(steps.into_iter().map(Tell::Step));
-                self.tells.push_back(Tell::Planned(plan));
+                self.plan = Some(Plan { head: head.clone(), steps: steps.clone() });
+                self.tells.extend(steps.chunks(1).map(|steps| Tell::Steps(steps.to_vec())));
+                self.tells.push_back(Tell::Planned(head));
             }
             Ask::Apply { .. } => {
                 self.working = true;

@@ -17,7 +17,7 @@ fn trial() -> Trial {
 }
 
 fn fields(analysis: &Analysis) -> Vec<&str> {
-    analysis.changes.iter().map(|change| change.field.as_str()).collect()
+    analysis.changes.iter().map(|change| &*change.field).collect()
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! A catalog as it travels in a message's sealed standard input: compressed, since a message is bounded and catalogs
 //! repeat themselves.
 
-use std::io::Read as _;
+use std::io::{BufReader, Read as _};
 
 use mainstay_core::state::catalog::Catalog;
+use rmp_serde::decode::Error;
 
 /// Largest catalog that is unpacked: a hundred times what the largest message carries is no catalog but a bomb.
 pub const MAX_CATALOG: u64 = 48 << 20;
@@ -31,13 +32,13 @@ pub fn unpack(bytes: &[u8]) -> Result<Catalog, ParcelError> {
     if bytes.is_empty() {
         return Err(ParcelError::Empty);
     }
-    let mut plain = Vec::new();
     let decoder = zstd::stream::read::Decoder::with_buffer(bytes).map_err(ParcelError::Damaged)?;
-    decoder.take(MAX_CATALOG + 1).read_to_end(&mut plain).map_err(ParcelError::Damaged)?;
-    if plain.len() as u64 > MAX_CATALOG {
-        return Err(ParcelError::TooLarge);
-    }
-    Catalog::from_bytes(&plain).map_err(|error| ParcelError::Unknown(error.to_string()))
+    let mut plain = BufReader::new(decoder.take(MAX_CATALOG));
+    Catalog::read(&mut plain).map_err(|error| match error {
+        _ if plain.get_ref().limit() == 0 => ParcelError::TooLarge,
+        Error::InvalidMarkerRead(error) | Error::InvalidDataRead(error) => ParcelError::Damaged(error),
+        error => ParcelError::Unknown(error.to_string()),
+    })
 }
 
 #[cfg(test)]
@@ -46,8 +47,8 @@ mod tests {
 
     #[test]
     fn a_bomb_and_rubbish_are_refused() {
-        let zeros = vec![0; MAX_CATALOG as usize + 1];
-        let bomb = zstd::bulk::compress(&zeros, 1).unwrap();
+        let endless = Catalog { name: "a".repeat(MAX_CATALOG as usize), ..Catalog::empty() };
+        let bomb = zstd::bulk::compress(&endless.to_bytes(), 1).unwrap();
         assert!(bomb.len() < 64 << 10);
         assert!(matches!(unpack(&bomb), Err(ParcelError::TooLarge)));
         assert!(matches!(unpack(b""), Err(ParcelError::Empty)));

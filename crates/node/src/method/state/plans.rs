@@ -1,20 +1,60 @@
 //! The plans that this node made and that may still be approved: one file each, named after its content.
 //!
-//! A plan is on disk before the node tells of it. What is approved is what stands in the file, so an approval
-//! cannot be made to mean anything that this node did not find itself.
+//! A plan is written while it is made, step by step, and read back to be told: one of ten thousand steps never lies in memory.
+//! It is on disk before the node tells of it. What is approved is what stands in the file, so an approval cannot be
+//! made to mean anything that this node did not find itself.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use mainstay_core::state::plan::Plan;
+use mainstay_core::state::plan::{Plan, PlanDigest, PlanHead, PlanStep};
+use serde::{Deserialize, Serialize};
 
 /// Plans kept; the oldest go first. An approval of one that is gone is refused, and a new plan is made.
 const KEPT: usize = 64;
 
+/// Names those of this process.
+static DRAFTS: AtomicU64 = AtomicU64::new(0);
+
 pub struct Plans {
     directory: PathBuf,
+}
+
+/// A plan that is being written. Dropped, it was none.
+pub struct Draft {
+    writer: BufWriter<File>,
+    place: Place,
+    digest: PlanDigest,
+}
+
+/// A plan that is written. Dropped without [`Plans::keep`], it is gone.
+pub struct Written {
+    pub head: PlanHead,
+    /// The plan's [`Plan::content_digest`].
+    pub name: String,
+    file: File,
+    place: Place,
+}
+
+/// What a plan's file is made of: its steps in the order of turns, and what it says beside them.
+#[derive(Serialize, Deserialize)]
+enum Record {
+    Step(PlanStep),
+    Head(PlanHead),
+}
+
+/// A name that is removed unless it was given up.
+struct Place(Option<PathBuf>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 impl Plans {
@@ -23,27 +63,46 @@ impl Plans {
         Self { directory: data.join("plans") }
     }
 
-    /// Durable when this returns.
-    pub fn keep(&self, plan: &Plan) -> io::Result<()> {
+    pub fn draft(&self) -> io::Result<Draft> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
-        let bytes = rmp_serde::to_vec_named(plan).map_err(io::Error::other)?;
-        let name = plan.content_digest();
-        let beside = self.directory.join(format!(".{name}.{}", std::process::id()));
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, self.directory.join(&name))?;
+        let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
+        let path = self.directory.join(format!(".{}-{number}", std::process::id()));
+        // One that a crash left has nobody who writes to it.
+        let mut open = OpenOptions::new();
+        let file = open.read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        let (writer, place) = (BufWriter::new(file), Place(Some(path)));
+        Ok(Draft { writer, place, digest: PlanDigest::default() })
+    }
+
+    /// Durable when this returns.
+    pub fn keep(&self, plan: &mut Written) -> io::Result<()> {
+        plan.file.sync_all()?;
+        if let Some(path) = &plan.place.0 {
+            fs::rename(path, self.directory.join(&plan.name))?;
+        }
+        plan.place.0 = None;
         self.prune()?;
         File::open(&self.directory)?.sync_all()
     }
 
-    /// The plan of this name, if it is kept and is what its name says.
+    /// The plan of this name, if it is kept and is what its name says; without what only people read.
     pub fn find(&self, name: &str) -> Option<Plan> {
         let is_digest = name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
-        let bytes = is_digest.then(|| fs::read(self.directory.join(name)).ok()).flatten()?;
-        let plan: Plan = rmp_serde::from_slice(&bytes).ok()?;
-        (plan.content_digest() == name).then_some(plan)
+        let file = is_digest.then(|| File::open(self.directory.join(name)).ok()).flatten()?;
+        let mut reader = BufReader::new(file);
+        let mut digest = PlanDigest::default();
+        let mut steps = Vec::new();
+        loop {
+            match rmp_serde::from_read(&mut reader).ok()? {
+                Record::Step(step) => {
+                    digest.step(&step);
+                    steps.push(step.without_words());
+                }
+                Record::Head(head) => {
+                    return (digest.content(&head) == name).then_some(Plan { head, steps });
+                }
+            }
+        }
     }
 
     fn prune(&self) -> io::Result<()> {
@@ -60,22 +119,73 @@ impl Plans {
     }
 }
 
+impl Draft {
+    /// In the order of turns.
+    pub fn step(&mut self, step: PlanStep) -> io::Result<()> {
+        self.digest.step(&step);
+        record(&mut self.writer, &Record::Step(step))
+    }
+
+    pub fn end(mut self, head: PlanHead) -> io::Result<Written> {
+        let name = self.digest.content(&head);
+        record(&mut self.writer, &Record::Head(head.clone()))?;
+        let file = self.writer.into_inner()?;
+        Ok(Written { head, name, file, place: self.place })
+    }
+}
+
+fn record(writer: &mut impl io::Write, record: &Record) -> io::Result<()> {
+    rmp_serde::encode::write_named(writer, record).map_err(io::Error::other)
+}
+
+impl Written {
+    /// Its steps again.
+    pub fn steps(&self) -> io::Result<impl Iterator<Item = io::Result<PlanStep>>> {
+        let mut reader = BufReader::new(self.file.try_clone()?);
+        reader.rewind()?;
+        Ok(std::iter::from_fn(move || match reader.fill_buf() {
+            Ok([]) => None,
+            Ok(_) => match rmp_serde::from_read(&mut reader) {
+                Ok(Record::Step(step)) => Some(Ok(step)),
+                Ok(Record::Head(_)) => None,
+                Err(error) => Some(Err(io::Error::other(error))),
+            },
+            Err(error) => Some(Err(error)),
+        }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mainstay_core::state::StepWord;
     use mainstay_core::state::catalog::CatalogDigest;
+    use mainstay_core::state::plan::{Change, Datum};
+
+    fn step(id: &str) -> PlanStep {
+        PlanStep {
+            state: id.into(),
+            module: "file".into(),
+            step: StepWord::Change,
+            reason: None,
+            changes: vec![Change::new("content", Datum::Absent, Datum::known("a")).diff("+a")],
+            refresh: None,
+        }
+    }
 
     fn plan(cycle: u32) -> Plan {
-        let catalog = CatalogDigest("c".into());
-        Plan {
-            catalog,
-            machine: "m".into(),
-            cycle,
-            steps: Vec::new(),
-            orphans: Vec::new(),
-            stable: true,
-            ran: Vec::new(),
-        }
+        let head = PlanHead::new(CatalogDigest("c".into()), "m", cycle);
+        Plan { head, steps: vec![step("a"), step("b")] }
+    }
+
+    fn write(plans: &Plans, plan: &Plan) -> Written {
+        let mut draft = plans.draft().unwrap();
+        plan.steps.iter().for_each(|step| draft.step(step.clone()).unwrap());
+        draft.end(plan.head.clone()).unwrap()
+    }
+
+    fn keep(plans: &Plans, plan: &Plan) {
+        plans.keep(&mut write(plans, plan)).unwrap();
     }
 
     #[test]
@@ -83,15 +193,41 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let plans = Plans::new(data.path());
         assert_eq!(plans.find(&plan(1).content_digest()), None);
-        plans.keep(&plan(1)).unwrap();
-        assert_eq!(plans.find(&plan(1).content_digest()), Some(plan(1)));
+        keep(&plans, &plan(1));
+        let bare = |plan: Plan| Plan {
+            steps: plan.steps.into_iter().map(PlanStep::without_words).collect(),
+            head: plan.head,
+        };
+        assert_eq!(plans.find(&plan(1).content_digest()), Some(bare(plan(1))));
         for name in ["../identity.key", "", "plans", &"a".repeat(64)] {
             assert_eq!(plans.find(name), None);
         }
-        // A file that says something else than its name.
+        // A file that says something else than its name, and one that is cut off.
+        let kept = data.path().join("plans").join(plan(1).content_digest());
         let path = data.path().join("plans").join(plan(2).content_digest());
-        fs::write(&path, rmp_serde::to_vec_named(&plan(3)).unwrap()).unwrap();
+        fs::copy(&kept, &path).unwrap();
         assert_eq!(plans.find(&plan(2).content_digest()), None);
+        let whole = fs::read(&kept).unwrap();
+        for length in 0..whole.len() {
+            fs::write(&kept, &whole[..length]).unwrap();
+            assert_eq!(plans.find(&plan(1).content_digest()), None);
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_told_whole_and_goes_unless_it_is_kept() {
+        let data = tempfile::tempdir().unwrap();
+        let plans = Plans::new(data.path());
+        let files = || fs::read_dir(data.path().join("plans")).unwrap().count();
+        let mut written = write(&plans, &plan(1));
+        let told = |written: &Written| written.steps().unwrap().collect::<Result<Vec<_>, _>>().unwrap();
+        assert_eq!((told(&written), files()), (plan(1).steps, 1));
+        drop(write(&plans, &plan(2)));
+        drop(plans.draft().unwrap());
+        plans.keep(&mut written).unwrap();
+        assert_eq!(told(&written), plan(1).steps);
+        drop(written);
+        assert_eq!(files(), 1);
     }
 
     #[test]
@@ -99,7 +235,7 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let plans = Plans::new(data.path());
         for cycle in 0..=KEPT as u32 {
-            plans.keep(&plan(cycle)).unwrap();
+            keep(&plans, &plan(cycle));
             let file = File::open(data.path().join("plans").join(plan(cycle).content_digest())).unwrap();
             let made = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(u64::from(cycle));
             file.set_modified(made).unwrap();

@@ -96,7 +96,7 @@ fn guards_and_options_are_read() {
     );
     let s = state(&catalog, "s");
     assert_eq!(
-        s.guards,
+        *s.guards,
         Guards {
             unless: vec!["test /run".into(), "test {{ facts.os }}".into()],
             onlyif: vec!["true".into()],
@@ -111,7 +111,7 @@ fn guards_and_options_are_read() {
         until: Some("stdout == p".into()),
     };
     assert_eq!(
-        s.options,
+        *s.options,
         Options {
             order: Some(Rank::Number(-3)),
             failhard: true,

@@ -1,0 +1,96 @@
+//! A plan that waits for its approval, as far as an approval covers it.
+//!
+//! Packed, and without what only people read: a machine may wait long for an answer, and often nobody asks for one.
+
+use mainstay_core::state::plan::{Plan, PlanDigest, PlanHead, PlanStep};
+
+pub(super) struct Awaited {
+    digest: String,
+    /// One after the other.
+    packed: Vec<u8>,
+}
+
+/// One that is being made.
+#[derive(Default)]
+pub(super) struct Draft {
+    digest: PlanDigest,
+    packed: Vec<u8>,
+}
+
+impl Draft {
+    /// In the order of turns.
+    pub(super) fn step(&mut self, step: &PlanStep) {
+        self.digest.step(step);
+        // Named, since some fields are left out where they say nothing.
+        rmp_serde::encode::write_named(&mut self.packed, &step.clone().without_words())
+            .expect("a step is lists, maps and texts");
+    }
+
+    pub(super) fn end(mut self, head: &PlanHead) -> Awaited {
+        self.packed.shrink_to_fit();
+        Awaited { digest: self.digest.whole(head), packed: self.packed }
+    }
+}
+
+impl Awaited {
+    pub(super) fn new(plan: &Plan) -> Self {
+        let mut draft = Draft::default();
+        plan.steps.iter().for_each(|step| draft.step(step));
+        draft.end(&plan.head)
+    }
+
+    /// What an approval names: [`Plan::digest`].
+    pub(super) fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// In the order of turns.
+    pub(super) fn steps(&self) -> Vec<PlanStep> {
+        let mut rest = self.packed.as_slice();
+        let mut steps = Vec::new();
+        while !rest.is_empty() {
+            steps.push(rmp_serde::from_read(&mut rest).expect("it was packed here"));
+        }
+        steps
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_core::state::StepWord;
+    use mainstay_core::state::catalog::CatalogDigest;
+    use mainstay_core::state::plan::{Change, Datum};
+
+    use super::*;
+
+    #[test]
+    fn what_is_approved_comes_back_as_it_was() {
+        let data = [
+            Datum::Absent,
+            Datum::known("text"),
+            Datum::known(serde_json::json!({"a": [1, -2, 0.5, true, null], "b": {}})),
+            Datum::Predicted { value: 7.into(), by: "a".into() },
+            Datum::Unknown { until: "b".into() },
+            Datum::Secret { digest: "d".into() },
+        ];
+        let changes = data.iter().map(|datum| Change::new("field", datum.clone(), Datum::Absent));
+        let mut step = PlanStep {
+            state: "s".into(),
+            module: String::new(),
+            step: StepWord::Change,
+            reason: None,
+            changes: changes.collect(),
+            refresh: Some(vec!["a".into()]),
+        };
+        let other = PlanStep { step: StepWord::Opaque, changes: Vec::new(), refresh: None, ..step.clone() };
+        let head = PlanHead::new(CatalogDigest("c".into()), "m", 1);
+        let mut plan = Plan { head, steps: vec![step.clone(), other.clone()] };
+        assert_eq!(Awaited::new(&plan).steps(), [step.clone(), other.clone()]);
+        assert_eq!(Awaited::new(&plan).digest(), plan.digest());
+        // Words are for people.
+        step.changes[0].diff = Some("+a".into());
+        plan.steps[0] = PlanStep { module: "file".into(), reason: Some("why".into()), ..step };
+        assert_eq!(Awaited::new(&plan).steps()[0].changes[0].diff, None);
+        assert_eq!(Awaited::new(&plan).steps()[0].reason, None);
+    }
+}
