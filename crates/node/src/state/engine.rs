@@ -219,7 +219,7 @@ impl Engine {
                 return;
             }
         };
-        let (_held, log) = match open(&directory, &self.options.title) {
+        let (held, log) = match open(&directory, &self.options.title) {
             Ok(opened) => opened,
             Err(words) => {
                 self.teller.problem(words);
@@ -246,6 +246,8 @@ impl Engine {
         if let Err(words) = settled {
             self.teller.problem(format!("what was done may not outlive a power cut: {words}"));
         }
+        // Whoever hears of the end may begin at once.
+        drop((log, held));
         self.teller.tell(Tell::Applied { counts, drift: drift.map(|drift| self.teller.redact_text(&drift)) });
     }
 }
