@@ -1,7 +1,12 @@
 //! A configuration tool of one's own: three hosts, a module that only this program has, and what each host shall be.
 //!
-//!     examples/tool/hosts up        # three real sshd on this machine
-//!     cargo run --example tool -- up --ssh-config /tmp/mainstay-example/ssh_config
+//! ```console
+//! $ examples/tool/hosts up        # three real sshd on this machine
+//! $ cargo run -p example-tool -- plan --ssh-config /tmp/mainstay-example/ssh_config
+//! $ cargo run -p example-tool -- up --ssh-config /tmp/mainstay-example/ssh_config
+//! $ cargo run -p example-tool -- run --ssh-config /tmp/mainstay-example/ssh_config 'ls /tmp/mainstay-example/*/people'
+//! $ examples/tool/hosts down
+//! ```
 
 use std::path::PathBuf;
 
@@ -43,8 +48,9 @@ impl Module for Greeting {
 }
 
 fn main() -> std::process::ExitCode {
-    Tool::new(|host, states| {
-        let home = format!("/tmp/mainstay-example/{}/people", host.name);
+    let place = std::env::var("EXAMPLE_DIR").unwrap_or("/tmp/mainstay-example".into());
+    Tool::new(move |host, states| {
+        let home = format!("{place}/{}/people", host.name);
         states.add("people", "directory", json!({"path": home, "mode": "0755"}));
         for who in host.list("people") {
             let path = format!("{home}/{who}");
@@ -56,9 +62,9 @@ fn main() -> std::process::ExitCode {
         }
     })
     .module(Greeting)
-    .host("web1", "127.0.0.1:50001")
-    .host("web2", "127.0.0.1:50002")
-    .host("db1", "127.0.0.1:50003")
+    .host("web1", "web1")
+    .host("web2", "web2")
+    .host("db1", "db1")
     .group("web", &["web*"])
     .group_property("web", "people", json!(["ann", "bob"]))
     .property("db1", "people", json!(["carl"]))

@@ -37,6 +37,7 @@ const NEEDS: &[Need] = &[
     Need { program: "sudo", package: "sudo", of: "working as another user over ssh" },
     Need { program: "git", package: "git", of: "the git module" },
     Need { program: "debootstrap", package: "debootstrap", of: "modules on a real system in a scratch root" },
+    Need { program: "systemd-nspawn", package: "systemd-container", of: "scratch roots that boot" },
     Need { program: "bash", package: "bash", of: "commands whose process groups are ended as a whole" },
 ];
 

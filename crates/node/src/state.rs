@@ -38,6 +38,8 @@ use mainstay_core::state::catalog::Catalog;
 use mainstay_core::state::order::Order;
 use mainstay_module::registry::Registry;
 
+pub use confine::offered as landlock;
+pub use extensions::describe;
 pub use session::{Session, SessionOptions};
 
 /// The order in which the states of a catalog would have their turn on a machine with these facts: for pictures of it.

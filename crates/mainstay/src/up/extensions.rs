@@ -10,7 +10,6 @@ use std::time::Duration;
 use mainstay_core::state::catalog::Minisign;
 use mainstay_core::state::site::{ExtensionFrom, ExtensionSource, Fetched, Files as _, ModuleSchema};
 use mainstay_module::extension::{self, Kept, MAX_PROGRAM};
-use mainstay_module::host::View;
 use mainstay_module::web;
 
 use super::site::Folder;
@@ -60,7 +59,7 @@ pub fn fetch(source: &ExtensionSource, directory: &Path) -> Result<Fetched, Stri
             (kept.map_err(|refused| chain(&refused))?, program)
         }
     };
-    let describe = kept.describe(&View::new(None)).map_err(|failure| failure.to_string())?;
+    let describe = mainstay_node::state::describe(&kept).map_err(|failure| failure.to_string())?;
     let schema = ModuleSchema {
         params: describe["params"].clone(),
         identity: describe["identity"].as_str().map(str::to_owned),
@@ -158,6 +157,24 @@ mod tests {
             assert_eq!(fetched.schema.identity.as_deref(), Some("name"));
         }
         assert_eq!(served.join().unwrap(), ["/tool?v=1"]);
+    }
+
+    #[test]
+    fn whoever_describes_is_held_to_looking() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = format!(
+            "#!/bin/sh\ntouch \"$TMPDIR/scribble\" || exit 1\ntouch {}/written\n{}",
+            dir.path().display(),
+            PROGRAM.trim_start_matches("#!/bin/sh\n")
+        );
+        let path = dir.path().join("tool").to_str().unwrap().to_owned();
+        std::fs::write(&path, &program).unwrap();
+        let source = source(ExtensionFrom::Path(path), program.as_bytes(), None);
+        fetch(&source, &dir.path().join("cache")).unwrap();
+        match mainstay_node::state::landlock() {
+            0 => eprintln!("SKIPPED whoever_describes_is_held_to_looking: Landlock ABI 0"),
+            _ => assert!(!dir.path().join("written").exists()),
+        }
     }
 
     #[test]

@@ -98,28 +98,149 @@ fn rpm_and_dnf_say_the_same() {
     assert_eq!((all["a"].candidate.as_deref(), all["a"].versions.len()), (Some("2-1"), 2));
 }
 
-/// As apk-tools 2.14 writes it.
-#[test]
-fn apk_says_the_same() {
-    let database = "C:Q1x\nP:musl\nV:1.2.5-r0\nA:x86_64\n\nC:Q1y\nP:nano\nV:8.0-r0\n\n";
-    let found = apk::parse_installed(database, "alpine-base\nnano=8.0-r0\n", &["musl", "nano", "vim"]);
-    assert_eq!(found.len(), 2);
-    assert!(found["nano"].held && !found["musl"].held);
-    let policy = "\
-nano policy:
-  8.1-r0:
-    https://mirror.example/v3.20/main
-  8.0-r0:
-    lib/apk/db/installed
+/// Records of Alpine 3.15 (apk-tools 2.12.7) and of Alpine 3.24 (apk-tools 3.0), out of the test data of programs that read
+/// them, with fewer of their lines.
+const APK_INSTALLED: &str = "\
+C:Q1Deb0jNytkrjPW4N/eKLZ43BwOlw=
+P:musl
+V:1.2.2-r7
+A:x86_64
+S:383152
+I:622592
+T:the musl c library (libc) implementation
+t:1632431095
+p:so:libc.musl-x86_64.so.1=1
+F:lib
+R:ld-musl-x86_64.so.1
+a:0:0:755
+Z:Q12adwqQOjo9dFl+VJD2Ecd901vhE=
+
+P:gocryptfs
+V:2.6.1-r6
+A:x86_64
+L:MIT
+o:gocryptfs
+F:usr/bin
+R:gocryptfs
+
+P:fuse-common
+V:3.18.2-r0
+A:x86_64
+L:GPL-2.0-only AND LGPL-2.1-only
+o:fuse3
+F:etc
 ";
-    let all = apk::parse_policy(policy);
-    assert_eq!((all["nano"].candidate.as_deref(), all["nano"].versions.len()), (Some("8.1-r0"), 1));
+
+#[test]
+fn apk_says_what_is_there() {
+    let names = ["musl", "gocryptfs", "fuse-common", "vim"];
+    // Written by hand, as apk-world(5) says.
+    let world = "alpine-base\nmusl@edge=1.2.2-r7\ngocryptfs~2.6\nfuse-common=3.18.2-r0\nmusl-dev=1\n";
+    let found = apk::parse_installed(APK_INSTALLED, world, &names);
+    let found: Vec<_> =
+        found.iter().map(|(name, now)| (name.as_str(), now.version.as_str(), now.held)).collect();
+    let expected =
+        [("fuse-common", "3.18.2-r0", true), ("gocryptfs", "2.6.1-r6", false), ("musl", "1.2.2-r7", true)];
+    assert_eq!(found, expected);
+}
+
+/// `apk policy` of Alpine 3.13 (apk-tools 2.12; vim, capnproto), of Wolfi (apk-tools 2.14; wget), of Alpine 3.24 (apk-tools 3.0;
+/// fuse-common) and of Alpine's edge (chrony, built anew), as people showed it, with other addresses. Versions
+/// go up.
+const APK_POLICY: &str = "\
+vim policy:
+  8.2.2320-r0:
+    lib/apk/db/installed
+    https://mirror.example/v3.13/main
+  8.2.2852-r0:
+    @edge https://mirror.example/edge/main
+capnproto policy:
+  0.8.0-r1:
+    @edgecommunity https://mirror.example/edge/community
+wget policy:
+  1.24.5-r4:
+    https://mirror.example/wolfi
+  1.24.5-r5:
+    https://mirror.example/wolfi
+  1.25.0-r0:
+    lib/apk/db/installed
+    https://mirror.example/wolfi
+fuse-common policy:
+  3.18.2-r0:
+    lib/apk/db/installed
+  3.18.3-r0:
+    https://mirror.example/v3.24/main
+chrony policy:
+  4.6.1-r0:
+    lib/apk/db/installed
+  4.6.1-r0:
+    https://mirror.example/edge/main
+";
+
+#[test]
+fn apk_says_what_could_be_there() {
+    let all = apk::parse_policy(APK_POLICY, "vim\n");
+    let versions = |name: &str| all[name].versions.iter().map(String::as_str).collect::<Vec<_>>();
+    assert_eq!(versions("wget"), ["1.25.0-r0", "1.24.5-r5", "1.24.5-r4"]);
+    assert_eq!(all["wget"].candidate.as_deref(), Some("1.25.0-r0"));
+    assert_eq!(versions("fuse-common"), ["3.18.3-r0"]);
+    assert_eq!(versions("chrony"), ["4.6.1-r0"]);
+    // What is tagged is there for whoever asked for the tag.
+    assert_eq!(all["vim"].candidate.as_deref(), Some("8.2.2320-r0"));
+    assert!(!all.contains_key("capnproto"));
+    let tagged = apk::parse_policy(APK_POLICY, "vim@edge\ncapnproto@edgecommunity\n");
+    assert_eq!(tagged["vim"].candidate.as_deref(), Some("8.2.2852-r0"));
+    assert_eq!(tagged["capnproto"].candidate.as_deref(), Some("0.8.0-r1"));
+}
+
+/// Lines of runs on Alpine 3.3 and 3.6 (apk-tools 2.6 and 2.7), OpenWrt of November 2024 and Alpine 3.23 (apk-tools 3), as
+/// people showed them.
+#[test]
+fn apk_says_what_it_would_do() {
     let moves = apk::parse_simulation(
-        "(1/3) Installing libx (1-r0)\n(2/3) Upgrading nano (8.0-r0 -> 8.1-r0)\n(3/3) Purging old (3-r1)\nOK: 8 MiB in 15 packages\n",
+        "fetch https://mirror.example/v3.6/main/x86_64/APKINDEX.tar.gz\n\
+         (1/1) Updating pinning bash (4.3.33-r0)\n\
+         (1/2) Upgrading bash (4.3.33-r0 -> 4.3.42-r3)\n\
+         Executing bash-4.3.42-r3.post-upgrade\n\
+         (2/2) Purging ncurses5-libs (5.9-r1)\n\
+         OK: 13 MiB in 16 packages\n\
+         (1/21) Downgrading musl (1.1.20-r4 -> 1.1.16-r15)\n\
+         (2/2) [APK unavailable, skipped] Reinstalling glibc-bin (2.25-r0)\n\
+         (1/1) Upgrading luci-app-bcp38 (24.148.86114~da284ea -> 24.304.46082~f9899fd)\n\
+         World updated, but the following packages are not removed due to:\n\
+         \u{20} pkgconf: libpng-dev freetype-dev icu-dev\n\
+         ( 1/12) Installing brotli-libs (1.2.0-r1)\n\
+         (12/12) Installing git-init-template (2.54.0-r31)\n",
     );
     let moves: Vec<_> =
         moves.iter().map(|m| (m.name.as_str(), m.before.as_deref(), m.after.as_deref())).collect();
-    let expected =
-        [("libx", None, Some("1-r0")), ("nano", Some("8.0-r0"), Some("8.1-r0")), ("old", Some("3-r1"), None)];
+    let expected = [
+        ("bash", Some("4.3.33-r0"), Some("4.3.42-r3")),
+        ("ncurses5-libs", Some("5.9-r1"), None),
+        ("musl", Some("1.1.20-r4"), Some("1.1.16-r15")),
+        ("luci-app-bcp38", Some("24.148.86114~da284ea"), Some("24.304.46082~f9899fd")),
+        ("brotli-libs", None, Some("1.2.0-r1")),
+        ("git-init-template", None, Some("2.54.0-r31")),
+    ];
     assert_eq!(moves, expected);
+    // By hand, as apk-tools' own code writes them.
+    let tagged = apk::parse_simulation(
+        "(1/2) Installing vim@edge (8.2.2852-r0)\n(2/2) Replacing xxd (9-r0 -> 9-r0)\n",
+    );
+    assert_eq!(tagged.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["vim"]);
+}
+
+/// As apk-add(8), apk-del(8) and apk(8) of apk-tools 2.14 and 3.0 have them.
+#[test]
+fn apk_is_called_as_its_manual_says() {
+    let transaction = Transaction {
+        install: BTreeMap::from([("nginx".into(), Some("1.26.2-r4".into())), ("vim".into(), None)]),
+        remove: vec!["nano".into()],
+        ..Transaction::default()
+    };
+    let line = |command: Option<Command>| command.unwrap().line();
+    let add = line(apk::add("vim@edge\nnginx\n", &transaction, &["--simulate"]));
+    assert_eq!(add, "apk add --simulate nginx=1.26.2-r4 vim@edge");
+    assert_eq!(line(apk::delete(&transaction, &[])), "apk del --rdepends nano");
+    assert!(apk::add("", &Transaction::default(), &[]).is_none());
 }

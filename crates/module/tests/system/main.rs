@@ -6,6 +6,7 @@
 //! why it was ignored.
 
 mod outside;
+mod scratch;
 mod world;
 
 mod accounts;

@@ -31,9 +31,27 @@ pub fn offered() -> u32 {
     u32::try_from(version).unwrap_or(0)
 }
 
+/// Has this done on a thread of its own, held to looking as far as the kernel can: it is never taken back. The inner result
+/// is what the thread came to, a panic among it.
+pub fn looking<T: Send>(
+    scratch: &Path,
+    look: impl FnOnce() -> T + Send,
+) -> io::Result<std::thread::Result<T>> {
+    std::thread::scope(|scope| {
+        let look = || {
+            if let Err(error) = confine(scratch) {
+                tracing::warn!(%error, "the kernel does not hold to looking what should only look");
+            }
+            look()
+        };
+        let thread = std::thread::Builder::new().name("state-looking".into()).spawn_scoped(scope, look)?;
+        Ok(thread.join())
+    })
+}
+
 /// From now on the calling thread, and what it starts, writes only beneath `scratch`. It is never taken back. Tells
 /// whether the kernel does it.
-pub fn confine(scratch: &Path) -> Result<bool, io::Error> {
+fn confine(scratch: &Path) -> Result<bool, io::Error> {
     // A program that may change its user could be asked to do what this one cannot; without the right to look
     // after that, the kernel wants that door shut.
     let privileged = nix::unistd::geteuid().is_root();

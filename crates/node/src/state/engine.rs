@@ -149,17 +149,7 @@ impl Engine {
             explain,
             machine_id: &self.machine_id,
         };
-        // Held to looking as a thread of its own: it is never taken back.
-        let plan = std::thread::scope(|scope| {
-            let look = || {
-                if let Err(error) = confine::confine(&place) {
-                    tracing::warn!(%error, "the kernel does not hold the analyze phase to looking");
-                }
-                analyze::analyze(&question)
-            };
-            let thread = std::thread::Builder::new().name("state-analyze".into()).spawn_scoped(scope, look);
-            thread.map(|thread| thread.join())
-        });
+        let plan = confine::looking(&place, || analyze::analyze(&question));
         match plan {
             Ok(Ok(Some((head, awaited)))) => {
                 work.plan = Some(awaited);
@@ -262,9 +252,8 @@ impl Engine {
         if let Err(words) = settled {
             self.teller.problem(format!("what was done may not outlive a power cut: {words}"));
         }
-        drop(log);
         // Whoever hears of the end may begin at once.
-        drop(held);
+        drop((log, held));
         self.teller.tell(Tell::Applied { counts, drift: drift.map(|drift| self.teller.redact_text(&drift)) });
     }
 }
