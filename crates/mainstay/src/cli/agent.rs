@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use mainstay_control::view::{Problem, ProblemKind};
@@ -11,9 +12,9 @@ use mainstay_core::join_token::JoinToken;
 use mainstay_core::time::Timestamp;
 use mainstay_link::chain::{Fingerprint, Trust};
 use mainstay_node::clock::Clock;
-use mainstay_node::heap;
 use mainstay_node::identity::{self, Membership};
 use mainstay_node::join::{self, Applicant, JoinError};
+use mainstay_node::memory;
 use mainstay_node::node::{self, Node, NodeConfig, Side};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -26,8 +27,11 @@ use super::daemon::{self, Threads};
 use crate::api;
 use crate::config::agent::{AgentArgs, AgentConfig, Learned};
 
+/// After so long an agent has linked, unless its hub is away, and lies idle.
+const STARTED: Duration = Duration::from_secs(3);
+
 pub(super) fn run(args: AgentArgs, modules: &Modules) -> Done {
-    heap::keep_small();
+    memory::keep_small();
     daemon::run(Threads::One, |stop| run_until(args, modules.clone(), stop))
 }
 
@@ -182,9 +186,18 @@ async fn serve(
             .with_context(|| format!("metrics cannot be served at {address}"))?;
         tasks.spawn(api::serve_metrics(listener, registry, stop.clone()));
     }
+    tasks.spawn(settle(stop.clone()));
     let result = node.run(stop.clone(), daemon::ready).await;
     stop.cancel();
     tasks.close();
     tasks.wait().await;
     result.map_err(|error| anyhow!(error))
+}
+
+/// Gives back what only the start took.
+async fn settle(stop: CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep(STARTED) => memory::give_back(),
+        () = stop.cancelled() => {}
+    }
 }

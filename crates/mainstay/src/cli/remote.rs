@@ -20,6 +20,6 @@ pub(super) struct RemoteArgs {
 }
 
 pub(super) fn run(args: RemoteArgs, registry: Registry) -> ExitCode {
-    mainstay_node::heap::keep_small();
+    mainstay_node::memory::keep_small();
     serve(&Call { verify: args.verify, expected: args.blake3 }, registry)
 }

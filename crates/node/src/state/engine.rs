@@ -24,7 +24,7 @@ use super::outputs::Table;
 use super::prepared::Prepared;
 use super::session::SessionOptions;
 use super::teller::{Teller, chain};
-use crate::heap;
+use crate::memory;
 
 /// With more states than this it is worth its time to give back what reading a catalog took for the moment.
 const MANY: usize = 2_000;
@@ -100,7 +100,7 @@ impl Engine {
         match Prepared::new(catalog, &registry, Arc::clone(&self.facts), fetch) {
             Ok(prepared) => {
                 if prepared.states.len() > MANY {
-                    heap::give_back();
+                    memory::give_back();
                 }
                 self.work = Some(Work { prepared, plan: None, ran: Ran::default(), table: None });
             }

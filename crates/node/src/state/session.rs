@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::engine::{CancelPair, Engine};
 use super::teller::Teller;
-use crate::heap;
+use crate::memory;
 
 /// Questions that wait: one that is worked on, one behind it, and room for a cancel.
 const ASKS: usize = 8;
@@ -108,7 +108,7 @@ fn listen(options: SessionOptions, mut asks: mpsc::Receiver<Ask>, teller: Teller
                 engine.answer(ask, &cancel);
             }
             drop(engine);
-            heap::give_back();
+            memory::give_back();
         };
         // Without it nobody takes what is handed on, and the session ends.
         let _ = std::thread::Builder::new().name("state-work".into()).spawn_scoped(scope, work);
