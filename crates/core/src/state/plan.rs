@@ -84,7 +84,7 @@ pub struct PlanStep {
 }
 
 impl PlanStep {
-    /// It would do something, or it could not be analysed.
+    /// It would do something.
     pub fn is_pending(&self) -> bool {
         self.step.is_pending() || self.refresh.is_some()
     }
@@ -188,7 +188,7 @@ impl Plan {
         digest
     }
 
-    /// Some step would do something, or could not be analysed.
+    /// Some step would do something.
     pub fn is_pending(&self) -> bool {
         self.steps.iter().any(PlanStep::is_pending)
     }

@@ -15,6 +15,7 @@ use mainstay_module::host::Cancel;
 use mainstay_module::module::Analysis;
 
 use super::ahead::Ahead;
+use super::awaited::Awaited;
 use super::debts::{DebtError, Log};
 use super::machine::Changing;
 use super::outputs::Table;
@@ -31,7 +32,7 @@ pub(super) struct Order<'a> {
     pub(super) machine: &'a Changing,
     pub(super) teller: &'a Teller,
     /// Nothing: whatever the catalog says may be done.
-    pub(super) approved: Option<&'a [PlanStep]>,
+    pub(super) approved: Option<&'a Awaited>,
     pub(super) owed: &'a Owed,
     pub(super) ran: Ran,
     pub(super) earlier: Option<&'a Table>,
@@ -92,7 +93,7 @@ pub(super) fn apply(order: &Order<'_>, log: Log) -> Result {
     let prepared = order.prepared;
     let applying = Applying {
         order,
-        grounds: order.approved.map(|steps| grounds(prepared, steps)).unwrap_or_default(),
+        grounds: order.approved.map(|plan| grounds(prepared, plan)).unwrap_or_default(),
         books: Mutex::new(Books {
             walk: Walk::new(&prepared.catalog, &prepared.order, order.owed, &order.ran),
             log,
@@ -111,21 +112,20 @@ pub(super) fn apply(order: &Order<'_>, log: Log) -> Result {
 }
 
 /// Which states stand on something that the plan was to change.
-fn grounds(prepared: &Prepared, steps: &[PlanStep]) -> Vec<Ground> {
+fn grounds(prepared: &Prepared, plan: &Awaited) -> Vec<Ground> {
     let order = &prepared.order;
     let mut grounds = vec![Ground::Firm; prepared.catalog.states.len()];
+    let mut pending = vec![true; prepared.catalog.states.len()];
     let mut opaque = false;
     for (place, state) in order.sequence.iter().copied().enumerate() {
-        let moves = |before: &StateIndex| {
-            let step = steps.get(order.place(*before));
-            let pending = |step: &PlanStep| step.step.is_pending() || step.refresh.is_some();
-            grounds[*before] == Ground::Moved || step.is_none_or(pending)
-        };
+        let step = plan.step(place);
+        pending[state] = step.as_ref().is_none_or(PlanStep::is_pending);
+        let moves = |before: &StateIndex| grounds[*before] == Ground::Moved || pending[*before];
         // Nobody knows what a command touches.
         if opaque || order.before(state).iter().any(moves) {
             grounds[state] = Ground::Moved;
         }
-        opaque |= steps.get(place).is_some_and(|step| step.step == StepWord::Opaque);
+        opaque |= step.is_some_and(|step| step.step == StepWord::Opaque);
     }
     grounds
 }
@@ -227,10 +227,10 @@ impl<'a> Applying<'a> {
     }
 
     /// What the plan that was approved says of a state, and how firm its ground is. Nothing: everything may be done.
-    pub(super) fn approved(&self, state: StateIndex) -> Option<(Option<&PlanStep>, Ground)> {
-        let steps = self.order.approved?;
+    pub(super) fn approved(&self, state: StateIndex) -> Option<(Option<PlanStep>, Ground)> {
+        let plan = self.order.approved?;
         let place = self.order.prepared.order.place(state);
-        Some((steps.get(place), self.grounds[state]))
+        Some((plan.step(place), self.grounds[state]))
     }
 
     pub(super) fn is_foreseen(&self, state: StateIndex) -> bool {

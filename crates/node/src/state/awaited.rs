@@ -6,15 +6,21 @@ use mainstay_core::state::plan::{Plan, PlanDigest, PlanHead, PlanStep};
 
 pub(super) struct Awaited {
     digest: String,
-    /// One after the other.
-    packed: Vec<u8>,
+    steps: Packed,
+}
+
+/// One after the other, and where each ends.
+#[derive(Default)]
+struct Packed {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
 }
 
 /// One that is being made.
 #[derive(Default)]
 pub(super) struct Draft {
     digest: PlanDigest,
-    packed: Vec<u8>,
+    steps: Packed,
 }
 
 impl Draft {
@@ -22,13 +28,15 @@ impl Draft {
     pub(super) fn step(&mut self, step: &PlanStep) {
         self.digest.step(step);
         // Named, since some fields are left out where they say nothing.
-        rmp_serde::encode::write_named(&mut self.packed, &step.clone().without_words())
+        rmp_serde::encode::write_named(&mut self.steps.bytes, &step.clone().without_words())
             .expect("a step is lists, maps and texts");
+        self.steps.ends.push(self.steps.bytes.len());
     }
 
     pub(super) fn end(mut self, head: &PlanHead) -> Awaited {
-        self.packed.shrink_to_fit();
-        Awaited { digest: self.digest.whole(head), packed: self.packed }
+        self.steps.bytes.shrink_to_fit();
+        self.steps.ends.shrink_to_fit();
+        Awaited { digest: self.digest.whole(head), steps: self.steps }
     }
 }
 
@@ -44,14 +52,12 @@ impl Awaited {
         &self.digest
     }
 
-    /// In the order of turns.
-    pub(super) fn steps(&self) -> Vec<PlanStep> {
-        let mut rest = self.packed.as_slice();
-        let mut steps = Vec::new();
-        while !rest.is_empty() {
-            steps.push(rmp_serde::from_read(&mut rest).expect("it was packed here"));
-        }
-        steps
+    /// The one at this place in the order of turns.
+    pub(super) fn step(&self, place: usize) -> Option<PlanStep> {
+        let Packed { bytes, ends } = &self.steps;
+        let from = place.checked_sub(1).map_or(Some(0), |before| ends.get(before).copied())?;
+        let packed = bytes.get(from..*ends.get(place)?)?;
+        Some(rmp_serde::from_slice(packed).expect("it was packed here"))
     }
 }
 
@@ -85,12 +91,14 @@ mod tests {
         let other = PlanStep { step: StepWord::Opaque, changes: Vec::new(), refresh: None, ..step.clone() };
         let head = PlanHead::new(CatalogDigest("c".into()), "m", 1);
         let mut plan = Plan { head, steps: vec![step.clone(), other.clone()] };
-        assert_eq!(Awaited::new(&plan).steps(), [step.clone(), other.clone()]);
+        let awaited = Awaited::new(&plan);
+        let steps = [0, 1, 2, usize::MAX].map(|place| awaited.step(place));
+        assert_eq!(steps, [Some(step.clone()), Some(other.clone()), None, None]);
         assert_eq!(Awaited::new(&plan).digest(), plan.digest());
         // Words are for people.
         step.changes[0].diff = Some("+a".into());
         plan.steps[0] = PlanStep { module: "file".into(), reason: Some("why".into()), ..step };
-        assert_eq!(Awaited::new(&plan).steps()[0].changes[0].diff, None);
-        assert_eq!(Awaited::new(&plan).steps()[0].reason, None);
+        let bare = Awaited::new(&plan).step(0).unwrap();
+        assert_eq!((bare.changes[0].diff.as_deref(), bare.reason), (None, None));
     }
 }

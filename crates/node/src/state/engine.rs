@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mainstay_core::state::Values;
 use mainstay_core::state::catalog::Catalog;
-use mainstay_core::state::plan::{Plan, PlanStep};
+use mainstay_core::state::plan::Plan;
 use mainstay_core::state::session::{Approval, Ask, Tell};
 use mainstay_core::state::walk::{Debt, Owed, Ran};
 use mainstay_module::host::{Cancel, View};
@@ -209,9 +209,9 @@ impl Engine {
         };
         // A plan is applied once: what comes after it was observed by nobody.
         let plan = work.plan.take();
-        let approved: Option<Vec<PlanStep>> = match (approval, plan) {
+        let approved = match (approval, plan) {
             (Approval::All, _) => None,
-            (Approval::Plan { digest }, Some(plan)) if digest == plan.digest() => Some(plan.steps()),
+            (Approval::Plan { digest }, Some(plan)) if digest == plan.digest() => Some(plan),
             (Approval::Plan { digest }, Some(plan)) => {
                 let short = |digest: &str| digest.chars().take(12).collect::<String>();
                 let (approved, own) = (short(digest), short(plan.digest()));
@@ -238,7 +238,7 @@ impl Engine {
             prepared: &work.prepared,
             machine: &machine,
             teller: &self.teller,
-            approved: approved.as_deref(),
+            approved: approved.as_ref(),
             owed: &owed,
             ran: work.ran.clone(),
             earlier: work.table.as_ref(),
