@@ -19,6 +19,12 @@ pub trait Way: Send + Sync {
     fn vars(&self) -> &Values;
 
     async fn connect(&self) -> Result<Box<dyn Machine>, Aside>;
+
+    /// An open session takes something that is not to be had for many machines at once, as a connection and the process that
+    /// holds it.
+    fn is_costly(&self) -> bool {
+        false
+    }
 }
 
 /// An open session with the engine on a machine. Dropped without [`Machine::close`], what it runs is killed.

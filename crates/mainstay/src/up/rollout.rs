@@ -121,7 +121,7 @@ struct Member {
     way: Box<dyn Way>,
     machine: Option<Box<dyn Machine>>,
     facts: Values,
-    /// Until it is sent.
+    /// Until it is sent for the last time.
     catalog: Option<Box<Catalog>>,
     /// The latest.
     plan: Option<Arc<Plan>>,
@@ -172,6 +172,9 @@ struct Shared<'a> {
     options: &'a Options,
     cancel: &'a CancellationToken,
     notes: Notes,
+    /// There are more machines than may be worked on at once, and a session with each is costly: between two pieces of work it
+    /// is closed.
+    parts: bool,
 }
 
 /// The front, and what it is told from.
@@ -187,7 +190,8 @@ impl Rollout<'_> {
         let Self { ways, source, options, interrupt } = self;
         let names = ways.iter().map(|way| way.name().to_owned()).collect();
         let (sender, notes) = mpsc::channel(NOTES);
-        let shared = Shared { options: &options, cancel: &interrupt.cancel, notes: sender };
+        let parts = ways.iter().filter(|way| way.is_costly()).count() > options.forks;
+        let shared = Shared { options: &options, cancel: &interrupt.cancel, notes: sender, parts };
         let mut stage = Stage { front, names, notes };
         let mut members: Vec<Member> =
             ways.into_iter().enumerate().map(|(at, way)| Member::new(at, way)).collect();
@@ -212,7 +216,8 @@ impl Rollout<'_> {
         let Self { ways, source, options, interrupt } = self;
         let names = ways.iter().map(|way| way.name().to_owned()).collect();
         let (sender, notes) = mpsc::channel(NOTES);
-        let shared = Shared { options: &options, cancel: &interrupt.cancel, notes: sender };
+        let parts = ways.iter().filter(|way| way.is_costly()).count() > options.forks;
+        let shared = Shared { options: &options, cancel: &interrupt.cancel, notes: sender, parts };
         let mut stage = Stage { front, names, notes };
         let mut members: Vec<Member> =
             ways.into_iter().enumerate().map(|(at, way)| Member::new(at, way)).collect();
@@ -381,22 +386,51 @@ impl Member {
     }
 
     async fn connect(&mut self, shared: &Shared<'_>) {
-        let greeted = async {
-            let mut machine = self.way.connect().await?;
-            match machine.receive().await? {
-                Tell::Hello { facts, notes, .. } => Ok((machine, facts, notes)),
-                Tell::Problem { message } => Err(Aside::Problem(message)),
-                other => Err(Aside::Problem(format!("it began with {other:?}"))),
-            }
-        };
-        match greeted.await {
-            Ok((machine, facts, notes)) => {
-                self.machine = Some(machine);
+        match self.greet().await {
+            Ok((facts, notes)) => {
                 self.facts = facts;
                 shared.note(self.at, Note::Connected { notes }).await;
+                self.part(shared).await;
             }
             Err(aside) => self.set_aside(aside, shared).await,
         }
+    }
+
+    /// Opens a session. What the machine says of itself, and what went wrong there.
+    async fn greet(&mut self) -> Result<(Values, Vec<String>), Aside> {
+        let mut machine = self.way.connect().await?;
+        match machine.receive().await? {
+            Tell::Hello { facts, notes, .. } => {
+                self.machine = Some(machine);
+                Ok((facts, notes))
+            }
+            Tell::Problem { message } => Err(Aside::Problem(message)),
+            other => Err(Aside::Problem(format!("it began with {other:?}"))),
+        }
+    }
+
+    /// Ends a session that is costly until there is work again.
+    async fn part(&mut self, shared: &Shared<'_>) {
+        if shared.parts && self.way.is_costly() {
+            self.close().await;
+        }
+    }
+
+    /// Takes up where the last session ended: with the catalog, and the plan that was made there.
+    async fn resume(&mut self, shared: &Shared<'_>) -> Result<&mut Box<dyn Machine>, Aside> {
+        if self.machine.is_none() && shared.parts {
+            self.greet().await?;
+        }
+        let machine = self.machine.as_mut().ok_or(Aside::Cancelled)?;
+        let again = shared.parts && self.way.is_costly();
+        let catalog = if again { self.catalog.clone() } else { self.catalog.take() };
+        if let Some(catalog) = catalog {
+            machine.send(Ask::Catalog(catalog)).await?;
+        }
+        if let Some(plan) = self.plan.as_ref().filter(|_| again) {
+            machine.send(Ask::Plan(Box::new(Plan::clone(plan)))).await?;
+        }
+        Ok(machine)
     }
 
     async fn set_aside(&mut self, aside: Aside, shared: &Shared<'_>) {
@@ -408,7 +442,12 @@ impl Member {
         if self.aside.is_some() {
             return;
         }
-        match self.submit(shared).await {
+        let planned = match self.resume(shared).await {
+            Ok(_) => self.analyze(1, shared).await,
+            Err(aside) => Err(aside),
+        };
+        self.part(shared).await;
+        match planned {
             Ok(plan) => {
                 let errors = standing::errors(&plan);
                 self.plan = Some(plan);
@@ -419,13 +458,6 @@ impl Member {
             }
             Err(aside) => self.set_aside(aside, shared).await,
         }
-    }
-
-    async fn submit(&mut self, shared: &Shared<'_>) -> Result<Arc<Plan>, Aside> {
-        if let (Some(machine), Some(catalog)) = (&mut self.machine, self.catalog.take()) {
-            machine.send(Ask::Catalog(catalog)).await?;
-        }
-        self.analyze(1, shared).await
     }
 
     async fn analyze(&mut self, cycle: u32, shared: &Shared<'_>) -> Result<Arc<Plan>, Aside> {
@@ -465,6 +497,7 @@ impl Member {
     /// Modifies and looks again until nothing is left.
     async fn bring(&mut self, shared: &Shared<'_>) -> Result<(), Aside> {
         let yes = shared.options.goal == Goal::Up { yes: true };
+        self.resume(shared).await?;
         let mut plan = self.plan.clone().ok_or(Aside::Cancelled)?;
         let mut approved = plan.clone();
         if shared.options.drop_orphans && !plan.orphans.is_empty() {

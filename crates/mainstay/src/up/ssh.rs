@@ -80,6 +80,10 @@ impl Way for SshWay {
         talk.order(&Order::Open).await.map_err(|error| unreachable(&error))?;
         Ok(Box::new(SshMachine(talk)))
     }
+
+    fn is_costly(&self) -> bool {
+        true
+    }
 }
 
 struct SshMachine(SshTalk);

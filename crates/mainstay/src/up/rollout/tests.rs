@@ -23,6 +23,7 @@ struct Script {
     /// It does not end before it is cancelled.
     hangs: bool,
     orphans: Vec<String>,
+    costly: bool,
 }
 
 struct PlayedWay {
@@ -38,6 +39,8 @@ struct Log {
     asks: std::sync::Arc<Mutex<Vec<String>>>,
     at_work: std::sync::Arc<AtomicUsize>,
     most_at_work: std::sync::Arc<AtomicUsize>,
+    open: std::sync::Arc<AtomicUsize>,
+    most_open: std::sync::Arc<AtomicUsize>,
 }
 
 struct Played {
@@ -69,6 +72,8 @@ impl Way for PlayedWay {
         if self.script.unreachable {
             return Err(Aside::Unreachable { message: "no route to host".into(), hints: vec![] });
         }
+        let now = self.log.open.fetch_add(1, Ordering::SeqCst) + 1;
+        self.log.most_open.fetch_max(now, Ordering::SeqCst);
         let hello = Tell::Hello {
             version: "1".into(),
             machine: self.name.clone(),
@@ -86,6 +91,16 @@ impl Way for PlayedWay {
             working: false,
             dropped: false,
         }))
+    }
+
+    fn is_costly(&self) -> bool {
+        self.script.costly
+    }
+}
+
+impl Drop for Played {
+    fn drop(&mut self) {
+        self.log.open.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -122,7 +137,11 @@ impl Machine for Played {
         };
         self.log.asks.lock().unwrap().push(format!("{}: {said}", self.name));
         match ask {
-            Ask::Catalog(_) | Ask::Plan(_) => {}
+            Ask::Catalog(_) => {}
+            Ask::Plan(plan) => {
+                self.analyses = 1;
+                self.plan = Some(*plan);
+            }
             Ask::DropOrphans => self.dropped = true,
             Ask::Analyze { cycle, .. } => {
                 let at = self.analyses.min(self.script.plans.len() - 1);
@@ -258,6 +277,7 @@ struct Outcome {
     said: Vec<String>,
     asks: Vec<String>,
     most_at_work: usize,
+    most_open: usize,
 }
 
 impl Outcome {
@@ -290,7 +310,13 @@ async fn play(scripts: &[(&str, Script)], options: Options, mut watcher: Watcher
     let rollout = Rollout { ways, source: &Empty, options, interrupt: watcher.interrupt.clone() };
     let ends = timeout(Duration::from_secs(30), rollout.run(&mut watcher)).await.expect("it ends").unwrap();
     let asks = log.asks.lock().unwrap().clone();
-    Outcome { ends, said: watcher.said, asks, most_at_work: log.most_at_work.load(Ordering::SeqCst) }
+    Outcome {
+        ends,
+        said: watcher.said,
+        asks,
+        most_at_work: log.most_at_work.load(Ordering::SeqCst),
+        most_open: log.most_open.load(Ordering::SeqCst),
+    }
 }
 
 fn answers(answers: &[Answer]) -> Watcher {
@@ -324,6 +350,27 @@ async fn what_would_change_is_shown_asked_for_done_and_looked_at_again() {
     );
     assert_eq!(outcome.said, ["plans m", "ask 1", "m over", "ended"]);
     assert_eq!((outcome.ends[0].counts.changed, outcome.ends[0].cycles), (1, 1));
+}
+
+#[tokio::test]
+async fn no_more_sessions_are_open_than_may_be_at_work() {
+    let costly = || Script { costly: true, ..one_change() };
+    let scripts = [("a", costly()), ("b", costly()), ("c", costly()), ("d", one_change())];
+    let outcome = play(&scripts, Options { forks: 2, ..UP }, answers(&[Answer::Yes])).await;
+    assert_eq!(outcome.verdicts(), ["a: stable", "b: stable", "c: stable", "d: stable"]);
+    // The cheap one stays open beside them.
+    assert_eq!((outcome.most_at_work, outcome.most_open), (2, 3));
+    let asks: Vec<&str> = outcome.asks.iter().filter_map(|ask| ask.strip_prefix("a: ")).collect();
+    assert_eq!(
+        asks,
+        ["bye", "catalog for a", "analyze 1", "bye"]
+            .into_iter()
+            .chain(["catalog for a", "plan", "apply 1 approved", "analyze 2", "bye"])
+            .collect::<Vec<_>>()
+    );
+    // As many as may be at work: each is asked in one session.
+    let outcome = play(&scripts[..2], Options { forks: 2, ..UP }, answers(&[Answer::Yes])).await;
+    assert_eq!(outcome.asks.iter().filter(|ask| ask.ends_with("bye")).count(), 2);
 }
 
 #[tokio::test]
