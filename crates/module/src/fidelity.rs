@@ -123,12 +123,12 @@ fn compare(changes: &[Change], before: &Observation, after: &Observation) {
         // What comes or goes as a whole comes and goes with all its fields.
         let whole = match name.split_once(" of ") {
             Some((_, of)) => field("exists", of),
-            None => "exists".to_owned(),
+            None => "exists".into(),
         };
         // What goes with a directory goes with all that is in it.
         let above = |gone: &&&Change| gone.after == Datum::Absent && gone.field == "exists";
         let with_all = listed.values().find(above).is_some();
-        let known = listed.contains_key(name.as_str()) || listed.contains_key(whole.as_str()) || with_all;
+        let known = listed.contains_key(name.as_str()) || listed.contains_key(&*whole) || with_all;
         assert!(
             known,
             "{name} went from {:?} to {:?}, which no change told: {changes:#?}",
@@ -160,7 +160,7 @@ pub fn tree(folder: &Path, path: &Path) -> Observation {
             Ok(relative) => relative.to_string_lossy().into_owned(),
             Err(_) => found.to_string_lossy().into_owned(),
         };
-        let mut put = |name: &str, value: Value| seen.insert(field(name, &of), value);
+        let mut put = |name: &'static str, value: Value| seen.insert(field(name, &of).into_owned(), value);
         let kind = if meta.is_symlink() {
             put("target", fs::read_link(found).unwrap().to_string_lossy().into());
             "link"

@@ -49,7 +49,7 @@ pub fn changes(cx: &Analyze<'_>, standing: &Standing, sensitive: bool) -> Sight<
             }
             let secret = sensitive || standing.secret || there.secret;
             let mut change = shown(cx, &there, old.as_deref(), &new, secret);
-            change.field = field("content", &of).into();
+            change.field = field("content", &of);
             Ok(vec![change])
         }
         _ => Err(Failure::on("keep", &path, format!("it is a {}", there.what())).into()),

@@ -1,6 +1,7 @@
 //! What is at a path when a state has its turn: what is there now, or what earlier states of the plan will have put
 //! there. What nobody can tell yet is a [`Hindrance`], not a guess.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use mainstay_core::state::StateId;
@@ -78,15 +79,17 @@ pub struct Standing {
     pub by: Option<StateId>,
     pub kind: Kind,
     pub mode: Option<u32>,
-    pub owner: Option<String>,
-    pub group: Option<String>,
     pub size: u64,
     /// How many names the file has.
     pub links: u64,
     /// The content may not be shown.
     pub secret: bool,
     text: Option<String>,
+    /// Of what is there now. A name costs a look at the tables of accounts, and mostly nobody asks for it.
     ids: Option<(u32, u32)>,
+    /// Of what is foretold.
+    owner: Option<String>,
+    group: Option<String>,
 }
 
 impl Standing {
@@ -107,7 +110,7 @@ impl Standing {
         }
     }
 
-    fn observed(path: &Path, entry: Option<Entry>, view: &View) -> Self {
+    fn observed(path: &Path, entry: Option<Entry>) -> Self {
         let Some(entry) = entry else { return Self::absent(path, None) };
         Self {
             kind: match entry.kind {
@@ -117,8 +120,6 @@ impl Standing {
                 EntryKind::Special => Kind::Special,
             },
             mode: Some(entry.mode),
-            owner: Some(view.user_name(entry.uid)),
-            group: Some(view.group_name(entry.gid)),
             size: entry.size,
             links: entry.links,
             ids: Some((entry.uid, entry.gid)),
@@ -159,7 +160,7 @@ impl Standing {
         if let Some(fate) = Self::beneath(cx, path)? {
             return Ok(fate);
         }
-        Ok(Self::observed(path, cx.view.entry(path)?, cx.view))
+        Ok(Self::observed(path, cx.view.entry(path)?))
     }
 
     /// What the fate of a directory above means for a path of which nothing is foretold itself.
@@ -194,6 +195,14 @@ impl Standing {
             standing = Self::at(cx, &next)?;
         }
         Err(Failure::on("follow", path, "too many links in a row").into())
+    }
+
+    fn owner(&self, view: &View) -> Option<String> {
+        self.ids.map(|(uid, _)| view.user_name(uid)).or_else(|| self.owner.clone())
+    }
+
+    fn group(&self, view: &View) -> Option<String> {
+        self.ids.map(|(_, gid)| view.group_name(gid)).or_else(|| self.group.clone())
     }
 
     pub fn exists(&self) -> bool {
@@ -337,10 +346,10 @@ impl Wanted<'_> {
             let name = number.map_or_else(|| account.to_string(), |uid| cx.view.user_name(uid));
             let same = match (standing.ids, number) {
                 (Some((uid, _)), Some(wanted)) => uid == wanted,
-                _ => standing.owner.as_ref() == Some(&name),
+                _ => standing.owner(cx.view).as_ref() == Some(&name),
             };
             if new || !same {
-                let old = before(standing.owner.clone().map(Value::from))?;
+                let old = before(standing.owner(cx.view).map(Value::from))?;
                 let coming = coming(cx, "user", number, account, name)?;
                 changes.push(Change::new(field("owner", of), old, coming));
             }
@@ -350,10 +359,10 @@ impl Wanted<'_> {
             let name = number.map_or_else(|| account.to_string(), |gid| cx.view.group_name(gid));
             let same = match (standing.ids, number) {
                 (Some((_, gid)), Some(wanted)) => gid == wanted,
-                _ => standing.group.as_ref() == Some(&name),
+                _ => standing.group(cx.view).as_ref() == Some(&name),
             };
             if new || !same {
-                let old = before(standing.group.clone().map(Value::from))?;
+                let old = before(standing.group(cx.view).map(Value::from))?;
                 let coming = coming(cx, "group", number, account, name)?;
                 changes.push(Change::new(field("group", of), old, coming));
             }
@@ -384,12 +393,12 @@ impl Wanted<'_> {
         let kept = standing.exists();
         let owner = match self.owner {
             Some(account) => Some(named(account, &|uid| view.user_name(uid))),
-            None if kept => standing.owner.clone(),
+            None if kept => standing.owner(view),
             None => Some(view.user_name(nix::unistd::geteuid().as_raw())),
         };
         let group = match self.group {
             Some(account) => Some(named(account, &|gid| view.group_name(gid))),
-            None if kept => standing.group.clone(),
+            None if kept => standing.group(view),
             // A directory may hand its own group down.
             None => None,
         };
@@ -399,8 +408,8 @@ impl Wanted<'_> {
 }
 
 /// A change's field: of the state's own path, or of one beneath it.
-pub fn field(field: &str, of: &str) -> String {
-    if of.is_empty() { field.to_owned() } else { format!("{field} of {of}") }
+pub fn field(field: &'static str, of: &str) -> Cow<'static, str> {
+    if of.is_empty() { field.into() } else { format!("{field} of {of}").into() }
 }
 
 fn find(

@@ -412,7 +412,7 @@ fn content_change(cx: &Analyze<'_>, old: &Standing, bytes: &[u8], of: &str) -> S
         }
         replacement::shown(cx, old, before.as_deref(), bytes, old.secret)
     };
-    change.field = field("content", of).into();
+    change.field = field("content", of);
     Ok(Some(change))
 }
 
