@@ -7,6 +7,7 @@
 pub mod access;
 pub mod backoff;
 pub mod batch;
+pub mod causes;
 pub mod clock;
 pub mod delivery;
 pub mod encoding;

@@ -23,11 +23,11 @@ use super::name_range::compact_names;
 use super::screen::Screen;
 use super::watch::{BAR_STEP, Bar, Show, Tally, take};
 use super::{Done, Stop, status_of};
-use crate::causes::with_causes;
 use crate::remote::talk::{Order, RunEnd, RunOrder, Word};
 use crate::up::inventory::Host;
 use crate::up::rollout::FORKS;
 use crate::up::ssh::SshTalk;
+use mainstay_core::causes::with_causes;
 
 /// Most bytes of output kept from each host unless told, as through a hub.
 pub(super) const OUTPUT_LIMIT: u64 = 1 << 20;
