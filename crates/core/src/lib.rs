@@ -17,6 +17,7 @@ pub mod frame;
 pub mod id;
 pub mod join_token;
 pub mod journal;
+pub mod listed;
 pub mod message;
 pub mod method;
 mod near_miss;
