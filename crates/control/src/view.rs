@@ -157,6 +157,32 @@ pub struct RunNodeView {
     pub result: Option<ResultView>,
     /// Otherwise why not yet: "away since …, behind 12 messages", "waiting for its batch", "sent", "accepted".
     pub pending: Option<String>,
+    /// What has to happen first, for programs; none if there is an end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<WaitsFor>,
+}
+
+/// What a node of a run waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitsFor {
+    /// The node itself: it is away.
+    Node,
+    /// Others of the run go first.
+    Batch,
+    /// The order goes out next, or after other messages.
+    Turn,
+    /// The node has the order, or is being given it.
+    Answer,
+    /// The hub, which is writing the end.
+    Hub,
+}
+
+impl WaitsFor {
+    /// Whether nothing will come of it before some machine that is away comes back.
+    pub fn is_away(self) -> bool {
+        matches!(self, Self::Node | Self::Batch)
+    }
 }
 
 /// What stands in a `result` line of `run --json` (DESIGN §8).
@@ -226,6 +252,9 @@ pub enum RunEvent {
         #[schema(value_type = String)]
         run: RunId,
         targets: u64,
+        /// How many of them are away when this is told: nothing comes of these soon.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        away: u64,
     },
     Output {
         #[schema(value_type = String)]
@@ -248,6 +277,10 @@ pub enum RunEvent {
         failed: u64,
         pending: u64,
     },
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A join token as listed; its secret is shown once, when it is made.

@@ -1,6 +1,7 @@
 //! What operators ask about runs: start, look, watch, take back, do again, forget; and messages of their own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
@@ -41,6 +42,9 @@ const MAX_QUEUED: usize = 2_000_000;
 
 /// Output shown by one `show`, over all nodes. Beyond it, results say how much there is; watching the run gives it.
 const SHOW_OUTPUT: usize = 32 << 20;
+
+/// A link that was lost for less than this may just be on its way back, after a hub's restart for instance.
+const RELINK: Duration = Duration::from_secs(1);
 
 impl Hub {
     /// The nodes that these expressions mean now and that the operator may reach.
@@ -294,10 +298,11 @@ impl Hub {
                         .map(|_| since(inner.registry.last_seen(key)));
                     Some(pending_reason(open, place, away, dispatch.behind(key, &run)))
                 }
-                (None, _) => Some("its result is being written".to_owned()),
+                (None, _) => Some((WaitsFor::Hub, "its result is being written".to_owned())),
                 (Some(_), _) => None,
             };
-            RunNodeView { node: name.clone(), result, pending }
+            let (waits_for, pending) = pending.unzip();
+            RunNodeView { node: name.clone(), result, pending, waits_for }
         });
         let nodes = nodes.collect();
         Ok((view, nodes))
@@ -430,13 +435,26 @@ struct Watcher {
 }
 
 impl Watcher {
+    /// How many of the run's nodes that have not ended have been without a link for longer than it takes to make a new one.
+    fn away(&self) -> u64 {
+        let inner = &self.inner;
+        let (now, dispatch) = (inner.now(), inner.dispatch());
+        let Some(open) = dispatch.run(&self.reader.run().record.run) else { return 0 };
+        let is_away = |key| dispatch.away_for(&key, now, inner.started).is_some_and(|long| long >= RELINK);
+        open.nodes().filter(|&node| open.slot(node).stage != Stage::Done && is_away(open.key(node))).count()
+            as u64
+    }
+
     async fn next(&mut self) -> Option<Result<(u64, RunEvent), Problem>> {
         while !self.done {
             // Marked as seen before the log is read, so that what is written meanwhile is not missed.
             self.grown.borrow_and_update();
             match self.reader.next().await {
-                Ok(Some((number, event))) => {
+                Ok(Some((number, mut event))) => {
                     if number > self.from {
+                        if let RunEvent::Accepted { away, .. } = &mut event {
+                            *away = self.away();
+                        }
                         return Some(Ok((number, event)));
                     }
                 }

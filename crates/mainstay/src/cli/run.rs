@@ -134,7 +134,7 @@ pub(super) async fn through_hub(client: &Client, args: RunArgs, screen: &mut Scr
     if args.detach {
         let view: RunView = client.call(Method::POST, "/v1/runs", &spec).await?;
         if screen.json {
-            screen.object(&RunEvent::Accepted { run: view.run, targets: view.nodes })?;
+            screen.object(&RunEvent::Accepted { run: view.run, targets: view.nodes, away: 0 })?;
         } else {
             screen.line(&view.run.to_string())?;
             screen.note(&format!(

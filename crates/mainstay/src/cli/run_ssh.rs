@@ -53,7 +53,7 @@ pub(super) async fn run(run: SshRun, screen: &mut Screen) -> Done {
         (false, true) => Show::Live(Live::default()),
         (false, false) => Show::Folded(Folded::default(), Bar::new(screen)),
     };
-    let accepted = RunEvent::Accepted { run: id, targets: run.hosts.len() as u64 };
+    let accepted = RunEvent::Accepted { run: id, targets: run.hosts.len() as u64, away: 0 };
     show_event(&accepted, &mut tally, &mut show, screen)?;
     let cancel = CancellationToken::new();
     let (events, heard) = mpsc::channel(EVENTS);

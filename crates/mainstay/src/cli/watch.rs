@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use indicatif::{ProgressBar, ProgressStyle};
-use mainstay_control::view::{Problem, ProblemKind, RunEvent, RunNodeView, RunView};
+use mainstay_control::view::{Problem, ProblemKind, RunEvent, RunNodeView, RunView, WaitsFor};
 use mainstay_core::id::{NodeName, RunId};
 use mainstay_core::time::Span;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
@@ -23,7 +23,7 @@ use crate::client::Client;
 use crate::client::run_stream::RunStream;
 pub(super) use crate::client::run_stream::short;
 
-/// When nothing came for this long, it is looked whether anything can come: long enough for a link's round
+/// Nodes may go away in the middle. When nothing came for this long, it is looked whether anything can come: long enough for a link's round
 /// trips to anywhere on earth, short enough not to keep a person waiting for machines that are away.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -61,6 +61,8 @@ enum End {
 #[derive(Default)]
 pub(super) struct Tally {
     targets: u64,
+    /// Of these, as far as is known from the beginning.
+    away: u64,
     ends: BTreeMap<NodeName, bool>,
 }
 
@@ -75,6 +77,11 @@ impl Tally {
 
     pub(super) fn pending(&self) -> u64 {
         self.targets.saturating_sub(self.ends.len() as u64)
+    }
+
+    /// All have ended but as many as were away when the run began: nobody need be waited for if these still are.
+    fn is_up_to_away(&self) -> bool {
+        self.away > 0 && self.pending() <= self.away
     }
 
     /// `3 ok, 1 failed`.
@@ -170,6 +177,7 @@ async fn follow(
     let limit = patience.limit.map(|limit| (limit, begun + limit));
     let mut pause = GRACE;
     let mut look_at = begun + pause;
+    let mut hurried = false;
     let mut bar_step = interval_at(begun + BAR_STEP, BAR_STEP);
     bar_step.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let has_bar = matches!(show, Show::Folded(_, bar) if bar.wanted);
@@ -182,15 +190,18 @@ async fn follow(
             event = stream.next() => {
                 let (event, line) = event?;
                 pause = GRACE;
-                look_at = Instant::now() + pause;
                 let show = if stream.position() > after { Some(&mut *show) } else { unseen(&event, show) };
                 if take(&event, &line, tally, show, screen)? {
                     return Ok(End::All);
                 }
+                // At once, but only the first time: one that came back meanwhile may be at work for long.
+                let at_once = !hurried && tally.is_up_to_away();
+                hurried |= at_once;
+                look_at = Instant::now() + if at_once { Duration::ZERO } else { pause };
             }
             () = sleep_until(look_at), if patience.only_online => {
                 match pending_of(client, stream.run()).await {
-                    Ok(detail) if !detail.nodes.is_empty() && !detail.nodes.iter().any(moves) => {
+                    Ok(detail) if !detail.nodes.is_empty() && detail.nodes.iter().all(is_away) => {
                         return Ok(End::Away(detail));
                     }
                     // The stream is the one to say that a hub does not come back.
@@ -234,7 +245,7 @@ pub(super) fn take(
     screen: &mut Screen,
 ) -> io::Result<bool> {
     match event {
-        RunEvent::Accepted { targets, .. } => tally.targets = *targets,
+        RunEvent::Accepted { targets, away, .. } => (tally.targets, tally.away) = (*targets, *away),
         RunEvent::Result(result) => {
             tally.ends.insert(result.node.clone(), result.is_ok());
         }
@@ -260,11 +271,8 @@ async fn pending_of(client: &Client, run: RunId) -> Result<RunDetail, Problem> {
     client.get(&format!("/v1/runs/{run}?pending=true")).await
 }
 
-/// Whether a pending node can come to an end without some machine coming back first.
-fn moves(node: &RunNodeView) -> bool {
-    let why = node.pending.as_deref().unwrap_or_default();
-    // A node may be away before it got the order, or with the order accepted.
-    !(why.contains("away since") || why.starts_with("waiting for its batch"))
+fn is_away(node: &RunNodeView) -> bool {
+    node.waits_for.is_some_and(WaitsFor::is_away)
 }
 
 /// Says for each reason which nodes it keeps, and how to come back.
@@ -376,11 +384,23 @@ mod tests {
     fn the_exit_status_says_what_the_counts_say() {
         let tally = |targets, ends: &[bool]| Tally {
             targets,
+            away: 0,
             ends: ends.iter().enumerate().map(|(i, ok)| (format!("n{i}").parse().unwrap(), *ok)).collect(),
         };
         assert_eq!(tally(2, &[true, true]).status(), 0);
         assert_eq!(tally(2, &[true, false]).status(), 1);
         assert_eq!(tally(2, &[true]).status(), 3);
         assert_eq!(tally(3, &[true, false]).status(), 1);
+    }
+
+    #[test]
+    fn only_as_many_as_were_away_from_the_beginning_are_left() {
+        let tally = |away, ends: usize| Tally {
+            targets: 3,
+            away,
+            ends: (0..ends).map(|i| (format!("n{i}").parse().unwrap(), true)).collect(),
+        };
+        assert!(tally(1, 2).is_up_to_away() && tally(3, 0).is_up_to_away());
+        assert!(!tally(1, 1).is_up_to_away() && !tally(0, 3).is_up_to_away());
     }
 }

@@ -157,7 +157,7 @@ fn summary(ok: u64, failed: u64) -> RunEvent {
 /// The events of a run of this command; without a summary it stays pending.
 fn events(command: &str) -> Vec<RunEvent> {
     let run = run_id();
-    let accepted = |targets| RunEvent::Accepted { run, targets };
+    let accepted = |targets| RunEvent::Accepted { run, targets, away: 0 };
     match command {
         "uptime" => vec![
             accepted(3),
@@ -167,7 +167,7 @@ fn events(command: &str) -> Vec<RunEvent> {
             summary(3, 0),
         ],
         "fail" => vec![accepted(2), result("ship1", 0, ""), result("ship10", 7, "no\n"), summary(1, 1)],
-        "away" => vec![accepted(4), result("ship1", 0, "up\n")],
+        "away" => vec![RunEvent::Accepted { run, targets: 4, away: 3 }, result("ship1", 0, "up\n")],
         "live" => vec![
             accepted(2),
             output("ship1", 1, "one\ntw"),
@@ -378,9 +378,12 @@ impl Facade for FakeHub {
             return Err(not_found("such run"));
         }
         let ended = events(&self.command()).into_iter().filter_map(|event| match event {
-            RunEvent::Result(result) => {
-                Some(RunNodeView { node: result.node.clone(), result: Some(result), pending: None })
-            }
+            RunEvent::Result(result) => Some(RunNodeView {
+                node: result.node.clone(),
+                result: Some(result),
+                pending: None,
+                waits_for: None,
+            }),
             _ => None,
         });
         let mut nodes: Vec<RunNodeView> = ended.collect();
@@ -390,6 +393,7 @@ impl Facade for FakeHub {
                     node: name.parse().unwrap(),
                     result: None,
                     pending: Some(format!("{why}away since 2026-11-17 09:00 UTC")),
+                    waits_for: Some(WaitsFor::Node),
                 });
             }
         }

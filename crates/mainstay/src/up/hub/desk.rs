@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use data_encoding::BASE64;
 use hyper::Method;
-use mainstay_control::hub::approval::PLAN;
-use mainstay_control::view::{Approve, Problem, ProblemKind, ResultView, RunEvent, RunSpec, RunView};
+use mainstay_control::hub::approval::{PLAN, UP};
+use mainstay_control::view::{
+    Approve, Problem, ProblemKind, ResultView, RunEvent, RunSpec, RunView, WaitsFor,
+};
 use mainstay_core::id::{NodeName, RunId};
 use mainstay_core::state::catalog::{Catalog, CatalogDigest};
 use mainstay_node::method::state::{EXPLAIN, parcel};
@@ -254,7 +256,8 @@ impl<'a> Following<'a> {
                 event = self.stream.next() => match event {
                     Ok((event, _)) => {
                         pause = GRACE;
-                        look_at = Instant::now() + pause;
+                        let some_are_away = matches!(event, RunEvent::Accepted { away: 1.., .. });
+                        look_at = Instant::now() + if some_are_away { Duration::ZERO } else { pause };
                         self.event(event).await;
                     }
                     Err(problem) => {
@@ -306,10 +309,10 @@ impl<'a> Following<'a> {
         // The stream is the one to say that a hub does not come back.
         let Ok(detail) = detail else { return };
         for node in detail.nodes {
-            let why = node.pending.unwrap_or_default();
-            if !why.contains("away since") {
+            if node.waits_for != Some(WaitsFor::Node) {
                 continue;
             }
+            let why = node.pending.unwrap_or_default();
             if let Some((member, _)) = self.waiting.remove(&node.node) {
                 let next = if self.comes_back { "approve its plan then" } else { "see how it went" };
                 let verb = if self.comes_back { "approve" } else { "watch" };
