@@ -146,6 +146,10 @@ pub struct RunView {
     pub cancelled: bool,
     /// More failures than allowed: no further node is started.
     pub stopped: bool,
+    /// The run whose approved plans this one applies.
+    #[schema(value_type = Option<String>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applies: Option<RunId>,
 }
 
 /// One node of a run.

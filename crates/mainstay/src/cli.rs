@@ -37,6 +37,7 @@ mod rollout_lines;
 mod rollout_text;
 mod run_ssh;
 mod screen;
+mod state_run;
 mod table;
 mod watch;
 

@@ -172,6 +172,7 @@ impl Hub {
             output_limit,
             batch: spec.batch,
             max_failures: spec.max_failures,
+            applies: None,
         };
         Ok((record, nodes))
     }
@@ -588,6 +589,7 @@ fn view_of(record: &RunRecord) -> RunView {
         script: !record.data.is_empty(),
         targets: record.targets.clone(),
         nodes: record.nodes,
+        applies: record.applies,
         ok: 0,
         failed: 0,
         pending: 0,

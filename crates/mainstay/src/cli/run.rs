@@ -147,7 +147,7 @@ pub(super) async fn through_hub(client: &Client, args: RunArgs, screen: &mut Scr
     }
     let patience = Patience { only_online: args.wait.is_none(), limit: args.wait.map(|Span(limit)| limit) };
     let stream = RunStream::start(client, &spec).await?;
-    watch(client, stream, Look { live: args.stream, after: 0 }, patience, screen).await
+    watch(client, stream, Look { method: &spec.method, live: args.stream, after: 0 }, patience, screen).await
 }
 
 /// The same order for hosts without agents. What only a hub can do is refused rather than left out.

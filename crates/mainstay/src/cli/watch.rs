@@ -13,10 +13,12 @@ use mainstay_core::id::{NodeName, RunId};
 use mainstay_core::time::Span;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
+use super::changes::Detail;
 use super::fold::{self, Folded};
 use super::live::Live;
 use super::name_range::compact;
 use super::screen::{Screen, one_line};
+use super::state_run::StateRun;
 use super::{Done, Stop, moment, status_of};
 use crate::api::RunDetail;
 use crate::client::Client;
@@ -43,7 +45,9 @@ pub(super) struct Patience {
 
 /// What is shown.
 #[derive(Clone, Copy)]
-pub(super) struct Look {
+pub(super) struct Look<'a> {
+    /// The run's, which says what its output is.
+    pub(super) method: &'a str,
     /// Output while it comes.
     pub(super) live: bool,
     /// Events up to this number were shown before: they count, and are not shown again.
@@ -109,28 +113,34 @@ pub(super) enum Show {
     Json,
     Live(Live),
     Folded(Folded, Bar),
+    States(StateRun, Bar),
 }
 
 /// Watches until the run has ended or patience has.
 pub(super) async fn watch(
     client: &Client,
     mut stream: RunStream<'_>,
-    look: Look,
+    look: Look<'_>,
     patience: Patience,
     screen: &mut Screen,
 ) -> Done {
     let run = stream.run();
     let mut tally = Tally::default();
-    let mut show = match (screen.json, look.live) {
-        (true, _) => Show::Json,
-        (false, true) => Show::Live(Live::default()),
-        (false, false) => Show::Folded(Folded::default(), Bar::new(screen)),
+    let mut show = match (screen.json, look.live, StateRun::new(run, look.method)) {
+        (true, ..) => Show::Json,
+        (false, true, _) => Show::Live(Live::of(look.method)),
+        (false, false, Some(states)) => Show::States(states, Bar::new(screen)),
+        (false, false, None) => Show::Folded(Folded::default(), Bar::new(screen)),
     };
     let end = follow(client, &mut stream, look.after, patience, &mut tally, &mut show, screen).await;
     match &mut show {
         Show::Folded(folded, bar) => {
             bar.finish();
             folded.show(screen)?;
+        }
+        Show::States(states, bar) => {
+            bar.finish();
+            states.show(client, Detail::default(), screen).await?;
         }
         Show::Live(live) => live.leave(screen)?,
         Show::Json => {}
@@ -180,7 +190,7 @@ async fn follow(
     let mut hurried = false;
     let mut bar_step = interval_at(begun + BAR_STEP, BAR_STEP);
     bar_step.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let has_bar = matches!(show, Show::Folded(_, bar) if bar.wanted);
+    let has_bar = matches!(show, Show::Folded(_, bar) | Show::States(_, bar) if bar.wanted);
     let interrupt = tokio::signal::ctrl_c();
     tokio::pin!(interrupt);
     loop {
@@ -215,7 +225,7 @@ async fn follow(
                 return Ok(End::Waited(patience.limit.unwrap_or_default()));
             }
             _ = bar_step.tick(), if has_bar => {
-                if let Show::Folded(_, bar) = show {
+                if let Show::Folded(_, bar) | Show::States(_, bar) = show {
                     bar.draw(tally);
                 }
             }
@@ -257,17 +267,18 @@ pub(super) fn take(
             screen.flush()?;
         }
         (Some(Show::Live(live)), RunEvent::Result(result)) => live.result(result, screen)?,
-        (Some(Show::Live(live)), RunEvent::Output { node, stream, data, data_base64, .. }) => {
+        (Some(Show::Live(live)), RunEvent::Output { run, node, stream, data, data_base64, .. }) => {
             let bytes = fold::bytes(data.as_deref(), data_base64.as_deref());
-            live.output(node, stream, &bytes, screen)?;
+            live.output(*run, node, stream, &bytes, screen)?;
         }
         (Some(Show::Folded(folded, _)), RunEvent::Result(result)) => folded.add(result),
+        (Some(Show::States(states, _)), RunEvent::Result(result)) => states.add(result),
         _ => {}
     }
     Ok(matches!(event, RunEvent::Summary { .. }))
 }
 
-async fn pending_of(client: &Client, run: RunId) -> Result<RunDetail, Problem> {
+pub(super) async fn pending_of(client: &Client, run: RunId) -> Result<RunDetail, Problem> {
     client.get(&format!("/v1/runs/{run}?pending=true")).await
 }
 
@@ -276,7 +287,7 @@ fn is_away(node: &RunNodeView) -> bool {
 }
 
 /// Says for each reason which nodes it keeps, and how to come back.
-fn away(detail: &RunDetail, screen: &mut Screen) -> io::Result<()> {
+pub(super) fn away(detail: &RunDetail, screen: &mut Screen) -> io::Result<()> {
     let mut by_reason: BTreeMap<&str, Vec<&NodeName>> = BTreeMap::new();
     for node in &detail.nodes {
         by_reason.entry(node.pending.as_deref().unwrap_or("pending")).or_default().push(&node.node);

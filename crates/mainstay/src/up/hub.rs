@@ -7,6 +7,7 @@
 
 mod answers;
 pub mod desk;
+pub mod replay;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -227,6 +227,7 @@ impl FakeHub {
             pending: targets - results.len() as u64,
             cancelled: false,
             stopped: false,
+            applies: None,
         }
     }
 }

@@ -63,6 +63,13 @@ impl Answers {
         }
     }
 
+    /// What is there of a plan when no more comes, and how many of its steps are not.
+    pub(super) fn rest(mut self) -> Option<(Heard, u64)> {
+        let (head, steps) = self.plan.as_ref()?;
+        let missing = head.steps.saturating_sub(steps.len() as u64);
+        Some((self.planned()?, missing))
+    }
+
     /// The plan, now that all of it is there.
     fn planned(&mut self) -> Option<Heard> {
         let (head, pending) = self.plan.take()?;

@@ -182,7 +182,7 @@ impl Group {
             Order::Plan(catalog, explain) => {
                 (PLAN, explain.then(|| EXPLAIN.to_owned()).into_iter().collect(), catalog)
             }
-            Order::Up(catalog, cycles) => ("state.up", vec![cycles.to_string()], catalog),
+            Order::Up(catalog, cycles) => (UP, vec![cycles.to_string()], catalog),
         };
         let packed = parcel::pack(catalog)
             .map_err(|e| Problem::new(ProblemKind::Internal, format!("the catalog cannot be packed: {e}")))?;
