@@ -1,7 +1,6 @@
 //! `mainstay run`: a command or a script on every node that a target means.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
@@ -214,18 +213,14 @@ fn spec(args: &RunArgs, targets: Vec<String>) -> Result<RunSpec, Problem> {
         cwd: args.cwd.clone(),
         user: args.user.clone(),
         stdin_base64: stdin.map(|bytes| BASE64.encode(&bytes)),
-        timeout_ms: args.timeout.map(millis),
-        expires_ms: args.expires.map(millis),
+        timeout_ms: args.timeout.map(Span::millis),
+        expires_ms: args.expires.map(Span::millis),
         idempotent: args.idempotent,
         stream: args.stream,
         output_limit: args.output_limit,
         batch: args.batch.clone(),
         max_failures: args.max_failures.clone(),
     })
-}
-
-fn millis(Span(span): Span) -> u64 {
-    u64::try_from(Duration::as_millis(&span)).unwrap_or(u64::MAX)
 }
 
 /// `10` or `25%`; what it is a share of only the hub knows.

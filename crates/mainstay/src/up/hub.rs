@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::answers::Answers;
-use self::desk::{Desk, Request, Work, of_result};
+use self::desk::{Desk, Request, Terms, Work, of_result};
 use super::machine::{Aside, Machine, Way};
 use super::rollout::{Known, Source};
 use crate::api::RunDetail;
@@ -48,9 +48,8 @@ pub(super) enum Heard {
     Aside(Aside),
 }
 
-/// The nodes that these targets mean, and the desk that all of them need at work. With `unattended`, nodes that are away bring
-/// themselves to their state when they return, in at most so many cycles.
-pub async fn nodes(client: Client, targets: &[String], unattended: Option<u32>) -> Result<Nodes, Problem> {
+/// The nodes that these targets mean, and the desk that all of them need at work.
+pub async fn nodes(client: Client, targets: &[String], terms: Terms) -> Result<Nodes, Problem> {
     let input = serde_json::json!({"targets": targets});
     let nodes: Vec<NodeView> = client.call(Method::POST, "/v1/targets/preview", &input).await?;
     if nodes.is_empty() {
@@ -69,7 +68,7 @@ pub async fn nodes(client: Client, targets: &[String], unattended: Option<u32>) 
         requests: None,
         cancel: CancellationToken::new(),
     });
-    Ok(Nodes::at(client, nodes.collect(), unattended))
+    Ok(Nodes::at(client, nodes.collect(), terms))
 }
 
 /// The nodes of a run of plans: each begins with the plan that it made.
@@ -92,7 +91,7 @@ pub async fn nodes_of(client: Client, run: RunId) -> Result<Nodes, Problem> {
         requests: None,
         cancel: CancellationToken::new(),
     });
-    Ok(Nodes::at(client, nodes.collect(), None))
+    Ok(Nodes::at(client, nodes.collect(), Terms::default()))
 }
 
 fn found(run: RunId, node: &RunNodeView) -> Start {
@@ -130,14 +129,14 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    fn at(client: Client, nodes: Vec<NodeWay>, unattended: Option<u32>) -> Self {
+    fn at(client: Client, nodes: Vec<NodeWay>, terms: Terms) -> Self {
         let (requests, waiting) = mpsc::channel(nodes.len().max(1));
         let cancel = CancellationToken::new();
         let ways = nodes.into_iter().map(|node| {
             let at_desk = NodeWay { requests: Some(requests.clone()), cancel: cancel.clone(), ..node };
             Box::new(at_desk) as Box<dyn Way>
         });
-        Self { ways: ways.collect(), desk: Desk::new(Arc::new(client), waiting, unattended, cancel) }
+        Self { ways: ways.collect(), desk: Desk::new(Arc::new(client), waiting, terms, cancel) }
     }
 }
 

@@ -251,6 +251,7 @@ impl Talk<'_> {
             unchanged,
             pending: plan.is_pending(),
             errors: plan.has_errors(),
+            orphans: plan.orphans.clone(),
         }))
         .await;
         for step in steps {

@@ -88,7 +88,7 @@ impl Answers {
             machine: self.machine.clone(),
             cycle: head.cycle,
             steps: unchanged.chain(pending).collect(),
-            orphans: Vec::new(),
+            orphans: head.orphans,
             stable: !head.pending,
             ran: Vec::new(),
         };
@@ -122,6 +122,7 @@ mod tests {
             unchanged: [("cmd".to_owned(), vec!["b".into()])].into(),
             pending: true,
             errors: false,
+            orphans: Vec::new(),
         };
         let all = text(&[
             StateLine::Applied { cycle: 1, counts: StateCounts::default(), drift: None },
@@ -149,6 +150,7 @@ mod tests {
             unchanged: Default::default(),
             pending: false,
             errors: false,
+            orphans: Vec::new(),
         };
         let mut answers = Answers::new(RunId::from_bytes([7; 16]), "n".into());
         let mut bytes = b"noise\n\xff\xff\n{\"line\":\"other\"}\n".to_vec();
