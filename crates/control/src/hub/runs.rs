@@ -1,4 +1,4 @@
-//! What operators ask about runs: start, look, watch, take back, do again, forget; and messages of their own.
+//! What operators ask about runs: start, look, watch, take back, do again, forget.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,12 +7,11 @@ use bytes::Bytes;
 use data_encoding::BASE64;
 use mainstay_core::batch::{BatchSize, FailureLimit};
 use mainstay_core::envelope::MAX_LIFETIME;
-use mainstay_core::id::{KeyId, MessageId, NodeName, RunId};
+use mainstay_core::id::{KeyId, NodeName, RunId};
 use mainstay_core::method::MethodName;
 use mainstay_core::seal::{ContentKey, Private, Sealed};
 use mainstay_core::target::{Target, glob_matches};
 use mainstay_core::time::Timestamp;
-use mainstay_node::hub_role::SubmitError;
 use serde_json::json;
 use tokio::sync::{oneshot, watch};
 
@@ -405,26 +404,6 @@ impl Hub {
         let inner = self.inner.clone();
         self.whole(async move { Ok(inner.prune(before, bytes).await?) }).await
     }
-
-    /// Sends the messages of a message file (seed 004's format), with this hub as their origin: all or none.
-    pub async fn send(&self, by: &Operator, text: &str) -> Result<Vec<MessageId>, Problem> {
-        // A message file may call anything on anyone, so it is not for those who may only do some of it.
-        if !by.methods.iter().any(|glob| glob == "*") || by.targets != "*" {
-            admin(by)?;
-        }
-        let inner = &self.inner;
-        let courier = inner.courier.get().ok_or_else(stopping)?;
-        let detail =
-            json!({"bytes": text.len(), "blake3": blake3::hash(text.as_bytes()).to_hex().to_string()});
-        inner.audit.note(inner.now(), &by.name, "send", detail).await?;
-        courier.submit(&by.name, text).await.map_err(|e| match e {
-            SubmitError::Invalid(what) => invalid(what),
-            e @ SubmitError::UnknownNode(_) => Problem::new(ProblemKind::NoTargets, e.to_string())
-                .hint("`mainstay nodes list` shows the names"),
-            SubmitError::Full(what) => Problem::new(ProblemKind::Full, what),
-            SubmitError::Failed(what) => Problem::new(ProblemKind::Internal, what),
-        })
-    }
 }
 
 struct Watcher {
@@ -571,7 +550,7 @@ fn may_see(by: &Operator, operator: &str, method: &str) -> bool {
     by.admin || by.name == operator || (by.targets == "*" && may_call(by, method).is_ok())
 }
 
-fn since(last_seen: Option<Timestamp>) -> String {
+pub(super) fn since(last_seen: Option<Timestamp>) -> String {
     match last_seen.and_then(|at| jiff::Timestamp::from_millisecond(at.as_millis()).ok()) {
         Some(at) => format!("{:.0}", at),
         None => "it joined".to_owned(),
@@ -629,7 +608,7 @@ fn unknown(run: RunId) -> Problem {
         .hint("it may have been pruned; `mainstay runs list` shows those that are kept")
 }
 
-fn stopping() -> Problem {
+pub(super) fn stopping() -> Problem {
     Problem::new(ProblemKind::Internal, "the hub is starting or stopping")
 }
 

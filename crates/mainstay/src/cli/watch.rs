@@ -3,6 +3,7 @@
 //! A run outlives whoever watches it. Nothing here ends a run.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io;
 use std::time::Duration;
 
@@ -351,20 +352,31 @@ pub(super) async fn find_run(client: &Client, given: Option<&str>) -> Result<Run
         };
         return runs.first().map(|run| run.run).ok_or_else(none);
     };
-    let part = text.to_ascii_lowercase().replace('-', "");
     let runs: Vec<RunView> = client.get("/v1/runs?limit=10000").await?;
-    let fits = |run: RunId| {
-        let whole = run.to_string().replace('-', "");
-        whole.starts_with(&part) || whole.ends_with(&part)
+    only("run", "runs list", text, runs.iter().map(|run| run.run))
+}
+
+/// The one of these ids that begins or ends so. `list` is the command that shows them.
+pub(super) fn only<T: Copy + Display>(
+    what: &str,
+    list: &str,
+    text: &str,
+    ids: impl Iterator<Item = T>,
+) -> Result<T, Problem> {
+    let part = text.to_ascii_lowercase().replace('-', "");
+    let fits = |id: &T| {
+        let whole = id.to_string().replace('-', "");
+        !part.is_empty() && (whole.starts_with(&part) || whole.ends_with(&part))
     };
-    let found: Vec<RunId> =
-        runs.iter().map(|run| run.run).filter(|run| !part.is_empty() && fits(*run)).collect();
+    let found: Vec<T> = ids.filter(fits).collect();
     match found[..] {
-        [run] => Ok(run),
-        [] => Err(Problem::new(ProblemKind::NotFound, format!("there is no run {text:?}"))
-            .hint("see `mainstay runs list`; an id may be given by its beginning or its end")),
-        _ => Err(Problem::new(ProblemKind::Invalid, format!("{text:?} may be any of {} runs", found.len()))
-            .hint("give more of its id")),
+        [id] => Ok(id),
+        [] => Err(Problem::new(ProblemKind::NotFound, format!("there is no {what} {text:?}"))
+            .hint(format!("see `mainstay {list}`; an id may be given by its beginning or its end"))),
+        _ => {
+            Err(Problem::new(ProblemKind::Invalid, format!("{text:?} may be any of {} {what}s", found.len()))
+                .hint("give more of its id"))
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use mainstay::api::{Api, facade::Facade, serve_unix};
 use mainstay_control::hub::RunEvents;
 use mainstay_control::view::*;
 use mainstay_core::id::{MessageId, NodeName, RunId};
+use mainstay_core::outcome::{Exit, Outcome};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
@@ -448,6 +449,34 @@ impl Facade for FakeHub {
             return Err(Problem::new(ProblemKind::Invalid, "line 1: unknown field `bad`"));
         }
         Ok(vec![MessageId::from_bytes([7; 16])])
+    }
+
+    async fn messages(&self, _: &Operator, limit: usize) -> Result<Vec<MessageView>, Problem> {
+        self.note(format!("messages {limit}"));
+        let message = |number: u8, state, pending: Option<&str>, end| MessageView {
+            message: MessageId::from_bytes([number; 16]),
+            from: "hub".into(),
+            to: "ship1".into(),
+            method: "cmd".into(),
+            created_at: now() - 5 * 60_000 - 30_000,
+            expires_at: Some(4_000_000_000_000),
+            state,
+            pending: pending.map(str::to_owned),
+            end,
+        };
+        let end = |outcome| Some(OutcomeView::new(&outcome, false));
+        let all = vec![
+            message(9, MessageState::Queued, Some("away since 2026-11-17 09:00 UTC"), None),
+            message(8, MessageState::Held, None, None),
+            message(7, MessageState::Ended, None, end(Outcome::Finished(Exit::Code(3)))),
+            message(6, MessageState::Ended, None, end(Outcome::Failed("no such program".into()))),
+        ];
+        Ok(all.into_iter().take(limit).collect())
+    }
+
+    async fn message(&self, by: &Operator, message: MessageId) -> Result<MessageView, Problem> {
+        let found = self.messages(by, 10).await?.into_iter().find(|one| one.message == message);
+        found.ok_or_else(|| not_found("such message"))
     }
 
     async fn backup(&self, _: &Operator, file: &Path) -> Result<(), Problem> {
