@@ -14,6 +14,7 @@ use mainstay_core::time::Timestamp;
 
 use crate::run::{Recall, Run, Stage, Step};
 use crate::run_record::{RunRecord, cancel_id};
+use crate::view::WaitsFor;
 
 /// A busy node says when to ask again; it is not believed beyond these bounds, so that it is neither hammered nor
 /// forgotten.
@@ -311,37 +312,34 @@ impl Dispatch {
     }
 }
 
-/// Why a node of a run has no end yet, in words for people.
-pub fn pending_reason(run: &Run, node: u32, away: Option<String>, behind: usize) -> String {
+/// Why a node of a run has no end yet: what has to happen first, and in words for people.
+pub fn pending_reason(run: &Run, node: u32, away: Option<String>, behind: usize) -> (WaitsFor, String) {
     let slot = run.slot(node);
-    let away = away.map(|since| format!("away since {since}"));
+    let on_link = |otherwise| if away.is_some() { WaitsFor::Node } else { otherwise };
+    let away = away.as_ref().map(|since| format!("away since {since}"));
     let queued = match behind {
         0 => None,
         1 => Some("behind 1 message".to_owned()),
         _ => Some(format!("behind {behind} messages")),
     };
-    let order = match slot.stage {
-        Stage::Done => "ended".to_owned(),
-        Stage::Closing => "ending".to_owned(),
-        _ if slot.has_end() => "ended; its output is on the way".to_owned(),
-        Stage::Held => match &away {
-            Some(away) => format!("waiting for its batch; {away}"),
-            None => "waiting for its batch".to_owned(),
-        },
-        Stage::Owed => match (away, queued) {
-            (Some(away), Some(queued)) => format!("{away}, {queued}"),
-            (Some(why), None) | (None, Some(why)) => why,
-            (None, None) => "about to be sent".to_owned(),
-        },
-        Stage::Flying => "sent".to_owned(),
-        Stage::Taken => match away {
-            Some(away) => format!("accepted; {away}"),
-            None => "accepted".to_owned(),
-        },
+    let (waits_for, first) = match slot.stage {
+        Stage::Done | Stage::Closing => (WaitsFor::Hub, Some("ending")),
+        _ if slot.has_end() => (on_link(WaitsFor::Answer), Some("ended; its output is on the way")),
+        Stage::Held => (WaitsFor::Batch, Some("waiting for its batch")),
+        Stage::Owed => (on_link(WaitsFor::Turn), None),
+        Stage::Flying => (WaitsFor::Answer, Some("sent")),
+        Stage::Taken => (on_link(WaitsFor::Answer), Some("accepted")),
     };
-    match slot.recall {
-        Recall::None => order,
-        Recall::Owed | Recall::Flying => format!("{order}; to be cancelled"),
-        Recall::Told => format!("{order}; told to cancel"),
-    }
+    // A link's state says nothing about a node whose order is being carried over it, or that has ended.
+    let away = away.filter(|_| matches!(waits_for, WaitsFor::Node | WaitsFor::Batch));
+    let queued = queued.filter(|_| slot.stage == Stage::Owed);
+    let place = [away, queued].into_iter().flatten().collect::<Vec<_>>().join(", ");
+    let recall = match slot.recall {
+        Recall::None => "",
+        Recall::Owed | Recall::Flying => "to be cancelled",
+        Recall::Told => "told to cancel",
+    };
+    let first = first.unwrap_or(if place.is_empty() { "about to be sent" } else { "" });
+    let parts: Vec<&str> = [first, &place, recall].into_iter().filter(|part| !part.is_empty()).collect();
+    (waits_for, parts.join("; "))
 }

@@ -1,9 +1,10 @@
 //! The hub: one cheap handle behind which the API, the CLI's socket and the courier find everything.
 //!
-//! Here are its making, its parts and its end. What operators ask is in [`nodes`], [`tokens`] and [`runs`]; what the courier asks
+//! Here are its making, its parts and its end. What operators ask is in [`nodes`], [`tokens`], [`runs`] and [`messages`]; what the courier asks
 //! is in [`role`]; what time alone asks is in [`upkeep`].
 
 pub mod approval;
+mod messages;
 mod nodes;
 mod role;
 mod runs;

@@ -132,7 +132,11 @@ impl RunReader {
         self.run.apply(position, bytes, &entry, &mut Vec::new());
         if !self.accepted && self.run.is_whole() {
             self.accepted = true;
-            self.ready.push_back(RunEvent::Accepted { run: self.id(), targets: self.run.record.nodes });
+            self.ready.push_back(RunEvent::Accepted {
+                run: self.id(),
+                targets: self.run.record.nodes,
+                away: 0,
+            });
         }
         let (Some(node), Some(before)) = (node, before) else {
             return Ok(());

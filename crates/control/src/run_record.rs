@@ -50,6 +50,9 @@ pub struct RunRecord {
     pub batch: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_failures: Option<String>,
+    /// The run whose plans this one applies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applies: Option<RunId>,
 }
 
 /// One record of a run's log. `node` is the place among the frozen targets. Names are stable.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use mainstay_core::id::{KeyId, NodeName, RunId};
+use mainstay_core::id::{KeyId, MessageId, NodeName, RunId};
 use mainstay_core::outcome::Outcome;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -146,6 +146,10 @@ pub struct RunView {
     pub cancelled: bool,
     /// More failures than allowed: no further node is started.
     pub stopped: bool,
+    /// The run whose approved plans this one applies.
+    #[schema(value_type = Option<String>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applies: Option<RunId>,
 }
 
 /// One node of a run.
@@ -157,6 +161,32 @@ pub struct RunNodeView {
     pub result: Option<ResultView>,
     /// Otherwise why not yet: "away since …, behind 12 messages", "waiting for its batch", "sent", "accepted".
     pub pending: Option<String>,
+    /// What has to happen first, for programs; none if there is an end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<WaitsFor>,
+}
+
+/// What a node of a run waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitsFor {
+    /// The node itself: it is away.
+    Node,
+    /// Others of the run go first.
+    Batch,
+    /// The order goes out next, or after other messages.
+    Turn,
+    /// The node has the order, or is being given it.
+    Answer,
+    /// The hub, which is writing the end.
+    Hub,
+}
+
+impl WaitsFor {
+    /// Whether nothing will come of it before some machine that is away comes back.
+    pub fn is_away(self) -> bool {
+        matches!(self, Self::Node | Self::Batch)
+    }
 }
 
 /// What stands in a `result` line of `run --json` (DESIGN §8).
@@ -201,16 +231,99 @@ impl ResultView {
         self.outcome == "finished" && self.exit_code == Some(0)
     }
 
+    pub fn ending(&self) -> OutcomeView {
+        OutcomeView {
+            outcome: self.outcome.clone(),
+            reason: self.reason.clone(),
+            exit_code: self.exit_code,
+            signal: self.signal,
+            provisional: self.provisional,
+        }
+    }
+
     /// Splits an outcome into the fields of a result line.
     pub fn set_outcome(&mut self, outcome: &Outcome) {
+        let OutcomeView { outcome, reason, exit_code, signal, provisional: _ } =
+            OutcomeView::new(outcome, false);
+        self.outcome = outcome;
+        self.reason = reason;
+        self.exit_code = exit_code;
+        self.signal = signal;
+    }
+}
+
+/// How something ended.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct OutcomeView {
+    /// The outcome's stable word.
+    pub outcome: String,
+    /// Why, for `failed`, `rejected` and `undeliverable`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// The origin decided this end alone; the node's own end will replace it if it comes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub provisional: bool,
+}
+
+impl OutcomeView {
+    pub fn new(outcome: &Outcome, provisional: bool) -> Self {
         use mainstay_core::outcome::Exit;
-        self.outcome = outcome.word().into();
+        let (mut reason, mut exit_code, mut signal) = (None, None, None);
         match outcome {
-            Outcome::Finished(Exit::Code(code)) => self.exit_code = Some(*code),
-            Outcome::Finished(Exit::Signal(signal)) => self.signal = Some(*signal),
-            Outcome::Failed(reason) | Outcome::Undeliverable(reason) => self.reason = Some(reason.clone()),
-            Outcome::Rejected(why) => self.reason = Some(why.to_string()),
+            Outcome::Finished(Exit::Code(code)) => exit_code = Some(*code),
+            Outcome::Finished(Exit::Signal(number)) => signal = Some(*number),
+            Outcome::Failed(why) | Outcome::Undeliverable(why) => reason = Some(why.clone()),
+            Outcome::Rejected(why) => reason = Some(why.to_string()),
             _ => {}
+        }
+        Self { outcome: outcome.word().into(), reason, exit_code, signal, provisional }
+    }
+}
+
+/// Where a message stands, as far as the hub knows.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MessageView {
+    #[schema(value_type = String)]
+    pub message: MessageId,
+    /// The sender's name.
+    pub from: String,
+    pub to: String,
+    pub method: String,
+    pub created_at: i64,
+    /// When it must have started.
+    pub expires_at: Option<i64>,
+    pub state: MessageState,
+    /// What it waits for, if that is known: "away since …".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<String>,
+    /// The end, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<OutcomeView>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MessageState {
+    /// Here, until the receiver says that it has it.
+    Queued,
+    /// Of another node, and kept here until the receiver has it. Its end is told to its sender.
+    Held,
+    /// The receiver has it.
+    Accepted,
+    Ended,
+}
+
+impl MessageState {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Held => "held",
+            Self::Accepted => "accepted",
+            Self::Ended => "ended",
         }
     }
 }
@@ -226,6 +339,9 @@ pub enum RunEvent {
         #[schema(value_type = String)]
         run: RunId,
         targets: u64,
+        /// How many of them are away when this is told: nothing comes of these soon.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        away: u64,
     },
     Output {
         #[schema(value_type = String)]
@@ -248,6 +364,10 @@ pub enum RunEvent {
         failed: u64,
         pending: u64,
     },
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A join token as listed; its secret is shown once, when it is made.

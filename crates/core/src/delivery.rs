@@ -30,7 +30,7 @@ use bytes::Bytes;
 
 use crate::envelope::{Piece, Request, Stream, Verified};
 use crate::frame::{Ack, Data, Frame, Verdict};
-use crate::id::{KeyId, MessageId, NodeName, RunId};
+use crate::id::{KeyId, MessageId, NodeName};
 use crate::journal::Batch;
 use crate::outcome::{Outcome, Rejection};
 use crate::time::Timestamp;
@@ -329,14 +329,27 @@ pub struct ReplyJob {
     pub outcome: Option<Outcome>,
 }
 
-/// One message of this node's own, for `status`.
+/// Where a message stands, as far as this node knows: one of its own, or one that it holds for others.
 #[derive(Clone, PartialEq, Debug)]
 pub struct MessageStatus {
     pub id: MessageId,
-    pub to: NodeName,
+    /// Whose it is, if it is only held here.
+    pub held_for: Option<KeyId>,
+    pub to: KeyId,
     pub method: String,
-    pub run: Option<RunId>,
-    pub outcome: Option<Outcome>,
-    pub provisional: bool,
+    pub created: Timestamp,
+    pub expires: Option<Timestamp>,
+    /// The receiver said that it has it.
     pub accepted: bool,
+    pub outcome: Option<Outcome>,
+    /// The outcome was decided here alone.
+    pub provisional: bool,
+}
+
+/// Which messages are asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Which {
+    One(MessageId),
+    /// At most so many of its own, and of those that are held.
+    Newest(usize),
 }

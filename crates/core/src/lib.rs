@@ -7,6 +7,7 @@
 pub mod access;
 pub mod backoff;
 pub mod batch;
+pub mod causes;
 pub mod clock;
 pub mod delivery;
 pub mod encoding;
@@ -16,6 +17,7 @@ pub mod frame;
 pub mod id;
 pub mod join_token;
 pub mod journal;
+pub mod listed;
 pub mod message;
 pub mod method;
 mod near_miss;

@@ -48,6 +48,12 @@ impl Sub<Duration> for Timestamp {
 #[serde(try_from = "String", into = "String")]
 pub struct Span(pub Duration);
 
+impl Span {
+    pub fn millis(self) -> u64 {
+        u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a duration: write it like 90s, 15m, 24h or 7d")]
 pub struct SpanError {

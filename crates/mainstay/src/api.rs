@@ -127,7 +127,8 @@ fn described() -> (Router<Api>, utoipa::openapi::OpenApi) {
         .routes(routes!(runs::cancel))
         .routes(routes!(runs::retry))
         .routes(routes!(runs::approve))
-        .routes(routes!(messages::send))
+        .routes(routes!(messages::list, messages::send))
+        .routes(routes!(messages::show))
         .split_for_parts()
 }
 

@@ -12,6 +12,7 @@ mod dev;
 mod errors;
 mod hub;
 mod login;
+mod messages;
 mod modules;
 mod nodes;
 mod plan;
@@ -37,6 +38,7 @@ mod rollout_lines;
 mod rollout_text;
 mod run_ssh;
 mod screen;
+mod state_run;
 mod table;
 mod watch;
 
@@ -97,6 +99,7 @@ enum Command {
     Nodes(nodes::NodesCommand),
     Run(run::RunArgs),
     Send(send::SendArgs),
+    Messages(messages::MessagesArgs),
     Plan(plan::PlanArgs),
     Up(up::UpArgs),
     Modules(modules::ModulesArgs),
@@ -194,6 +197,7 @@ fn execute(cli: Cli, registry: &Registry, screen: &mut Screen) -> Done {
         // Served before there was a screen.
         Command::Remote(_) => Ok(status_of::WELL),
         Command::Send(args) => at_once(send::run(&client()?, &args, screen)),
+        Command::Messages(args) => at_once(messages::run(&client()?, &args, screen)),
         Command::Runs(command) => at_once(runs::run(&client()?, command, screen)),
         Command::Status(args) => at_once(status::run(&client()?, &args, screen)),
         Command::Backup(args) => at_once(backup::run(&client()?, &args, screen)),

@@ -3,7 +3,6 @@
 //! What a fleet does is decided in the crates below; here it meets people and the operating system.
 
 pub mod api;
-pub mod causes;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use mainstay_core::causes::with_causes;
 use mainstay_core::state::catalog::{Extension, Minisign};
 use mainstay_core::state::plan::{Change, Datum};
 use mainstay_core::state::{StateId, StepWord, Values};
@@ -214,7 +215,7 @@ impl Kept {
     /// Asks the program what it is: the value that a catalog carries as `describe`.
     pub fn describe(&self, view: &View) -> Result<Value, Failure> {
         let call = || Failure::new(format!("describe {}", self.path.display()), "it is not what was named");
-        self.check().map_err(|refused| Failure { words: chain(&refused), ..call() })?;
+        self.check().map_err(|refused| Failure { words: with_causes(&refused), ..call() })?;
         let command = Command::new(self.path.to_string_lossy()).arg("describe").timeout(ANALYZE_TIMEOUT);
         let description: Description = answer(&command, view.run(&command)?)?;
         understood(&description).map_err(|words| Failure { words, ..call() })?;
@@ -303,7 +304,7 @@ impl Program {
     pub fn new(name: &str, extension: &Extension, bytes: &[u8], directory: &Path) -> Result<Self, Failure> {
         let failed = |words: String| Failure::new(format!("load the extension {name}"), words);
         let kept = Kept::new(bytes, &extension.sha256, extension.minisign.clone(), directory)
-            .map_err(|refused| failed(chain(&refused)))?;
+            .map_err(|refused| failed(with_causes(&refused)))?;
         let description: Description = serde_json::from_value(extension.describe.clone())
             .map_err(|error| failed(format!("its description is not understood: {error}")))?;
         understood(&description).map_err(failed)?;
@@ -340,7 +341,7 @@ impl Program {
         let failed =
             |words: String| Failure::new(format!("{word} with the extension {}", self.about.name), words);
         let stdin = serde_json::to_vec(request).map_err(|error| failed(error.to_string()))?;
-        let refused = |refused: Refused| failed(chain(&refused));
+        let refused = |refused: Refused| failed(with_causes(&refused));
         let loan = (geteuid() != self.owner).then(|| Loan::make(view)).transpose()?;
         let path = match &loan {
             Some(Loan(directory)) => {
@@ -365,13 +366,6 @@ impl Program {
             check(&path, &self.sha256, self.minisign.as_ref()).map_err(refused)?;
         }
         answer(&command, view.run(&command)?)
-    }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", chain(source)),
-        None => error.to_string(),
     }
 }
 

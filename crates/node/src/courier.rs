@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mainstay_core::delivery::engine::Queues;
-use mainstay_core::delivery::{Draft, Effect, Engine, Event, Incoming, Key, MessageStatus, Refusal};
+use mainstay_core::delivery::{Draft, Effect, Engine, Event, Incoming, Key, MessageStatus, Refusal, Which};
 use mainstay_core::envelope::{Audience, Envelope, Stream};
 use mainstay_core::frame::{Ack, Data, Frame, Goodbye, Verdict};
 use mainstay_core::id::{KeyId, MessageId, NodeName};
@@ -106,7 +106,7 @@ pub enum Input {
     },
     Messages {
         answer: oneshot::Sender<Vec<MessageStatus>>,
-        most: usize,
+        which: Which,
     },
     Cut {
         peer: KeyId,
@@ -196,9 +196,9 @@ impl Inputs {
         answered.await.map_err(|_| Stopped)
     }
 
-    pub async fn messages(&self, most: usize) -> Result<Vec<MessageStatus>, Stopped> {
+    pub async fn messages(&self, which: Which) -> Result<Vec<MessageStatus>, Stopped> {
         let (answer, answered) = oneshot::channel();
-        self.send(Input::Messages { answer, most }).await?;
+        self.send(Input::Messages { answer, which }).await?;
         answered.await.map_err(|_| Stopped)
     }
 
@@ -433,8 +433,8 @@ impl Courier {
                 let ticket = self.ticket(answer);
                 self.turn(Event::Withdraw { ticket, id });
             }
-            Input::Messages { answer, most } => {
-                let _ = answer.send(self.parts.engine.messages().take(most).collect());
+            Input::Messages { answer, which } => {
+                let _ = answer.send(self.parts.engine.messages(which));
             }
             Input::Cut { peer, why } => self.cut(peer, why),
             Input::Broadcast(frame) => {

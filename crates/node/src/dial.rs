@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_core::backoff::Backoff;
+use mainstay_core::causes::with_causes;
 use mainstay_link::chain::Trust;
 use mainstay_link::dialer::{DialError, TlsDialer};
 use mainstay_link::tls::{Credentials, TlsError};
@@ -88,12 +89,7 @@ enum Attempt {
 }
 
 fn log_failure(error: &DialError) {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
+    let text = with_causes(error);
     if error.is_transient() { info!("{text}") } else { warn!("{text}") }
 }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use mainstay_core::delivery::{MessageStatus, Which};
 use mainstay_core::envelope::{Envelope, Verified};
 use mainstay_core::frame::{Enrol, Enrolment, Facts, Goodbye, Hello, Verdict};
 use mainstay_core::id::{KeyId, MessageId, NodeName};
@@ -74,7 +75,7 @@ pub enum LearnError {
     Store(String),
 }
 
-/// What a hub asks of the courier of its own node. All but `submit` return at once.
+/// What a hub asks of the courier of its own node. What is not `async` returns at once.
 #[async_trait]
 pub trait CourierHandle: Send + Sync + 'static {
     /// This node may be owed something new: look at it again if it is linked.
@@ -89,6 +90,9 @@ pub trait CourierHandle: Send + Sync + 'static {
     /// Accepts messages of a message file with this node as their origin, all or none; they are durable
     /// when this returns.
     async fn submit(&self, operator: &str, text: &str) -> Result<Vec<MessageId>, SubmitError>;
+
+    /// Where messages stand that are this node's own, or that it holds for others; newest first.
+    async fn messages(&self, which: Which) -> Result<Vec<MessageStatus>, SubmitError>;
 
     /// Writes a copy of this node's journal, as it is at one moment, to a file that does not exist.
     async fn copy_journal(&self, to: &Path) -> Result<(), SubmitError>;

@@ -18,7 +18,7 @@ use mainstay_core::access::Rules;
 use mainstay_core::backoff::Backoff;
 use mainstay_core::delivery::engine::{OpenError, Queues};
 use mainstay_core::delivery::record::{META_CLOCK_FLOOR, META_JOURNAL_ID};
-use mainstay_core::delivery::{Engine, Event, Limits, Refusal};
+use mainstay_core::delivery::{Engine, Event, Limits, MessageStatus, Refusal, Which};
 use mainstay_core::envelope::Signer;
 use mainstay_core::frame::{Facts, Frame, Goodbye};
 use mainstay_core::id::{JournalId, KeyId, MessageId, NodeName};
@@ -296,6 +296,12 @@ impl CourierHandle for NodeHandle {
             Err(submit::SubmitError::Refused(refusal)) => Err(SubmitError::Full(refusal.to_string())),
             Err(other) => Err(SubmitError::Failed(other.to_string())),
         }
+    }
+
+    async fn messages(&self, which: Which) -> Result<Vec<MessageStatus>, SubmitError> {
+        let failed = || SubmitError::Failed("this node's journal is not open now".into());
+        let life = self.life().ok_or_else(failed)?;
+        life.inputs.messages(which).await.map_err(|_| failed())
     }
 
     async fn copy_journal(&self, to: &std::path::Path) -> Result<(), SubmitError> {

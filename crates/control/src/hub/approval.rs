@@ -23,6 +23,13 @@ use crate::view::{Approve, Operator, Problem, ProblemKind, ResultView, RunEvent,
 pub const PLAN: &str = "state.plan";
 /// Applies what was approved of a plan that the node made, and analyses again.
 pub const APPLY: &str = "state.apply";
+/// Analyses and applies until stable, without anybody there.
+pub const UP: &str = "state.up";
+
+/// Whether nodes write lines about declared state ([`StateLine`]) as the output of this method.
+pub fn is_state(method: &str) -> bool {
+    [PLAN, APPLY, UP].contains(&method)
+}
 
 /// Most plans named by one approval: 64 bytes each, and many nodes share one.
 const MAX_PLANS: usize = 4096;
@@ -90,6 +97,7 @@ impl Hub {
             batch: approve.batch,
             max_failures: approve.max_failures,
             idempotent: false,
+            applies: Some(run),
             ..record
         };
         let hub = self.clone();

@@ -1,17 +1,17 @@
-//! What operators ask about runs: start, look, watch, take back, do again, forget; and messages of their own.
+//! What operators ask about runs: start, look, watch, take back, do again, forget.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
 use mainstay_core::batch::{BatchSize, FailureLimit};
 use mainstay_core::envelope::MAX_LIFETIME;
-use mainstay_core::id::{KeyId, MessageId, NodeName, RunId};
+use mainstay_core::id::{KeyId, NodeName, RunId};
 use mainstay_core::method::MethodName;
 use mainstay_core::seal::{ContentKey, Private, Sealed};
 use mainstay_core::target::{Target, glob_matches};
 use mainstay_core::time::Timestamp;
-use mainstay_node::hub_role::SubmitError;
 use serde_json::json;
 use tokio::sync::{oneshot, watch};
 
@@ -41,6 +41,9 @@ const MAX_QUEUED: usize = 2_000_000;
 
 /// Output shown by one `show`, over all nodes. Beyond it, results say how much there is; watching the run gives it.
 const SHOW_OUTPUT: usize = 32 << 20;
+
+/// A link that was lost for less than this may just be on its way back, after a hub's restart for instance.
+const RELINK: Duration = Duration::from_secs(1);
 
 impl Hub {
     /// The nodes that these expressions mean now and that the operator may reach.
@@ -168,6 +171,7 @@ impl Hub {
             output_limit,
             batch: spec.batch,
             max_failures: spec.max_failures,
+            applies: None,
         };
         Ok((record, nodes))
     }
@@ -294,10 +298,11 @@ impl Hub {
                         .map(|_| since(inner.registry.last_seen(key)));
                     Some(pending_reason(open, place, away, dispatch.behind(key, &run)))
                 }
-                (None, _) => Some("its result is being written".to_owned()),
+                (None, _) => Some((WaitsFor::Hub, "its result is being written".to_owned())),
                 (Some(_), _) => None,
             };
-            RunNodeView { node: name.clone(), result, pending }
+            let (waits_for, pending) = pending.unzip();
+            RunNodeView { node: name.clone(), result, pending, waits_for }
         });
         let nodes = nodes.collect();
         Ok((view, nodes))
@@ -399,26 +404,6 @@ impl Hub {
         let inner = self.inner.clone();
         self.whole(async move { Ok(inner.prune(before, bytes).await?) }).await
     }
-
-    /// Sends the messages of a message file (seed 004's format), with this hub as their origin: all or none.
-    pub async fn send(&self, by: &Operator, text: &str) -> Result<Vec<MessageId>, Problem> {
-        // A message file may call anything on anyone, so it is not for those who may only do some of it.
-        if !by.methods.iter().any(|glob| glob == "*") || by.targets != "*" {
-            admin(by)?;
-        }
-        let inner = &self.inner;
-        let courier = inner.courier.get().ok_or_else(stopping)?;
-        let detail =
-            json!({"bytes": text.len(), "blake3": blake3::hash(text.as_bytes()).to_hex().to_string()});
-        inner.audit.note(inner.now(), &by.name, "send", detail).await?;
-        courier.submit(&by.name, text).await.map_err(|e| match e {
-            SubmitError::Invalid(what) => invalid(what),
-            e @ SubmitError::UnknownNode(_) => Problem::new(ProblemKind::NoTargets, e.to_string())
-                .hint("`mainstay nodes list` shows the names"),
-            SubmitError::Full(what) => Problem::new(ProblemKind::Full, what),
-            SubmitError::Failed(what) => Problem::new(ProblemKind::Internal, what),
-        })
-    }
 }
 
 struct Watcher {
@@ -430,13 +415,26 @@ struct Watcher {
 }
 
 impl Watcher {
+    /// How many of the run's nodes that have not ended have been without a link for longer than it takes to make a new one.
+    fn away(&self) -> u64 {
+        let inner = &self.inner;
+        let (now, dispatch) = (inner.now(), inner.dispatch());
+        let Some(open) = dispatch.run(&self.reader.run().record.run) else { return 0 };
+        let is_away = |key| dispatch.away_for(&key, now, inner.started).is_some_and(|long| long >= RELINK);
+        open.nodes().filter(|&node| open.slot(node).stage != Stage::Done && is_away(open.key(node))).count()
+            as u64
+    }
+
     async fn next(&mut self) -> Option<Result<(u64, RunEvent), Problem>> {
         while !self.done {
             // Marked as seen before the log is read, so that what is written meanwhile is not missed.
             self.grown.borrow_and_update();
             match self.reader.next().await {
-                Ok(Some((number, event))) => {
+                Ok(Some((number, mut event))) => {
                     if number > self.from {
+                        if let RunEvent::Accepted { away, .. } = &mut event {
+                            *away = self.away();
+                        }
                         return Some(Ok((number, event)));
                     }
                 }
@@ -552,7 +550,7 @@ fn may_see(by: &Operator, operator: &str, method: &str) -> bool {
     by.admin || by.name == operator || (by.targets == "*" && may_call(by, method).is_ok())
 }
 
-fn since(last_seen: Option<Timestamp>) -> String {
+pub(super) fn since(last_seen: Option<Timestamp>) -> String {
     match last_seen.and_then(|at| jiff::Timestamp::from_millisecond(at.as_millis()).ok()) {
         Some(at) => format!("{:.0}", at),
         None => "it joined".to_owned(),
@@ -570,6 +568,7 @@ fn view_of(record: &RunRecord) -> RunView {
         script: !record.data.is_empty(),
         targets: record.targets.clone(),
         nodes: record.nodes,
+        applies: record.applies,
         ok: 0,
         failed: 0,
         pending: 0,
@@ -609,7 +608,7 @@ fn unknown(run: RunId) -> Problem {
         .hint("it may have been pruned; `mainstay runs list` shows those that are kept")
 }
 
-fn stopping() -> Problem {
+pub(super) fn stopping() -> Problem {
     Problem::new(ProblemKind::Internal, "the hub is starting or stopping")
 }
 

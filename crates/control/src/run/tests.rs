@@ -25,6 +25,7 @@ fn record(gated: bool) -> Arc<RunRecord> {
         stream: false,
         output_limit: 1_000,
         batch: gated.then(|| "2".into()),
+        applies: None,
         max_failures: gated.then(|| "2".into()),
     })
 }

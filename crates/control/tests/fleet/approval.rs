@@ -22,6 +22,7 @@ fn planned(plan: &str, pending: bool) -> String {
         unchanged: Default::default(),
         pending,
         errors: false,
+        orphans: Vec::new(),
     };
     serde_json::to_string(&StateLine::Planned(line)).unwrap() + "\n"
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use mainstay_control::hub::{History, Hub, HubConfig};
 use mainstay_control::view::*;
+use mainstay_core::delivery::{MessageStatus, Which};
 use mainstay_core::envelope::*;
 use mainstay_core::frame::{Enrol, Enrolment, Facts, Goodbye, Hello, Verdict};
 use mainstay_core::id::*;
@@ -45,6 +46,7 @@ pub struct FakeCourier {
     pub woken: Mutex<Vec<KeyId>>,
     pub cut: Mutex<Vec<(KeyId, Goodbye)>>,
     pub trust_changes: Mutex<u32>,
+    pub messages: Mutex<Vec<MessageStatus>>,
 }
 
 #[async_trait]
@@ -60,6 +62,9 @@ impl CourierHandle for FakeCourier {
     }
     async fn submit(&self, _operator: &str, text: &str) -> Result<Vec<MessageId>, SubmitError> {
         Err(SubmitError::Invalid(format!("not in these tests: {text}")))
+    }
+    async fn messages(&self, _which: Which) -> Result<Vec<MessageStatus>, SubmitError> {
+        Ok(self.messages.lock().unwrap().clone())
     }
     async fn copy_journal(&self, to: &Path) -> Result<(), SubmitError> {
         std::fs::write(to, b"a journal").map_err(|e| SubmitError::Failed(e.to_string()))

@@ -5,5 +5,6 @@ mod enrolment;
 mod fakes;
 mod faults;
 mod keeping;
+mod messages;
 mod runs;
 mod scale;

@@ -229,6 +229,7 @@ async fn what_is_pending_says_why() {
     let f = Fixture::new().await;
     let mut nodes = f.nodes(1).await;
     let why = async |run| f.view(run).await.1[0].pending.clone().unwrap();
+    let waits_for = async |run| f.view(run).await.1[0].waits_for.unwrap();
     nodes[0].unlink(&f.hub);
     let first = f.run(spec("n0")).await;
     let second = f.run(spec("n0")).await;
@@ -237,12 +238,36 @@ async fn what_is_pending_says_why() {
     assert!(away.starts_with("away since 20") && !away.contains("behind"), "{away}");
     assert_eq!(why(second).await, format!("{away}, behind 1 message"));
     assert_eq!(why(third).await, format!("{away}, behind 2 messages"));
+    assert_eq!(waits_for(first).await, WaitsFor::Node);
     nodes[0].link(&f.hub).await.unwrap();
     assert_eq!(why(third).await, "behind 2 messages");
     assert_eq!(f.hub.next_for(nodes[0].key(), 1).len(), 1);
     assert_eq!((why(first).await, why(third).await), ("sent".into(), "behind 2 messages".into()));
+    assert_eq!((waits_for(first).await, waits_for(third).await), (WaitsFor::Answer, WaitsFor::Turn));
     nodes[0].accept(&f.hub);
-    assert_eq!(why(third).await, "accepted");
+    assert_eq!((why(third).await.as_str(), waits_for(third).await), ("accepted", WaitsFor::Answer));
+    nodes[0].unlink(&f.hub);
+    assert!(why(third).await.starts_with("accepted; away since"));
+    assert_eq!(waits_for(third).await, WaitsFor::Node);
+}
+
+#[tokio::test]
+async fn a_watcher_is_told_how_many_are_away_from_the_beginning() {
+    use tokio_stream::StreamExt as _;
+    let f = Fixture::new().await;
+    let mut nodes = f.nodes(3).await;
+    nodes[1].unlink(&f.hub);
+    let run = f.run(spec("*")).await;
+    let away = async || match f.hub.watch_run(&admin(), run, 0).await.unwrap().next().await {
+        Some(Ok((1, RunEvent::Accepted { targets: 3, away, .. }))) => away,
+        other => panic!("{other:?}"),
+    };
+    // It may just be making a new link.
+    assert_eq!(away().await, 0);
+    f.clock.pass(1_000);
+    assert_eq!(away().await, 1);
+    nodes[1].link(&f.hub).await.unwrap();
+    assert_eq!(away().await, 0);
 }
 
 #[tokio::test]

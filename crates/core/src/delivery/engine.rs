@@ -6,7 +6,7 @@ use super::record::{self, META_MARK};
 use super::relay::Relay;
 use super::shared::{Shared, Then, Timer};
 use super::window::{Acked, Item};
-use super::{Effect, Event, Incoming, Limits, MessageStatus, SWEEP_EVERY};
+use super::{Effect, Event, Incoming, Limits, MessageStatus, SWEEP_EVERY, Which};
 use crate::envelope::{Audience, Payload, Signer};
 use crate::frame::{Ack, Data, Frame, Verdict};
 use crate::id::{KeyId, MessageId};
@@ -161,9 +161,13 @@ impl Engine {
         self.inbox.reserved()
     }
 
-    /// This node's own messages, newest first.
-    pub fn messages(&self) -> impl Iterator<Item = MessageStatus> {
-        self.outbox.status()
+    /// This node's own messages and those that it holds for others, newest first.
+    pub fn messages(&self, which: Which) -> Vec<MessageStatus> {
+        let mut found = self.outbox.status(which);
+        found.extend(self.relay.status(which));
+        // Ids begin with the time.
+        found.sort_by_key(|message| std::cmp::Reverse(message.id));
+        found
     }
 
     fn event(&mut self, now: Timestamp, event: Event) {

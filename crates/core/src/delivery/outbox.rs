@@ -19,7 +19,7 @@ use self::reply::job;
 use super::record::{self, OutboxRow, ReplyRow};
 use super::shared::{Shared, Then, Timer};
 use super::window::Item;
-use super::{Draft, Effect, HUB_ROLE, MessageStatus, Refusal, ReplyJob};
+use super::{Draft, Effect, HUB_ROLE, MessageStatus, Refusal, ReplyJob, Which};
 use crate::envelope::{Audience, Body, Cancel, End, Payload, Piece, VERSION};
 use crate::frame::{MAX_ENVELOPE, Verdict};
 use crate::id::{KeyId, MessageId};
@@ -741,16 +741,26 @@ impl Outbox {
         }
     }
 
-    pub fn status(&self) -> impl Iterator<Item = MessageStatus> {
-        self.entries.iter().rev().map(|(id, entry)| MessageStatus {
+    /// Of what was sent to a node: what goes to the hub role is a node's report of such a message.
+    pub fn status(&self, which: Which) -> Vec<MessageStatus> {
+        let status = |(id, entry): (&MessageId, &Entry)| MessageStatus {
             id: *id,
-            to: entry.row.to_name.clone(),
+            held_for: None,
+            to: entry.row.to,
             method: entry.row.method.clone(),
-            run: None,
+            created: entry.row.created,
+            expires: Some(entry.row.expires),
+            accepted: entry.row.accepted,
             outcome: entry.row.outcome.clone(),
             provisional: entry.row.provisional,
-            accepted: entry.row.accepted,
-        })
+        };
+        let is_to_node = |(_, entry): &(&MessageId, &Entry)| entry.row.to != HUB_ROLE;
+        match which {
+            Which::One(id) => self.entries.get_key_value(&id).map(status).into_iter().collect(),
+            Which::Newest(most) => {
+                self.entries.iter().rev().filter(is_to_node).take(most).map(status).collect()
+            }
+        }
     }
 }
 

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use super::record::{self, RelayKey, RelayRow};
 use super::shared::{Shared, Then};
 use super::window::Item;
-use super::{CLOCK_SLACK, Incoming};
-use crate::envelope::{Audience, MAX_LIFETIME, Payload};
+use super::{CLOCK_SLACK, Incoming, MessageStatus, Which};
+use crate::envelope::{Audience, Envelope, MAX_LIFETIME, Payload};
 use crate::frame::{Data, Verdict};
 use crate::id::{KeyId, MessageId};
 use crate::journal::{Class, Table};
@@ -125,6 +125,19 @@ impl Relay {
         }
     }
 
+    /// Of the messages among what is held.
+    pub fn status(&self, which: Which) -> Vec<MessageStatus> {
+        let mut keys: Vec<&RelayKey> = match which {
+            Which::One(id) => self.held.keys().filter(|key| key.id == id).collect(),
+            Which::Newest(_) => self.held.keys().collect(),
+        };
+        if let Which::Newest(most) = which {
+            keys.sort_by_key(|key| std::cmp::Reverse(key.id));
+            keys.truncate(most);
+        }
+        keys.into_iter().filter_map(|key| status(key, &self.held.get(key)?.row)).collect()
+    }
+
     pub fn data(&self, key: &RelayKey) -> Option<Data> {
         let row = &self.held.get(key)?.row;
         Some(Data { envelope: row.envelope.clone(), chain: row.chain.clone() })
@@ -195,6 +208,23 @@ impl Relay {
             self.let_go(shared, key, &Verdict::Refused(Rejection::Expired));
         }
     }
+}
+
+/// `None` for answers and whatever else is no message.
+fn status(key: &RelayKey, row: &RelayRow) -> Option<MessageStatus> {
+    let body = Envelope::decode(&row.envelope).ok()?.trusted_body().ok()?;
+    let Payload::Request(request) = body.payload else { return None };
+    Some(MessageStatus {
+        id: key.id,
+        held_for: Some(key.from),
+        to: key.to,
+        method: request.method,
+        created: body.issued,
+        expires: body.expires,
+        accepted: false,
+        outcome: None,
+        provisional: false,
+    })
 }
 
 /// What an envelope takes of the room: its bytes, and about what a row and its place in the queue cost beside them.

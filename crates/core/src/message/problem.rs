@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::listed::{Listed, Pointed};
 use crate::yaml::{Position, YamlError};
 
 /// Most problems that are listed: a file of the wrong kind has thousands, and the first ones say it.
@@ -22,33 +23,26 @@ pub struct MessageError {
     pub excerpt: String,
 }
 
-/// All that is wrong with a file; at least one thing, in the order of the file.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub struct MessageErrors {
-    errors: Vec<MessageError>,
-    /// How many more there are than are listed.
-    unlisted: usize,
-}
+/// All that is wrong with a file.
+pub type MessageErrors = Listed<MessageError>;
 
 impl MessageErrors {
+    /// Of at least one thing.
     pub(super) fn new(text: &str, mut errors: Vec<MessageError>) -> Self {
-        debug_assert!(!errors.is_empty());
         errors.sort_by_key(|error| (error.line, error.column));
-        let unlisted = errors.len().saturating_sub(MAX_LISTED);
-        errors.truncate(MAX_LISTED);
+        let mut listed =
+            Self::first(MAX_LISTED, errors, 0).expect("whoever makes it has something that is wrong");
         // Only now: each one walks the text, and a hostile file has as many errors as values.
-        for error in &mut errors {
+        for error in listed.iter_mut() {
             error.excerpt = crate::excerpt::pointed(text, error.line, error.column);
         }
-        Self { errors, unlisted }
+        listed
     }
+}
 
-    pub fn iter(&self) -> impl Iterator<Item = &MessageError> {
-        self.errors.iter()
-    }
-
-    pub fn unlisted(&self) -> usize {
-        self.unlisted
+impl Pointed for MessageError {
+    fn excerpt(&self) -> &str {
+        &self.excerpt
     }
 }
 
@@ -83,25 +77,6 @@ impl fmt::Display for MessageError {
         match &self.hint {
             Some(hint) => write!(f, " ({hint})"),
             None => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for MessageErrors {
-    /// Every problem with its excerpt.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, error) in self.errors.iter().enumerate() {
-            if at > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{error}")?;
-            for line in error.excerpt.lines() {
-                write!(f, "\n  {line}")?;
-            }
-        }
-        match self.unlisted {
-            0 => Ok(()),
-            more => write!(f, "\nand {more} more"),
         }
     }
 }

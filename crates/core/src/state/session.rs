@@ -129,6 +129,9 @@ pub struct PlannedLine {
     pub pending: bool,
     /// Something could not be analysed.
     pub errors: bool,
+    /// As [`Plan::orphans`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub orphans: Vec<String>,
 }
 
 impl StateLine {
@@ -160,6 +163,7 @@ mod tests {
                 unchanged: BTreeMap::new(),
                 pending: true,
                 errors: false,
+                orphans: Vec::new(),
             };
             serde_json::to_string(&StateLine::Planned(line)).unwrap()
         };

@@ -9,8 +9,8 @@ use std::path::Path;
 use async_trait::async_trait;
 use mainstay_control::hub::{Hub, RunEvents};
 use mainstay_control::view::{
-    Approve, NewToken, NodeView, Operator, Problem, RunNodeView, RunSpec, RunView, StatusView, TokenSpec,
-    TokenView,
+    Approve, MessageView, NewToken, NodeView, Operator, Problem, RunNodeView, RunSpec, RunView, StatusView,
+    TokenSpec, TokenView,
 };
 use mainstay_core::id::{MessageId, NodeName, RunId};
 
@@ -27,7 +27,7 @@ macro_rules! facade {
         /// method by itself, for ever.
         mod direct {
             use super::{
-                Approve, BTreeMap, Hub, MessageId, NewToken, NodeName, NodeView, Operator, Path, Problem, RunEvents, RunId,
+                Approve, BTreeMap, Hub, MessageId, MessageView, NewToken, NodeName, NodeView, Operator, Path, Problem, RunEvents, RunId,
                 RunNodeView, RunSpec, RunView, StatusView, TokenSpec, TokenView,
             };
 
@@ -73,6 +73,8 @@ facade! {
     fn approve_run(&self, by: &Operator, run: RunId, approve: Approve) -> RunView;
     fn prune_runs(&self, by: &Operator, before_ms: i64) -> u64;
     fn send(&self, by: &Operator, text: &str) -> Vec<MessageId>;
+    fn messages(&self, by: &Operator, limit: usize) -> Vec<MessageView>;
+    fn message(&self, by: &Operator, message: MessageId) -> MessageView;
     fn backup(&self, by: &Operator, file: &Path) -> ();
     fn audit(&self, by: &Operator, limit: usize) -> Vec<serde_json::Value>;
     fn errors(&self, by: &Operator, limit: usize) -> Vec<serde_json::Value>;

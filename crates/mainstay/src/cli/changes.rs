@@ -5,11 +5,14 @@
 use std::collections::HashMap;
 
 use mainstay_core::state::plan::{Change, Datum, Plan, PlanStep, StateReport};
+use mainstay_core::state::session::Tell;
 use mainstay_core::state::{StateId, StateOutcome, StepWord};
 use owo_colors::Style;
 use serde_json::Value;
 
 use super::screen::{harmless, one_line};
+use crate::up::Aside;
+use crate::up::hub::replay::Told;
 
 /// Lines of one diff that are shown unless everything is asked for: more than a screen of them is not read.
 const DIFF_LINES: usize = 60;
@@ -283,6 +286,27 @@ pub(super) fn report(report: &StateReport, foreseen: Option<StepWord>, detail: D
         changes(&report.changes, detail, &mut lines);
     }
     lines
+}
+
+/// A word of a machine by itself, for who watches it come.
+pub(super) fn told(told: &Told, detail: Detail) -> Vec<Line> {
+    let tell = match told {
+        Told::Plan(made) => {
+            let head = line(Tone::Plain, format!("plan: {}", plan_counts(made)));
+            return std::iter::once(head).chain(plan(made, detail)).collect();
+        }
+        Told::Tell(tell) => tell,
+    };
+    match tell {
+        Tell::Report(done) => report(done, None, detail),
+        Tell::Applied { drift: Some(drift), .. } => {
+            vec![line(Tone::Bad, cut(&one_line(&Aside::Drift(drift.clone()).to_string()), LINE_CHARS))]
+        }
+        Tell::Problem { message } => vec![line(Tone::Bad, cut(&one_line(message), LINE_CHARS))],
+        Tell::Steps(_) | Tell::Planned(_) | Tell::Applied { .. } | Tell::Hello { .. } | Tell::Turn { .. } => {
+            Vec::new()
+        }
+    }
 }
 
 /// Changes as one text for programs: whole, and with the very characters.

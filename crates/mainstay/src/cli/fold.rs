@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use data_encoding::BASE64;
-use mainstay_control::view::ResultView;
+use mainstay_control::view::{OutcomeView, ResultView};
 use mainstay_core::id::NodeName;
 use owo_colors::Style;
 
@@ -103,16 +103,21 @@ fn whole_lines(screen: &mut Screen, text: &[u8]) -> io::Result<()> {
 
 /// How it ended, in a few words.
 pub(super) fn outcome(result: &ResultView) -> String {
-    let text = match (result.outcome.as_str(), result.exit_code, result.signal) {
+    ending(&result.ending())
+}
+
+/// The same of whatever has an outcome.
+pub(super) fn ending(end: &OutcomeView) -> String {
+    let text = match (end.outcome.as_str(), end.exit_code, end.signal) {
         ("finished", Some(0), _) => "ok".into(),
         ("finished", Some(code), _) => format!("exit {code}"),
         ("finished", _, Some(signal)) => format!("killed by signal {signal}"),
-        (word, _, _) => match &result.reason {
+        (word, _, _) => match &end.reason {
             Some(reason) => format!("{}: {reason}", word.replace('_', " ")),
             None => word.replace('_', " "),
         },
     };
-    if result.provisional { format!("{text} (the node itself has not said so yet)") } else { text }
+    if end.provisional { format!("{text} (the node itself has not said so yet)") } else { text }
 }
 
 /// Standard output and error as the node gave them.

@@ -8,8 +8,8 @@ use mainstay_control::view::{Problem, ProblemKind};
 use mainstay_link::ssh::{Binaries, Binary};
 
 use super::read_text;
-use crate::causes::with_causes;
 use crate::up::inventory::{Host, Inventory};
+use mainstay_core::causes::with_causes;
 
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "By ssh, without an agent")]

@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use mainstay_control::hub::approval::is_state;
 use mainstay_control::view::ResultView;
-use mainstay_core::id::NodeName;
+use mainstay_core::id::{NodeName, RunId};
 
+use super::changes::{Detail, told};
 use super::fold;
 use super::screen::{Screen, one_line};
+use crate::up::hub::replay::Account;
 
 /// A line longer than this is shown in pieces: nodes that never end a line must not fill our memory.
 const LONGEST_LINE: usize = 64 << 10;
@@ -18,11 +21,19 @@ pub(super) struct Live {
     begun: BTreeMap<(NodeName, bool), Vec<u8>>,
     /// Nodes whose output was shown as it came.
     seen: BTreeSet<NodeName>,
+    /// Of a run of declared state: what its nodes write, which is not for people as it is.
+    states: Option<BTreeMap<NodeName, Account>>,
 }
 
 impl Live {
+    /// For a run of this method.
+    pub(super) fn of(method: &str) -> Self {
+        Self { states: is_state(method).then(BTreeMap::new), ..Self::default() }
+    }
+
     pub(super) fn output(
         &mut self,
+        run: RunId,
         node: &NodeName,
         stream: &str,
         bytes: &[u8],
@@ -30,6 +41,13 @@ impl Live {
     ) -> io::Result<()> {
         let error = stream == "stderr";
         self.seen.insert(node.clone());
+        if !error && let Some(states) = &mut self.states {
+            let account = states.entry(node.clone()).or_insert_with(|| Account::new(run, node.to_string()));
+            for line in account.take(bytes).iter().flat_map(|tell| told(tell, Detail::default())) {
+                screen.line(&format!("{node} | {}", screen.paint(&line.text, line.tone.style())))?;
+            }
+            return screen.flush();
+        }
         let begun = self.begun.entry((node.clone(), error)).or_default();
         begun.extend_from_slice(bytes);
         let mut rest = &begun[..];
@@ -67,8 +85,8 @@ impl Live {
     pub(super) fn result(&mut self, result: &ResultView, screen: &mut Screen) -> io::Result<()> {
         if !self.seen.contains(&result.node) {
             let (stdout, stderr) = fold::output(result);
-            self.output(&result.node, "stdout", &stdout, screen)?;
-            self.output(&result.node, "stderr", &stderr, screen)?;
+            self.output(result.run, &result.node, "stdout", &stdout, screen)?;
+            self.output(result.run, &result.node, "stderr", &stderr, screen)?;
         }
         for error in [false, true] {
             if let Some(line) =
@@ -103,6 +121,8 @@ mod tests {
     use super::*;
     use crate::cli::screen::captured;
 
+    const RUN: RunId = RunId::from_bytes([7; 16]);
+
     fn end(node: &str, exit_code: i32, stdout: &str) -> ResultView {
         serde_json::from_value(serde_json::json!({
             "run": "0190a8a0-0000-7000-8000-00000000000a", "node": node, "outcome": "finished",
@@ -116,9 +136,9 @@ mod tests {
         let (mut screen, buffer) = captured::screen(true);
         let mut live = Live::default();
         let (a, b): (NodeName, NodeName) = ("a".parse().unwrap(), "b".parse().unwrap());
-        live.output(&a, "stdout", b"one\ntw", &mut screen).unwrap();
-        live.output(&b, "stderr", b"odd \x1b[1m\n", &mut screen).unwrap();
-        live.output(&a, "stdout", b"o\n\nlast", &mut screen).unwrap();
+        live.output(RUN, &a, "stdout", b"one\ntw", &mut screen).unwrap();
+        live.output(RUN, &b, "stderr", b"odd \x1b[1m\n", &mut screen).unwrap();
+        live.output(RUN, &a, "stdout", b"o\n\nlast", &mut screen).unwrap();
         live.result(&end("a", 0, "one\ntwo\n\nlast"), &mut screen).unwrap();
         live.result(&end("b", 3, ""), &mut screen).unwrap();
         // Its pieces were not kept: the whole is shown at its end.
@@ -132,7 +152,7 @@ mod tests {
         let mut live = Live::default();
         let a: NodeName = "a".parse().unwrap();
         for _ in 0..200 {
-            live.output(&a, "stdout", &[b'x'; 1000], &mut screen).unwrap();
+            live.output(RUN, &a, "stdout", &[b'x'; 1000], &mut screen).unwrap();
             assert!(live.begun.values().all(|line| line.len() < LONGEST_LINE));
         }
     }

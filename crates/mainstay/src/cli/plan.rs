@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use mainstay_control::view::{Problem, ProblemKind};
+use mainstay_core::envelope::MAX_LIFETIME;
 use mainstay_core::state::Values;
 use mainstay_core::state::catalog::OrderMode;
 use mainstay_core::state::site::SiteInput;
+use mainstay_core::time::Span;
 use mainstay_module::registry::Registry;
 use serde_json::Value;
 
@@ -20,7 +22,7 @@ use super::screen::Screen;
 use super::{Done, Stop, status_of};
 use crate::client::{Client, endpoint};
 use crate::descendants;
-use crate::up::hub::desk::Desk;
+use crate::up::hub::desk::{Desk, Terms};
 use crate::up::hub::{Nodes, nodes};
 use crate::up::inventory::variable;
 use crate::up::local::LocalWay;
@@ -79,6 +81,9 @@ pub(super) struct StatesArgs {
     /// Show what stays as it is too, and long diffs whole
     #[arg(short, long)]
     verbose: bool,
+    /// How long nodes that are away may take to come and start it [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    expires: Option<Span>,
     /// At most so many machines at once
     #[arg(long, value_name = "N", default_value_t = crate::up::rollout::FORKS, value_parser = at_least_one)]
     forks: usize,
@@ -137,8 +142,10 @@ pub(super) async fn bring(
     let mut options = Options { forks: args.forks, explain: args.explain, ..options };
     let detail = Detail { verbose: args.verbose, explain: args.explain };
     // The file first: what is wrong with it is said before any machine is touched.
+    args.check(&options)?;
     let unattended = (options.goal == Goal::Up { yes: true }).then_some(options.cycles);
-    let Means { ways, desk } = args.means(hub, unattended, registry).await?;
+    let terms = Terms { unattended, expires: args.expires };
+    let Means { ways, desk } = args.means(hub, terms, registry).await?;
     let modules = Modules(registry);
     let file = args.compile(&ways, &modules, screen)?;
     if desk.is_some() {
@@ -230,20 +237,39 @@ pub(super) fn status(ends: &[MachineEnd]) -> u8 {
 }
 
 impl StatesArgs {
-    async fn means(
-        &self,
-        hub: Option<&str>,
-        unattended: Option<u32>,
-        registry: &Registry,
-    ) -> Result<Means, Problem> {
-        if !self.target.is_empty() && !self.hosts.are_given() {
+    fn are_through_hub(&self) -> bool {
+        !self.target.is_empty() && !self.hosts.are_given()
+    }
+
+    /// What only one kind of machine can do is refused for the others rather than left out.
+    fn check(&self, options: &Options) -> Result<(), Problem> {
+        if self.expires.is_some() && !self.are_through_hub() {
+            let message =
+                "--expires is for nodes behind a hub: nothing else waits for a machine that is away";
+            return Err(Problem::new(ProblemKind::Invalid, message).hint("name nodes with -t"));
+        }
+        if self.expires.is_some_and(|Span(span)| span.is_zero() || span > MAX_LIFETIME) {
+            let message = format!("--expires: it must be more than 0 and at most {}", Span(MAX_LIFETIME));
+            return Err(Problem::new(ProblemKind::Invalid, message));
+        }
+        if options.drop_orphans && self.are_through_hub() {
+            let message = "--drop-orphans does not go through a hub";
+            return Err(Problem::new(ProblemKind::Invalid, message)
+                .hint("give up what is owed over ssh, as the user that the agent runs as: up FILE --ssh HOST --drop-orphans")
+                .hint("or on the node itself: up FILE --drop-orphans"));
+        }
+        Ok(())
+    }
+
+    async fn means(&self, hub: Option<&str>, terms: Terms, registry: &Registry) -> Result<Means, Problem> {
+        if self.are_through_hub() {
             if self.hosts.become_user.is_some() {
                 let message = "--become is for machines that are reached by ssh";
                 return Err(Problem::new(ProblemKind::Invalid, message)
                     .hint("an agent works as its own user; become: USER with a state makes it another"));
             }
             let client = Client::new(endpoint::find(hub)?);
-            let Nodes { ways, desk } = nodes(client, &self.target, unattended).await?;
+            let Nodes { ways, desk } = nodes(client, &self.target, terms).await?;
             return Ok(Means { ways, desk: Some(desk) });
         }
         Ok(Means { ways: self.ways(registry)?, desk: None })
@@ -304,7 +330,7 @@ async fn graph(
     screen: &mut Screen,
 ) -> Done {
     // Nothing is asked of a hub's nodes: what it knows of them is enough.
-    let Means { ways, desk: _ } = args.means(hub, None, registry).await?;
+    let Means { ways, desk: _ } = args.means(hub, Terms::default(), registry).await?;
     let modules = Modules(registry);
     let file = args.compile(&ways, &modules, screen)?;
     let (options, interrupt) =

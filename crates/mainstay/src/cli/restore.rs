@@ -8,8 +8,8 @@ use mainstay_control::view::{Problem, ProblemKind};
 
 use super::screen::Screen;
 use super::{Done, status_of};
-use crate::causes::with_causes;
 use crate::config::data_dir;
+use mainstay_core::causes::with_causes;
 
 /// Makes a hub on this machine from a backup
 ///

@@ -186,9 +186,14 @@ impl Front for RolloutText<'_> {
 
     fn plans(&mut self, plans: &[Proposal<'_>]) -> io::Result<()> {
         self.bars.clear();
+        // Whoever is asked about more shall know what came of the first part.
+        self.show_done()?;
         let detail = self.detail;
         let blocks = plans.iter().map(|proposal| {
-            let counts = changes::plan_counts(proposal.plan);
+            let mut counts = changes::plan_counts(proposal.plan);
+            if proposal.missing > 0 {
+                counts.push_str(&format!(", {} more steps were cut off", proposal.missing));
+            }
             let again = proposal.again;
             (proposal.machine, (again, counts, changes::plan(proposal.plan, detail)))
         });
@@ -291,8 +296,10 @@ mod tests {
             plan("db", StepWord::Change, "0600"),
             plan("done", StepWord::Unchanged, ""),
         ];
-        let proposals: Vec<Proposal<'_>> =
-            plans.iter().map(|plan| Proposal { machine: &plan.machine, plan, again: false }).collect();
+        let proposals: Vec<Proposal<'_>> = plans
+            .iter()
+            .map(|plan| Proposal { machine: &plan.machine, plan, again: false, missing: 0 })
+            .collect();
         front.plans(&proposals).unwrap();
         insta::assert_snapshot!(buffer.text(), @r#"
         ── done · 1 unchanged

@@ -1,7 +1,6 @@
 //! `mainstay run`: a command or a script on every node that a target means.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
@@ -134,7 +133,7 @@ pub(super) async fn through_hub(client: &Client, args: RunArgs, screen: &mut Scr
     if args.detach {
         let view: RunView = client.call(Method::POST, "/v1/runs", &spec).await?;
         if screen.json {
-            screen.object(&RunEvent::Accepted { run: view.run, targets: view.nodes })?;
+            screen.object(&RunEvent::Accepted { run: view.run, targets: view.nodes, away: 0 })?;
         } else {
             screen.line(&view.run.to_string())?;
             screen.note(&format!(
@@ -147,7 +146,7 @@ pub(super) async fn through_hub(client: &Client, args: RunArgs, screen: &mut Scr
     }
     let patience = Patience { only_online: args.wait.is_none(), limit: args.wait.map(|Span(limit)| limit) };
     let stream = RunStream::start(client, &spec).await?;
-    watch(client, stream, Look { live: args.stream, after: 0 }, patience, screen).await
+    watch(client, stream, Look { method: &spec.method, live: args.stream, after: 0 }, patience, screen).await
 }
 
 /// The same order for hosts without agents. What only a hub can do is refused rather than left out.
@@ -214,18 +213,14 @@ fn spec(args: &RunArgs, targets: Vec<String>) -> Result<RunSpec, Problem> {
         cwd: args.cwd.clone(),
         user: args.user.clone(),
         stdin_base64: stdin.map(|bytes| BASE64.encode(&bytes)),
-        timeout_ms: args.timeout.map(millis),
-        expires_ms: args.expires.map(millis),
+        timeout_ms: args.timeout.map(Span::millis),
+        expires_ms: args.expires.map(Span::millis),
         idempotent: args.idempotent,
         stream: args.stream,
         output_limit: args.output_limit,
         batch: args.batch.clone(),
         max_failures: args.max_failures.clone(),
     })
-}
-
-fn millis(Span(span): Span) -> u64 {
-    u64::try_from(Duration::as_millis(&span)).unwrap_or(u64::MAX)
 }
 
 /// `10` or `25%`; what it is a share of only the hub knows.

@@ -23,11 +23,11 @@ use super::name_range::compact_names;
 use super::screen::Screen;
 use super::watch::{BAR_STEP, Bar, Show, Tally, take};
 use super::{Done, Stop, status_of};
-use crate::causes::with_causes;
 use crate::remote::talk::{Order, RunEnd, RunOrder, Word};
 use crate::up::inventory::Host;
 use crate::up::rollout::FORKS;
 use crate::up::ssh::SshTalk;
+use mainstay_core::causes::with_causes;
 
 /// Most bytes of output kept from each host unless told, as through a hub.
 pub(super) const OUTPUT_LIMIT: u64 = 1 << 20;
@@ -53,7 +53,7 @@ pub(super) async fn run(run: SshRun, screen: &mut Screen) -> Done {
         (false, true) => Show::Live(Live::default()),
         (false, false) => Show::Folded(Folded::default(), Bar::new(screen)),
     };
-    let accepted = RunEvent::Accepted { run: id, targets: run.hosts.len() as u64 };
+    let accepted = RunEvent::Accepted { run: id, targets: run.hosts.len() as u64, away: 0 };
     show_event(&accepted, &mut tally, &mut show, screen)?;
     let cancel = CancellationToken::new();
     let (events, heard) = mpsc::channel(EVENTS);

@@ -12,7 +12,8 @@ use super::changes::Detail;
 use super::fold::{self, Folded};
 use super::plan;
 use super::screen::Screen;
-use super::watch::{Look, Patience, act, find_run, short, watch};
+use super::state_run::StateRun;
+use super::watch::{Look, Patience, act, away, find_run, pending_of, short, watch};
 use super::{Done, confirm, moment, name_range, nodes, status_of, table};
 use crate::api::{PruneRuns, Pruned, RetryRun, RunDetail};
 use crate::client::Client;
@@ -38,7 +39,7 @@ pub(super) enum RunsCommand {
     Show {
         /// Which run [default: the latest]
         id: Option<String>,
-        /// Show what the nodes wrote, too
+        /// Show what the nodes wrote, too; of declared state, what stays as it is and long diffs whole
         #[arg(long)]
         output: bool,
     },
@@ -135,7 +136,8 @@ pub(super) async fn run(client: &Client, command: RunsCommand, screen: &mut Scre
         RunsCommand::Show { id, output } => show(client, id.as_deref(), output, screen).await,
         RunsCommand::Watch(args) => {
             let run = find_run(client, args.id.as_deref()).await?;
-            let look = Look { live: args.stream, after: args.after };
+            let method = pending_of(client, run).await?.run.method;
+            let look = Look { method: &method, live: args.stream, after: args.after };
             watch(client, RunStream::of(client, run), look, patience(args.wait), screen).await
         }
         RunsCommand::Retry { id, failed, detach } => {
@@ -146,7 +148,7 @@ pub(super) async fn run(client: &Client, command: RunsCommand, screen: &mut Scre
                 return accepted(&view, screen);
             }
             let only_online = Patience { only_online: true, limit: None };
-            let look = Look { live: false, after: 0 };
+            let look = Look { method: &view.method, live: false, after: 0 };
             watch(client, RunStream::of(client, view.run), look, only_online, screen).await
         }
         RunsCommand::Cancel { id } => {
@@ -251,7 +253,8 @@ fn whole_command(run: &RunView) -> String {
         "cmd" => "",
         method => method,
     };
-    [what, &words].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    let of = run.applies.map(|planned| format!("of run {}", short(planned))).unwrap_or_default();
+    [what, &words, &of].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// A word as it would be typed at a shell, so that two words are not taken for one.
@@ -286,6 +289,15 @@ async fn show(client: &Client, id: Option<&str>, output: bool, screen: &mut Scre
     ];
     table::pairs(screen, &pairs)?;
     screen.line("")?;
+    if let Some(mut states) = StateRun::new(run.run, &run.method) {
+        nodes.iter().filter_map(|node| node.result.as_ref()).for_each(|result| states.add(result));
+        states.show(client, Detail { verbose: output, explain: false }, screen).await?;
+        nodes.retain(|node| node.result.is_none());
+        if !nodes.is_empty() {
+            away(&RunDetail { run, nodes }, screen)?;
+        }
+        return Ok(status_of::WELL);
+    }
     let rows: Vec<Vec<String>> = nodes.iter().map(row).collect();
     table::show(screen, &["NODE", "RESULT", "TOOK"], &rows)?;
     if output {

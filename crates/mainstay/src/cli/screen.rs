@@ -14,6 +14,8 @@ pub(super) struct Screen {
     pub(super) out_terminal: bool,
     /// What is written to standard error is.
     pub(super) err_terminal: bool,
+    /// Columns of the terminal that standard error is, as it was at the start.
+    notes_width: usize,
     colour: bool,
     pub(super) json: bool,
     /// Milliseconds since 1970, for "3m ago".
@@ -30,6 +32,7 @@ impl Screen {
             err: Box::new(err),
             out_terminal,
             err_terminal,
+            notes_width: if err_terminal { columns() } else { usize::MAX },
             colour: !no_colour,
             json,
             now: jiff::Timestamp::now().as_millisecond(),
@@ -81,6 +84,11 @@ impl Screen {
         self.colour && self.err_terminal
     }
 
+    /// Columns for what is said on standard error; without a terminal there is no limit.
+    pub(super) fn notes_width(&self) -> usize {
+        self.notes_width
+    }
+
     pub(super) fn can_ask(&self) -> bool {
         self.err_terminal && io::stdin().is_terminal()
     }
@@ -91,6 +99,14 @@ impl Drop for Screen {
         // Whoever cares has flushed and seen the error.
         let _ = self.out.flush();
     }
+}
+
+/// Narrower terminals are taken for this wide: nothing can be told in less.
+const FEWEST_COLUMNS: usize = 40;
+
+fn columns() -> usize {
+    let size = terminal_size::terminal_size_of(io::stderr());
+    size.map_or(usize::MAX, |(terminal_size::Width(columns), _)| usize::from(columns).max(FEWEST_COLUMNS))
 }
 
 fn shown(text: &[u8], terminal: bool) -> Cow<'_, [u8]> {
@@ -171,6 +187,7 @@ pub(super) mod captured {
             err: Box::new(buffer.clone()),
             out_terminal: terminal,
             err_terminal: terminal,
+            notes_width: usize::MAX,
             colour: false,
             json: false,
             now: 1_800_000_000_000,

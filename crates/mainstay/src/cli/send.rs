@@ -11,7 +11,8 @@ use crate::client::Client;
 
 /// Sends the messages of a file
 ///
-/// They are in JSON or YAML. All of them are sent, or none and an error says where the mistake is. Prints the id of each, in the order of the file.
+/// They are in JSON or YAML. All of them are sent, or none and an error says where the mistake is. Prints the id of each, in the order of the file; `mainstay messages ID` tells how
+/// it ended.
 #[derive(Args)]
 #[command(after_help = "Example:
   echo '{toNode: ship1, method: cmd, methodArgs: [uptime], replyMethod: console}' | mainstay send -")]

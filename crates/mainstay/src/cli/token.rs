@@ -76,7 +76,7 @@ pub(super) async fn run(client: &Client, command: TokenCommand, screen: &mut Scr
 }
 
 async fn create(client: &Client, args: CreateArgs, screen: &mut Screen) -> Done {
-    let lifetime_ms = args.lifetime.map(|Span(span)| u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+    let lifetime_ms = args.lifetime.map(Span::millis);
     let for_operator = args.operator.is_some();
     let spec = TokenSpec {
         kind: if for_operator { TokenKind::Operator } else { TokenKind::Join },

@@ -3,27 +3,30 @@
 //! A run outlives whoever watches it. Nothing here ends a run.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io;
 use std::time::Duration;
 
 use hyper::Method;
 use indicatif::{ProgressBar, ProgressStyle};
-use mainstay_control::view::{Problem, ProblemKind, RunEvent, RunNodeView, RunView};
+use mainstay_control::view::{Problem, ProblemKind, RunEvent, RunNodeView, RunView, WaitsFor};
 use mainstay_core::id::{NodeName, RunId};
 use mainstay_core::time::Span;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
+use super::changes::Detail;
 use super::fold::{self, Folded};
 use super::live::Live;
 use super::name_range::compact;
 use super::screen::{Screen, one_line};
+use super::state_run::StateRun;
 use super::{Done, Stop, moment, status_of};
 use crate::api::RunDetail;
 use crate::client::Client;
 use crate::client::run_stream::RunStream;
 pub(super) use crate::client::run_stream::short;
 
-/// When nothing came for this long, it is looked whether anything can come: long enough for a link's round
+/// Nodes may go away in the middle. When nothing came for this long, it is looked whether anything can come: long enough for a link's round
 /// trips to anywhere on earth, short enough not to keep a person waiting for machines that are away.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -43,7 +46,9 @@ pub(super) struct Patience {
 
 /// What is shown.
 #[derive(Clone, Copy)]
-pub(super) struct Look {
+pub(super) struct Look<'a> {
+    /// The run's, which says what its output is.
+    pub(super) method: &'a str,
     /// Output while it comes.
     pub(super) live: bool,
     /// Events up to this number were shown before: they count, and are not shown again.
@@ -61,6 +66,8 @@ enum End {
 #[derive(Default)]
 pub(super) struct Tally {
     targets: u64,
+    /// Of these, as far as is known from the beginning.
+    away: u64,
     ends: BTreeMap<NodeName, bool>,
 }
 
@@ -75,6 +82,11 @@ impl Tally {
 
     pub(super) fn pending(&self) -> u64 {
         self.targets.saturating_sub(self.ends.len() as u64)
+    }
+
+    /// All have ended but as many as were away when the run began: nobody need be waited for if these still are.
+    fn is_up_to_away(&self) -> bool {
+        self.away > 0 && self.pending() <= self.away
     }
 
     /// `3 ok, 1 failed`.
@@ -102,28 +114,34 @@ pub(super) enum Show {
     Json,
     Live(Live),
     Folded(Folded, Bar),
+    States(StateRun, Bar),
 }
 
 /// Watches until the run has ended or patience has.
 pub(super) async fn watch(
     client: &Client,
     mut stream: RunStream<'_>,
-    look: Look,
+    look: Look<'_>,
     patience: Patience,
     screen: &mut Screen,
 ) -> Done {
     let run = stream.run();
     let mut tally = Tally::default();
-    let mut show = match (screen.json, look.live) {
-        (true, _) => Show::Json,
-        (false, true) => Show::Live(Live::default()),
-        (false, false) => Show::Folded(Folded::default(), Bar::new(screen)),
+    let mut show = match (screen.json, look.live, StateRun::new(run, look.method)) {
+        (true, ..) => Show::Json,
+        (false, true, _) => Show::Live(Live::of(look.method)),
+        (false, false, Some(states)) => Show::States(states, Bar::new(screen)),
+        (false, false, None) => Show::Folded(Folded::default(), Bar::new(screen)),
     };
     let end = follow(client, &mut stream, look.after, patience, &mut tally, &mut show, screen).await;
     match &mut show {
         Show::Folded(folded, bar) => {
             bar.finish();
             folded.show(screen)?;
+        }
+        Show::States(states, bar) => {
+            bar.finish();
+            states.show(client, Detail::default(), screen).await?;
         }
         Show::Live(live) => live.leave(screen)?,
         Show::Json => {}
@@ -170,9 +188,10 @@ async fn follow(
     let limit = patience.limit.map(|limit| (limit, begun + limit));
     let mut pause = GRACE;
     let mut look_at = begun + pause;
+    let mut hurried = false;
     let mut bar_step = interval_at(begun + BAR_STEP, BAR_STEP);
     bar_step.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let has_bar = matches!(show, Show::Folded(_, bar) if bar.wanted);
+    let has_bar = matches!(show, Show::Folded(_, bar) | Show::States(_, bar) if bar.wanted);
     let interrupt = tokio::signal::ctrl_c();
     tokio::pin!(interrupt);
     loop {
@@ -182,15 +201,18 @@ async fn follow(
             event = stream.next() => {
                 let (event, line) = event?;
                 pause = GRACE;
-                look_at = Instant::now() + pause;
                 let show = if stream.position() > after { Some(&mut *show) } else { unseen(&event, show) };
                 if take(&event, &line, tally, show, screen)? {
                     return Ok(End::All);
                 }
+                // At once, but only the first time: one that came back meanwhile may be at work for long.
+                let at_once = !hurried && tally.is_up_to_away();
+                hurried |= at_once;
+                look_at = Instant::now() + if at_once { Duration::ZERO } else { pause };
             }
             () = sleep_until(look_at), if patience.only_online => {
                 match pending_of(client, stream.run()).await {
-                    Ok(detail) if !detail.nodes.is_empty() && !detail.nodes.iter().any(moves) => {
+                    Ok(detail) if !detail.nodes.is_empty() && detail.nodes.iter().all(is_away) => {
                         return Ok(End::Away(detail));
                     }
                     // The stream is the one to say that a hub does not come back.
@@ -204,7 +226,7 @@ async fn follow(
                 return Ok(End::Waited(patience.limit.unwrap_or_default()));
             }
             _ = bar_step.tick(), if has_bar => {
-                if let Show::Folded(_, bar) = show {
+                if let Show::Folded(_, bar) | Show::States(_, bar) = show {
                     bar.draw(tally);
                 }
             }
@@ -234,7 +256,7 @@ pub(super) fn take(
     screen: &mut Screen,
 ) -> io::Result<bool> {
     match event {
-        RunEvent::Accepted { targets, .. } => tally.targets = *targets,
+        RunEvent::Accepted { targets, away, .. } => (tally.targets, tally.away) = (*targets, *away),
         RunEvent::Result(result) => {
             tally.ends.insert(result.node.clone(), result.is_ok());
         }
@@ -246,29 +268,27 @@ pub(super) fn take(
             screen.flush()?;
         }
         (Some(Show::Live(live)), RunEvent::Result(result)) => live.result(result, screen)?,
-        (Some(Show::Live(live)), RunEvent::Output { node, stream, data, data_base64, .. }) => {
+        (Some(Show::Live(live)), RunEvent::Output { run, node, stream, data, data_base64, .. }) => {
             let bytes = fold::bytes(data.as_deref(), data_base64.as_deref());
-            live.output(node, stream, &bytes, screen)?;
+            live.output(*run, node, stream, &bytes, screen)?;
         }
         (Some(Show::Folded(folded, _)), RunEvent::Result(result)) => folded.add(result),
+        (Some(Show::States(states, _)), RunEvent::Result(result)) => states.add(result),
         _ => {}
     }
     Ok(matches!(event, RunEvent::Summary { .. }))
 }
 
-async fn pending_of(client: &Client, run: RunId) -> Result<RunDetail, Problem> {
+pub(super) async fn pending_of(client: &Client, run: RunId) -> Result<RunDetail, Problem> {
     client.get(&format!("/v1/runs/{run}?pending=true")).await
 }
 
-/// Whether a pending node can come to an end without some machine coming back first.
-fn moves(node: &RunNodeView) -> bool {
-    let why = node.pending.as_deref().unwrap_or_default();
-    // A node may be away before it got the order, or with the order accepted.
-    !(why.contains("away since") || why.starts_with("waiting for its batch"))
+fn is_away(node: &RunNodeView) -> bool {
+    node.waits_for.is_some_and(WaitsFor::is_away)
 }
 
 /// Says for each reason which nodes it keeps, and how to come back.
-fn away(detail: &RunDetail, screen: &mut Screen) -> io::Result<()> {
+pub(super) fn away(detail: &RunDetail, screen: &mut Screen) -> io::Result<()> {
     let mut by_reason: BTreeMap<&str, Vec<&NodeName>> = BTreeMap::new();
     for node in &detail.nodes {
         by_reason.entry(node.pending.as_deref().unwrap_or("pending")).or_default().push(&node.node);
@@ -332,20 +352,31 @@ pub(super) async fn find_run(client: &Client, given: Option<&str>) -> Result<Run
         };
         return runs.first().map(|run| run.run).ok_or_else(none);
     };
-    let part = text.to_ascii_lowercase().replace('-', "");
     let runs: Vec<RunView> = client.get("/v1/runs?limit=10000").await?;
-    let fits = |run: RunId| {
-        let whole = run.to_string().replace('-', "");
-        whole.starts_with(&part) || whole.ends_with(&part)
+    only("run", "runs list", text, runs.iter().map(|run| run.run))
+}
+
+/// The one of these ids that begins or ends so. `list` is the command that shows them.
+pub(super) fn only<T: Copy + Display>(
+    what: &str,
+    list: &str,
+    text: &str,
+    ids: impl Iterator<Item = T>,
+) -> Result<T, Problem> {
+    let part = text.to_ascii_lowercase().replace('-', "");
+    let fits = |id: &T| {
+        let whole = id.to_string().replace('-', "");
+        !part.is_empty() && (whole.starts_with(&part) || whole.ends_with(&part))
     };
-    let found: Vec<RunId> =
-        runs.iter().map(|run| run.run).filter(|run| !part.is_empty() && fits(*run)).collect();
+    let found: Vec<T> = ids.filter(fits).collect();
     match found[..] {
-        [run] => Ok(run),
-        [] => Err(Problem::new(ProblemKind::NotFound, format!("there is no run {text:?}"))
-            .hint("see `mainstay runs list`; an id may be given by its beginning or its end")),
-        _ => Err(Problem::new(ProblemKind::Invalid, format!("{text:?} may be any of {} runs", found.len()))
-            .hint("give more of its id")),
+        [id] => Ok(id),
+        [] => Err(Problem::new(ProblemKind::NotFound, format!("there is no {what} {text:?}"))
+            .hint(format!("see `mainstay {list}`; an id may be given by its beginning or its end"))),
+        _ => {
+            Err(Problem::new(ProblemKind::Invalid, format!("{text:?} may be any of {} {what}s", found.len()))
+                .hint("give more of its id"))
+        }
     }
 }
 
@@ -376,11 +407,23 @@ mod tests {
     fn the_exit_status_says_what_the_counts_say() {
         let tally = |targets, ends: &[bool]| Tally {
             targets,
+            away: 0,
             ends: ends.iter().enumerate().map(|(i, ok)| (format!("n{i}").parse().unwrap(), *ok)).collect(),
         };
         assert_eq!(tally(2, &[true, true]).status(), 0);
         assert_eq!(tally(2, &[true, false]).status(), 1);
         assert_eq!(tally(2, &[true]).status(), 3);
         assert_eq!(tally(3, &[true, false]).status(), 1);
+    }
+
+    #[test]
+    fn only_as_many_as_were_away_from_the_beginning_are_left() {
+        let tally = |away, ends: usize| Tally {
+            targets: 3,
+            away,
+            ends: (0..ends).map(|i| (format!("n{i}").parse().unwrap(), true)).collect(),
+        };
+        assert!(tally(1, 2).is_up_to_away() && tally(3, 0).is_up_to_away());
+        assert!(!tally(1, 1).is_up_to_away() && !tally(0, 3).is_up_to_away());
     }
 }

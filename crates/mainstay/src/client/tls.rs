@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::endpoint::HttpsHub;
-use crate::causes::with_causes;
+use mainstay_core::causes::with_causes;
 
 /// Why not, in words.
 pub(super) async fn dial(hub: &HttpsHub) -> Result<TlsStream<TcpStream>, String> {

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mainstay_core::causes::with_causes;
 use mainstay_core::state::catalog::Minisign;
 use mainstay_core::state::site::{ExtensionFrom, ExtensionSource, Fetched, Files as _, ModuleSchema};
 use mainstay_module::extension::{self, Kept, MAX_PROGRAM};
@@ -56,7 +57,7 @@ pub fn fetch(source: &ExtensionSource, directory: &Path) -> Result<Fetched, Stri
         None => {
             let program = read(&source.from, "", MAX_PROGRAM)?;
             let kept = Kept::new(&program, &source.sha256, minisign.clone(), directory);
-            (kept.map_err(|refused| chain(&refused))?, program)
+            (kept.map_err(|refused| with_causes(&refused))?, program)
         }
     };
     let describe = mainstay_node::state::describe(&kept).map_err(|failure| failure.to_string())?;
@@ -84,13 +85,6 @@ fn read(from: &ExtensionFrom, ending: &str, limit: u64) -> Result<Vec<u8>, Strin
                 .map_err(|failure| failure.to_string())?;
             Ok(bytes)
         }
-    }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", chain(source)),
-        None => error.to_string(),
     }
 }
 

@@ -72,6 +72,8 @@ pub struct Proposal<'a> {
     pub plan: &'a Plan,
     /// More of the machine's plan was approved in an earlier cycle; this goes beyond it.
     pub again: bool,
+    /// How many of its steps were cut off on the way here.
+    pub missing: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,6 +7,7 @@
 
 mod answers;
 pub mod desk;
+pub mod replay;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -18,14 +19,14 @@ use mainstay_control::view::{NodeView, Problem, ProblemKind, RunNodeView};
 use mainstay_core::id::{NodeName, RunId};
 use mainstay_core::state::Values;
 use mainstay_core::state::catalog::Catalog;
-use mainstay_core::state::plan::{PlanDigest, PlanHead};
+use mainstay_core::state::plan::Plan;
 use mainstay_core::state::session::{Approval, Ask, Tell};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::answers::Answers;
-use self::desk::{Desk, Request, Work, of_result};
+use self::desk::{Desk, Request, Terms, Work, of_result};
 use super::machine::{Aside, Machine, Way};
 use super::rollout::{Known, Source};
 use crate::api::RunDetail;
@@ -41,16 +42,15 @@ pub(super) enum Heard {
     Tell(Tell),
     /// A plan, the run that holds it and its name there.
     Planned {
-        head: PlanHead,
+        plan: Plan,
         run: RunId,
         name: String,
     },
     Aside(Aside),
 }
 
-/// The nodes that these targets mean, and the desk that all of them need at work. With `unattended`, nodes that are away bring
-/// themselves to their state when they return, in at most so many cycles.
-pub async fn nodes(client: Client, targets: &[String], unattended: Option<u32>) -> Result<Nodes, Problem> {
+/// The nodes that these targets mean, and the desk that all of them need at work.
+pub async fn nodes(client: Client, targets: &[String], terms: Terms) -> Result<Nodes, Problem> {
     let input = serde_json::json!({"targets": targets});
     let nodes: Vec<NodeView> = client.call(Method::POST, "/v1/targets/preview", &input).await?;
     if nodes.is_empty() {
@@ -69,7 +69,7 @@ pub async fn nodes(client: Client, targets: &[String], unattended: Option<u32>) 
         requests: None,
         cancel: CancellationToken::new(),
     });
-    Ok(Nodes::at(client, nodes.collect(), unattended))
+    Ok(Nodes::at(client, nodes.collect(), terms))
 }
 
 /// The nodes of a run of plans: each begins with the plan that it made.
@@ -92,7 +92,7 @@ pub async fn nodes_of(client: Client, run: RunId) -> Result<Nodes, Problem> {
         requests: None,
         cancel: CancellationToken::new(),
     });
-    Ok(Nodes::at(client, nodes.collect(), None))
+    Ok(Nodes::at(client, nodes.collect(), Terms::default()))
 }
 
 fn found(run: RunId, node: &RunNodeView) -> Start {
@@ -130,14 +130,14 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    fn at(client: Client, nodes: Vec<NodeWay>, unattended: Option<u32>) -> Self {
+    fn at(client: Client, nodes: Vec<NodeWay>, terms: Terms) -> Self {
         let (requests, waiting) = mpsc::channel(nodes.len().max(1));
         let cancel = CancellationToken::new();
         let ways = nodes.into_iter().map(|node| {
             let at_desk = NodeWay { requests: Some(requests.clone()), cancel: cancel.clone(), ..node };
             Box::new(at_desk) as Box<dyn Way>
         });
-        Self { ways: ways.collect(), desk: Desk::new(Arc::new(client), waiting, unattended, cancel) }
+        Self { ways: ways.collect(), desk: Desk::new(Arc::new(client), waiting, terms, cancel) }
     }
 }
 
@@ -230,7 +230,6 @@ impl Way for NodeWay {
             is_found,
             catalog: None,
             plan: None,
-            steps: PlanDigest::default(),
             talk,
             answers,
             requests,
@@ -247,8 +246,6 @@ struct NodeMachine {
     catalog: Option<Box<Catalog>>,
     /// The last plan: the digest that an approval gives, its run, and its name there.
     plan: Option<(String, RunId, String)>,
-    /// Of the one that is being told.
-    steps: PlanDigest,
     /// What comes before the answers.
     talk: VecDeque<Heard>,
     /// To the last request.
@@ -313,16 +310,11 @@ impl Machine for NodeMachine {
             None => self.answers.recv().await.ok_or_else(gone)?,
         };
         match heard {
-            Heard::Tell(tell) => {
-                if let Tell::Steps(steps) = &tell {
-                    steps.iter().for_each(|step| self.steps.step(step));
-                }
-                Ok(tell)
-            }
-            Heard::Planned { head, run, name } => {
-                let digest = std::mem::take(&mut self.steps).whole(&head);
-                self.plan = Some((digest, run, name));
-                Ok(Tell::Planned(head))
+            Heard::Tell(tell) => Ok(tell),
+            Heard::Planned { plan, run, name } => {
+                self.plan = Some((plan.digest(), run, name));
+                self.talk.push_front(Heard::Tell(Tell::Planned(plan.head)));
+                Ok(Tell::Steps(plan.steps))
             }
             Heard::Aside(aside) => Err(aside),
         }

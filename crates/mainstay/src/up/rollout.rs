@@ -371,7 +371,7 @@ impl Member {
 
     fn proposal(&self) -> Option<Proposal<'_>> {
         let plan = self.plan.as_ref()?;
-        Some(Proposal { machine: self.way.name(), plan, again: false })
+        Some(Proposal { machine: self.way.name(), plan, again: false, missing: 0 })
     }
 
     /// It has a plan, and something in it is not done.
@@ -681,8 +681,10 @@ impl Stage<'_> {
         interrupt: &Interrupt,
     ) -> io::Result<()> {
         let names = self.names.clone();
-        let plans: Vec<Proposal<'_>> =
-            asks.iter().map(|(at, plan, _)| Proposal { machine: &names[*at], plan, again: true }).collect();
+        let plans: Vec<Proposal<'_>> = asks
+            .iter()
+            .map(|(at, plan, _)| Proposal { machine: &names[*at], plan, again: true, missing: 0 })
+            .collect();
         self.front.plans(&plans)?;
         let answer = self.ask(&plans, interrupt).await?;
         for (_, _, reply) in asks {

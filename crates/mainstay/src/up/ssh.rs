@@ -9,8 +9,8 @@ use mainstay_core::state::session::{Ask, Tell};
 use mainstay_link::ssh::{Binaries, SshError, SshHost, SshLink};
 
 use super::machine::{Aside, Machine, Way};
-use crate::causes::with_causes;
 use crate::remote::talk::{Order, Word};
+use mainstay_core::causes::with_causes;
 
 pub struct SshWay {
     pub name: String,

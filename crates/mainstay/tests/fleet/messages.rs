@@ -40,6 +40,12 @@ fn two_agents_that_are_never_there_together_still_talk() {
     let accepted = socket(&lab, "a", text);
     assert!(accepted[0]["id"].is_string() && accepted[0]["to"] == "b", "{accepted:?}");
     eventually("the hub holds it", || (held(&lab) == 1).then_some(()));
+    let known = lab.run(&["messages", "--json"]).exits(0).json();
+    let of_it = ["message", "from", "to", "method", "state"].map(|field| known[0][field].clone());
+    assert_eq!(
+        of_it,
+        [&accepted[0]["id"], &"a".into(), &"b".into(), &"cmd".into(), &"held".into()].map(Value::clone)
+    );
     lab.agent("a").crash();
     lab.until_online("a", false);
 
@@ -66,6 +72,15 @@ fn two_agents_that_are_never_there_together_still_talk() {
     eventually("b hears that a does not let it", || {
         std::fs::read_to_string(&log).unwrap().contains("rejected: no rule").then_some(())
     });
+    // What the hub itself sends, it knows the end of.
+    let order = lab.path("order.yaml");
+    std::fs::write(&order, "{toNode: b, method: cmd, methodArgs: [sh, -c, exit 3]}").unwrap();
+    let sent = lab.run(&["send", order.to_str().unwrap()]).exits(0).out;
+    let end = eventually("it has ended", || {
+        let shown = lab.run(&["messages", sent.trim(), "--json"]).exits(0).json();
+        shown[0]["end"].is_object().then(|| shown[0]["end"].clone())
+    });
+    assert_eq!(end, serde_json::json!({"outcome": "finished", "exit_code": 3}));
     let refused = socket(&lab, "a", "[{toNode: b, method: ping}, {toNode: nobody, method: ping}]");
     assert!(refused.len() == 1 && refused[0]["error"].as_str().unwrap().contains("nobody"), "{refused:?}");
     let wrong = socket(&lab, "a", "[\n {\"toNode\": \"b\",\n  \"methud\": \"ping\"},\n]");

@@ -130,11 +130,27 @@ fn a_plan_that_comes_later_is_approved_later_and_counts_only_for_what_it_saw() {
     assert!(plan.err.contains("runs approve"), "{}", plan.err);
     let run = site.latest();
     site.lab.run(&["runs", "approve", &run, "--yes"]).exits(3);
+    let shown = site.lab.run(&["runs", "show", &run]).exits(0);
+    assert!(shown.err.contains("b: away since"), "{}", shown.err);
     site.lab.start_agent("b");
     eventually("b has made its plan", || site.lab.pending(&run, "b").is_none().then_some(()));
     assert_eq!(site.read("b", "conf"), None);
+    // What it found is told as if one had waited for it.
+    let shown = site.lab.run(&["runs", "show", &run]).exits(0);
+    assert!(
+        shown.out.contains("── b · 2 to change, 1 conditional\n  + conf (file) change\n"),
+        "{}",
+        shown.out
+    );
+    assert!(shown.err.contains("Awaits approval: `mainstay runs approve"), "{}", shown.err);
+    let watched = site.lab.run(&["runs", "watch", &run]).exits(0);
+    assert!(watched.out.contains("+port = 80") && !watched.out.contains("{\"line\""), "{}", watched.out);
     site.lab.run(&["runs", "approve", &run, "--yes"]).exits(0);
     assert_eq!(site.read("b", "conf").as_deref(), Some("port = 80\n"));
+    let applied = site.lab.run(&["runs", "show"]).exits(0);
+    assert!(applied.out.contains("── b · done\n  ✓ conf (file) changed\n"), "{}", applied.out);
+    let shown = site.lab.run(&["runs", "show", &run]).exits(0);
+    assert!(shown.err.contains("Approved for 1 node: see `mainstay runs show"), "{}", shown.err);
 
     // Somebody was faster than the approval: nothing is touched, and it is said why.
     fs::write(site.of("b", "conf"), "port = 81\n").unwrap();

@@ -91,6 +91,20 @@ async fn run_stops_waiting_for_nodes_that_are_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn messages_are_listed_and_one_shows_how_it_ended() {
+    let hub = Served::start().await;
+    insta::assert_snapshot!(hub.command(&["messages"]).await);
+    let first = hub.command(&["messages", "--limit", "1", "--json"]).await;
+    assert!(first.contains(r#""state":"queued","pending":"away since"#), "{first}");
+    assert_eq!(first.lines().count(), 2, "{first}");
+    // By its end; whole; and one that is not there.
+    insta::assert_snapshot!(hub.command(&["messages", "0707"]).await);
+    let failed = hub.command(&["messages", "06060606-0606-0606-0606-060606060606", "--json"]).await;
+    assert!(failed.contains(r#""end":{"outcome":"failed","reason":"no such program"}"#), "{failed}");
+    insta::assert_snapshot!(hub.command(&["messages", "01"]).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ctrl_c_detaches() {
     let hub = Served::start().await;
     let mut command = program(hub.dir.path());

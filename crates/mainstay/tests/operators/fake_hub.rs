@@ -10,6 +10,7 @@ use mainstay::api::{Api, facade::Facade, serve_unix};
 use mainstay_control::hub::RunEvents;
 use mainstay_control::view::*;
 use mainstay_core::id::{MessageId, NodeName, RunId};
+use mainstay_core::outcome::{Exit, Outcome};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
@@ -157,7 +158,7 @@ fn summary(ok: u64, failed: u64) -> RunEvent {
 /// The events of a run of this command; without a summary it stays pending.
 fn events(command: &str) -> Vec<RunEvent> {
     let run = run_id();
-    let accepted = |targets| RunEvent::Accepted { run, targets };
+    let accepted = |targets| RunEvent::Accepted { run, targets, away: 0 };
     match command {
         "uptime" => vec![
             accepted(3),
@@ -167,7 +168,7 @@ fn events(command: &str) -> Vec<RunEvent> {
             summary(3, 0),
         ],
         "fail" => vec![accepted(2), result("ship1", 0, ""), result("ship10", 7, "no\n"), summary(1, 1)],
-        "away" => vec![accepted(4), result("ship1", 0, "up\n")],
+        "away" => vec![RunEvent::Accepted { run, targets: 4, away: 3 }, result("ship1", 0, "up\n")],
         "live" => vec![
             accepted(2),
             output("ship1", 1, "one\ntw"),
@@ -227,6 +228,7 @@ impl FakeHub {
             pending: targets - results.len() as u64,
             cancelled: false,
             stopped: false,
+            applies: None,
         }
     }
 }
@@ -378,9 +380,12 @@ impl Facade for FakeHub {
             return Err(not_found("such run"));
         }
         let ended = events(&self.command()).into_iter().filter_map(|event| match event {
-            RunEvent::Result(result) => {
-                Some(RunNodeView { node: result.node.clone(), result: Some(result), pending: None })
-            }
+            RunEvent::Result(result) => Some(RunNodeView {
+                node: result.node.clone(),
+                result: Some(result),
+                pending: None,
+                waits_for: None,
+            }),
             _ => None,
         });
         let mut nodes: Vec<RunNodeView> = ended.collect();
@@ -390,6 +395,7 @@ impl Facade for FakeHub {
                     node: name.parse().unwrap(),
                     result: None,
                     pending: Some(format!("{why}away since 2026-11-17 09:00 UTC")),
+                    waits_for: Some(WaitsFor::Node),
                 });
             }
         }
@@ -443,6 +449,34 @@ impl Facade for FakeHub {
             return Err(Problem::new(ProblemKind::Invalid, "line 1: unknown field `bad`"));
         }
         Ok(vec![MessageId::from_bytes([7; 16])])
+    }
+
+    async fn messages(&self, _: &Operator, limit: usize) -> Result<Vec<MessageView>, Problem> {
+        self.note(format!("messages {limit}"));
+        let message = |number: u8, state, pending: Option<&str>, end| MessageView {
+            message: MessageId::from_bytes([number; 16]),
+            from: "hub".into(),
+            to: "ship1".into(),
+            method: "cmd".into(),
+            created_at: now() - 5 * 60_000 - 30_000,
+            expires_at: Some(4_000_000_000_000),
+            state,
+            pending: pending.map(str::to_owned),
+            end,
+        };
+        let end = |outcome| Some(OutcomeView::new(&outcome, false));
+        let all = vec![
+            message(9, MessageState::Queued, Some("away since 2026-11-17 09:00 UTC"), None),
+            message(8, MessageState::Held, None, None),
+            message(7, MessageState::Ended, None, end(Outcome::Finished(Exit::Code(3)))),
+            message(6, MessageState::Ended, None, end(Outcome::Failed("no such program".into()))),
+        ];
+        Ok(all.into_iter().take(limit).collect())
+    }
+
+    async fn message(&self, by: &Operator, message: MessageId) -> Result<MessageView, Problem> {
+        let found = self.messages(by, 10).await?.into_iter().find(|one| one.message == message);
+        found.ok_or_else(|| not_found("such message"))
     }
 
     async fn backup(&self, _: &Operator, file: &Path) -> Result<(), Problem> {

@@ -26,6 +26,7 @@ async fn help_of_every_command() {
         "nodes remove",
         "run",
         "send",
+        "messages",
         "runs",
         "runs list",
         "runs show",

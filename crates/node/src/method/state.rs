@@ -264,7 +264,8 @@ impl Talk<'_> {
             self.plans.keep(&mut plan).map_err(kept)?;
         }
         let name = plan.name.clone();
-        let planned = PlannedLine { cycle, plan: name, steps: told, unchanged, pending, errors };
+        let orphans = plan.head.orphans.clone();
+        let planned = PlannedLine { cycle, plan: name, steps: told, unchanged, pending, errors, orphans };
         self.line(&StateLine::Planned(planned)).await;
         for step in plan.steps().map_err(kept)? {
             let step = step.map_err(kept)?;

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, mpsc};
 use std::time::Instant;
 
+use mainstay_core::causes::with_causes;
 use mainstay_core::state::approval::Ground;
 use mainstay_core::state::plan::{Change, PlanStep, StateCounts, StateReport};
 use mainstay_core::state::session::Tell;
@@ -250,7 +251,7 @@ impl<'a> Applying<'a> {
     fn pay(&self, books: &mut Books<'_>, debts: &[Debt]) {
         if let Err(error) = books.log.pay(&self.order.prepared.catalog.name, debts) {
             // They are done once more next time.
-            tracing::warn!(error = %super::teller::chain(&error), "what was paid stays owed");
+            tracing::warn!(error = %with_causes(&error), "what was paid stays owed");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use mainstay_core::causes::with_causes;
 use mainstay_core::state::Values;
 use mainstay_core::state::catalog::Catalog;
 use mainstay_core::state::plan::Plan;
@@ -23,7 +24,7 @@ use super::machine::{Changing, Looking, own_id};
 use super::outputs::Table;
 use super::prepared::Prepared;
 use super::session::SessionOptions;
-use super::teller::{Teller, chain};
+use super::teller::Teller;
 use crate::memory;
 
 /// With more states than this it is worth its time to give back what reading a catalog took for the moment.
@@ -93,7 +94,7 @@ impl Engine {
         let registry = match registry {
             Ok(registry) => registry,
             Err(error) => {
-                self.teller.problem(chain(&error));
+                self.teller.problem(with_causes(&error));
                 return;
             }
         };
@@ -105,7 +106,7 @@ impl Engine {
                 self.work = Some(Work { prepared, plan: None, ran: Ran::default(), table: None });
             }
             Err(error) => {
-                self.teller.problem(chain(&error));
+                self.teller.problem(with_causes(&error));
             }
         }
         self.key = key;
@@ -124,7 +125,7 @@ impl Engine {
         let debts = match Debts::read(&directory) {
             Ok(debts) => debts,
             Err(error) => {
-                self.teller.problem(chain(&error));
+                self.teller.problem(with_causes(&error));
                 return;
             }
         };
@@ -194,7 +195,7 @@ impl Engine {
         let dropped = open(&self.directory(), &self.options.title).and_then(|(_held, mut log)| {
             let owed: Owed = log.debts().of(&catalog.name).cloned().collect();
             let orphans: Vec<Debt> = owed.orphans(catalog).into_iter().cloned().collect();
-            log.pay(&catalog.name, &orphans).and_then(|()| log.sync()).map_err(|error| chain(&error))
+            log.pay(&catalog.name, &orphans).and_then(|()| log.sync()).map_err(|error| with_causes(&error))
         });
         if let Err(words) = dropped {
             self.teller.problem(words);
@@ -248,7 +249,7 @@ impl Engine {
         (work.ran, work.table) = (ran, Some(table));
         // First what was done, then that nothing is owed for it any more.
         let settled = machine.settle().map_err(|failure| failure.to_string());
-        let settled = settled.and_then(|()| log.sync().map_err(|error| chain(&error)));
+        let settled = settled.and_then(|()| log.sync().map_err(|error| with_causes(&error)));
         if let Err(words) = settled {
             self.teller.problem(format!("what was done may not outlive a power cut: {words}"));
         }
@@ -260,8 +261,8 @@ impl Engine {
 
 /// The books, for the one who alone may write in them.
 fn open(directory: &Path, title: &str) -> Result<(ApplyLock, Log), String> {
-    let held = ApplyLock::take(directory, title).map_err(|error| chain(&error))?;
-    let log = Log::open(directory, &held).map_err(|error| chain(&error))?;
+    let held = ApplyLock::take(directory, title).map_err(|error| with_causes(&error))?;
+    let log = Log::open(directory, &held).map_err(|error| with_causes(&error))?;
     Ok((held, log))
 }
 

@@ -93,14 +93,3 @@ fn shorten(value: &mut Value) {
         text.push_str(&format!("… ({more} bytes more)"));
     }
 }
-
-/// An error with what it stems from.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}

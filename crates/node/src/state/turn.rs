@@ -6,6 +6,7 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use mainstay_core::causes::with_causes;
 use mainstay_core::state::approval;
 use mainstay_core::state::catalog::RequisiteKind;
 use mainstay_core::state::plan::PlanStep;
@@ -25,7 +26,7 @@ use super::apply::{Applying, Finished};
 use super::failpoint;
 use super::guard::{self, Guarded};
 use super::prepared::{Given, Held};
-use super::{teller, verdict};
+use super::verdict;
 
 /// A state as it was found at its turn.
 pub(super) struct Observed<'a> {
@@ -196,7 +197,7 @@ impl<'a> Applying<'a> {
 
     pub(super) fn write_down(&self, state: StateIndex) -> Result<(), Stop> {
         self.owe(&[state]).map_err(|error| {
-            fail(format!("what its change calls for cannot be written down: {}", teller::chain(&error)))
+            fail(format!("what its change calls for cannot be written down: {}", with_causes(&error)))
         })
     }
 

@@ -283,7 +283,7 @@ impl SiteErrors {
             hint: None,
             excerpt: String::new(),
         };
-        Self::of(error)
+        Self::first(1, vec![error], 0).expect("there is one")
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
+use crate::listed::{Listed, Pointed};
 use crate::state::catalog::Place;
 
 /// Most problems that are listed: a file of the wrong kind has thousands, and the first ones say it.
@@ -27,30 +28,13 @@ pub struct SiteError {
     pub excerpt: String,
 }
 
-/// All that is wrong; at least one thing, file by file.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub struct SiteErrors {
-    errors: Vec<SiteError>,
-    /// How many more there are than are listed.
-    unlisted: usize,
-}
+/// All that is wrong, file by file.
+pub type SiteErrors = Listed<SiteError>;
 
 impl SiteErrors {
-    pub fn iter(&self) -> impl Iterator<Item = &SiteError> {
-        self.errors.iter()
-    }
-
-    pub fn unlisted(&self) -> usize {
-        self.unlisted
-    }
-
-    pub(super) fn of(error: SiteError) -> Self {
-        Self { errors: vec![error], unlisted: 0 }
-    }
-
     /// Says for which machine it is so, where variables of its own may be the reason.
     pub(super) fn of_machine(mut self, name: &str) -> Self {
-        for error in &mut self.errors {
+        for error in self.iter_mut() {
             if !error.message.contains(name) {
                 error.message = format!("for {name}: {}", error.message);
             }
@@ -60,18 +44,22 @@ impl SiteErrors {
 
     /// What is wrong for several machines, each thing once.
     pub fn merge(all: impl IntoIterator<Item = Self>) -> Option<Self> {
-        let mut merged = Self { errors: Vec::new(), unlisted: 0 };
+        let (mut errors, mut unlisted) = (Vec::new(), 0);
         for one in all {
-            merged.unlisted = merged.unlisted.max(one.unlisted);
-            for error in one.errors {
-                if !merged.errors.contains(&error) {
-                    merged.errors.push(error);
+            unlisted = unlisted.max(one.unlisted());
+            for error in one.into_errors() {
+                if !errors.contains(&error) {
+                    errors.push(error);
                 }
             }
         }
-        merged.unlisted += merged.errors.len().saturating_sub(MAX_LISTED);
-        merged.errors.truncate(MAX_LISTED);
-        (!merged.errors.is_empty()).then_some(merged)
+        Self::first(MAX_LISTED, errors, unlisted)
+    }
+}
+
+impl Pointed for SiteError {
+    fn excerpt(&self) -> &str {
+        &self.excerpt
     }
 }
 
@@ -82,25 +70,6 @@ impl fmt::Display for SiteError {
         match &self.hint {
             Some(hint) => write!(f, " ({hint})"),
             None => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for SiteErrors {
-    /// Every problem with its excerpt.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, error) in self.errors.iter().enumerate() {
-            if at > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{error}")?;
-            for line in error.excerpt.lines() {
-                write!(f, "\n  {line}")?;
-            }
-        }
-        match self.unlisted {
-            0 => Ok(()),
-            more => write!(f, "\nand {more} more"),
         }
     }
 }
@@ -154,7 +123,7 @@ pub(super) fn errors<'a>(
             SiteError { file: name, line, column, message, hint, excerpt }
         })
         .collect();
-    (!errors.is_empty()).then_some(SiteErrors { errors, unlisted })
+    SiteErrors::first(MAX_LISTED, errors, unlisted)
 }
 
 /// Whether the line may belong to the file's `secrets`, also where the file is no YAML at all: these are never shown.

@@ -3,7 +3,7 @@
 use mainstay_core::id::RunId;
 use mainstay_core::state::StepWord;
 use mainstay_core::state::catalog::CatalogDigest;
-use mainstay_core::state::plan::{PlanHead, PlanStep};
+use mainstay_core::state::plan::{Plan, PlanHead, PlanStep};
 use mainstay_core::state::session::{PlannedLine, StateLine, Tell};
 
 use super::Heard;
@@ -36,7 +36,7 @@ impl Answers {
             }
             from += length + 1;
             if self.plan.as_ref().is_some_and(|(head, steps)| steps.len() as u64 >= head.steps) {
-                self.planned(&mut heard);
+                heard.extend(self.planned());
             }
         }
         self.rest.drain(..from);
@@ -62,9 +62,16 @@ impl Answers {
         }
     }
 
+    /// What is there of a plan when no more comes, and how many of its steps are not.
+    pub(super) fn rest(mut self) -> Option<(Heard, u64)> {
+        let (head, steps) = self.plan.as_ref()?;
+        let missing = head.steps.saturating_sub(steps.len() as u64);
+        Some((self.planned()?, missing))
+    }
+
     /// The plan, now that all of it is there.
-    fn planned(&mut self, heard: &mut Vec<Heard>) {
-        let Some((head, pending)) = self.plan.take() else { return };
+    fn planned(&mut self) -> Option<Heard> {
+        let (head, pending) = self.plan.take()?;
         let unchanged = head.unchanged.into_iter().flat_map(|(module, states)| {
             states.into_iter().map(move |state| PlanStep {
                 state,
@@ -75,11 +82,13 @@ impl Answers {
                 refresh: None,
             })
         });
-        heard.push(Heard::Tell(Tell::Steps(unchanged.chain(pending).collect())));
+        let steps = unchanged.chain(pending).collect();
         let catalog = CatalogDigest(head.plan.clone());
         let stable = !head.pending;
-        let plan = PlanHead { stable, ..PlanHead::new(catalog, self.machine.clone(), head.cycle) };
-        heard.push(Heard::Planned { head: plan, run: self.run, name: head.plan });
+        let orphans = head.orphans;
+        let plan_head =
+            PlanHead { orphans, stable, ..PlanHead::new(catalog, self.machine.clone(), head.cycle) };
+        Some(Heard::Planned { plan: Plan { head: plan_head, steps }, run: self.run, name: head.plan })
     }
 }
 
@@ -109,6 +118,7 @@ mod tests {
             unchanged: [("cmd".to_owned(), vec!["b".into()])].into(),
             pending: true,
             errors: false,
+            orphans: Vec::new(),
         };
         let all = text(&[
             StateLine::Applied { cycle: 1, counts: StateCounts::default(), drift: None },
@@ -118,13 +128,11 @@ mod tests {
         for size in [1, 7, all.len()] {
             let mut answers = Answers::new(RunId::from_bytes([7; 16]), "n".into());
             let heard: Vec<Heard> = all.chunks(size).flat_map(|piece| answers.take(piece)).collect();
-            let [Heard::Tell(Tell::Applied { .. }), Heard::Tell(Tell::Steps(steps)), planned] = &heard[..]
-            else {
+            let [Heard::Tell(Tell::Applied { .. }), Heard::Planned { plan, name, .. }] = &heard[..] else {
                 panic!("{} answers", heard.len());
             };
-            let Heard::Planned { head, name, .. } = planned else { panic!() };
-            let states: Vec<&str> = steps.iter().map(|step| step.state.as_str()).collect();
-            assert_eq!((states, head.cycle, name.as_str()), (vec!["b", "a"], 2, "p"));
+            let states: Vec<&str> = plan.steps.iter().map(|step| step.state.as_str()).collect();
+            assert_eq!((states, plan.cycle, name.as_str()), (vec!["b", "a"], 2, "p"));
         }
     }
 
@@ -137,11 +145,11 @@ mod tests {
             unchanged: Default::default(),
             pending: false,
             errors: false,
+            orphans: Vec::new(),
         };
         let mut answers = Answers::new(RunId::from_bytes([7; 16]), "n".into());
         let mut bytes = b"noise\n\xff\xff\n{\"line\":\"other\"}\n".to_vec();
         bytes.extend(text(&[StateLine::Planned(head)]));
-        let heard = answers.take(&bytes);
-        assert!(matches!(heard[..], [Heard::Tell(Tell::Steps(_)), Heard::Planned { .. }]));
+        assert_eq!(answers.take(&bytes).len(), 1);
     }
 }

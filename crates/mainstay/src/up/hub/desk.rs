@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use data_encoding::BASE64;
 use hyper::Method;
-use mainstay_control::hub::approval::PLAN;
-use mainstay_control::view::{Approve, Problem, ProblemKind, ResultView, RunEvent, RunSpec, RunView};
+use mainstay_control::hub::approval::{PLAN, UP};
+use mainstay_control::view::{
+    Approve, Problem, ProblemKind, ResultView, RunEvent, RunSpec, RunView, WaitsFor,
+};
 use mainstay_core::id::{NodeName, RunId};
 use mainstay_core::state::catalog::{Catalog, CatalogDigest};
+use mainstay_core::time::Span;
 use mainstay_node::method::state::{EXPLAIN, parcel};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -32,6 +35,9 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Looking again and again costs the hub.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// A hub keeps no catalog of twice this size; whatever it objects to in a smaller one, it is not the size.
+const LARGE: usize = 240 << 10;
+
 /// Most output kept of each node: the reports of ten thousand states with their diffs.
 const OUTPUT_LIMIT: u64 = 16 << 20;
 
@@ -52,11 +58,19 @@ struct Member {
     heard: mpsc::Sender<Heard>,
 }
 
+/// What holds for every node of a rollout.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Terms {
+    /// With `--yes`, in how many cycles a node that is away may bring itself to its state when it returns.
+    pub unattended: Option<u32>,
+    /// How long a node that is away may take to begin; the hub says unless given. An approval inherits it.
+    pub expires: Option<Span>,
+}
+
 pub struct Desk {
     client: Arc<Client>,
     requests: mpsc::Receiver<Request>,
-    /// With `--yes`, in how many cycles a node that is away may bring itself to its state when it returns.
-    unattended: Option<u32>,
+    terms: Terms,
     cancel: CancellationToken,
 }
 
@@ -80,10 +94,10 @@ impl Desk {
     pub(super) fn new(
         client: Arc<Client>,
         requests: mpsc::Receiver<Request>,
-        unattended: Option<u32>,
+        terms: Terms,
         cancel: CancellationToken,
     ) -> Self {
-        Self { client, requests, unattended, cancel }
+        Self { client, requests, terms, cancel }
     }
 
     /// Ends when no machine can ask any more and all were answered.
@@ -95,8 +109,8 @@ impl Desk {
                 requests.push(next);
             }
             for group in self.groups(requests) {
-                let (client, cancel) = (self.client.clone(), self.cancel.clone());
-                runs.spawn(async move { group.run(&client, &cancel).await });
+                let (client, terms, cancel) = (self.client.clone(), self.terms, self.cancel.clone());
+                runs.spawn(async move { group.run(&client, terms, &cancel).await });
             }
         }
         while runs.join_next().await.is_some() {}
@@ -110,7 +124,7 @@ impl Desk {
             let member = Member { node, heard };
             match work {
                 Work::Plan { catalog, online, explain } => {
-                    let unattended = self.unattended.filter(|_| !online);
+                    let unattended = self.terms.unattended.filter(|_| !online);
                     let key = (catalog.digest(), unattended.is_some());
                     let group = plans.entry(key).or_insert_with(|| Group {
                         order: match unattended {
@@ -140,11 +154,11 @@ impl Desk {
 }
 
 impl Group {
-    async fn run(self, client: &Client, cancel: &CancellationToken) {
+    async fn run(self, client: &Client, terms: Terms, cancel: &CancellationToken) {
         let Self { order, members } = self;
         let is_unattended = matches!(order, Order::Up(..));
         let comes_back = matches!(order, Order::Plan(..));
-        let mut following = match Self::start(&order, &members, client).await {
+        let mut following = match Self::start(&order, &members, client, terms).await {
             Ok(stream) => Following::new(stream, members, comes_back),
             Err(problem) => {
                 for member in members {
@@ -169,6 +183,7 @@ impl Group {
         order: &Order,
         members: &[Member],
         client: &'a Client,
+        terms: Terms,
     ) -> Result<RunStream<'a>, Problem> {
         let (method, args, catalog) = match order {
             Order::Apply { run, plans } => {
@@ -180,7 +195,7 @@ impl Group {
             Order::Plan(catalog, explain) => {
                 (PLAN, explain.then(|| EXPLAIN.to_owned()).into_iter().collect(), catalog)
             }
-            Order::Up(catalog, cycles) => ("state.up", vec![cycles.to_string()], catalog),
+            Order::Up(catalog, cycles) => (UP, vec![cycles.to_string()], catalog),
         };
         let packed = parcel::pack(catalog)
             .map_err(|e| Problem::new(ProblemKind::Internal, format!("the catalog cannot be packed: {e}")))?;
@@ -194,7 +209,7 @@ impl Group {
             user: None,
             stdin_base64: Some(BASE64.encode(&packed)),
             timeout_ms: None,
-            expires_ms: None,
+            expires_ms: terms.expires.map(Span::millis),
             idempotent: false,
             stream: true,
             output_limit: Some(OUTPUT_LIMIT),
@@ -202,7 +217,7 @@ impl Group {
             max_failures: None,
         };
         RunStream::start(client, &spec).await.map_err(|problem| match problem.kind {
-            ProblemKind::Invalid => problem.hint(format!(
+            ProblemKind::Invalid if packed.len() > LARGE => problem.hint(format!(
                 "the catalog has {} KiB compressed; --ssh has no such limit",
                 packed.len() >> 10
             )),
@@ -254,7 +269,8 @@ impl<'a> Following<'a> {
                 event = self.stream.next() => match event {
                     Ok((event, _)) => {
                         pause = GRACE;
-                        look_at = Instant::now() + pause;
+                        let some_are_away = matches!(event, RunEvent::Accepted { away: 1.., .. });
+                        look_at = Instant::now() + if some_are_away { Duration::ZERO } else { pause };
                         self.event(event).await;
                     }
                     Err(problem) => {
@@ -306,10 +322,10 @@ impl<'a> Following<'a> {
         // The stream is the one to say that a hub does not come back.
         let Ok(detail) = detail else { return };
         for node in detail.nodes {
-            let why = node.pending.unwrap_or_default();
-            if !why.contains("away since") {
+            if node.waits_for != Some(WaitsFor::Node) {
                 continue;
             }
+            let why = node.pending.unwrap_or_default();
             if let Some((member, _)) = self.waiting.remove(&node.node) {
                 let next = if self.comes_back { "approve its plan then" } else { "see how it went" };
                 let verb = if self.comes_back { "approve" } else { "watch" };

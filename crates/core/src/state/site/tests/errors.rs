@@ -486,6 +486,30 @@ fn composition() {
 }
 
 #[test]
+fn each_file_that_cannot_be_read_on_says_so_and_none_hides_the_others() {
+    insta::assert_snapshot!(errors(&[
+        ("site.yaml", "include: [a.yaml, b.yaml, c.yaml]\nstates: {x: {fil: {path: /x}}}"),
+        ("a.yaml", "states:\n  a:\n    - b: ["),
+        ("b.yaml", "states:\n  b: {pkg: c\n  d: }"),
+        ("c.yaml", "include: [d.yaml]\nstates: {}"),
+        ("d.yaml", "states: \"x"),
+    ]), @r#"
+    site.yaml:2:14: `fil` is no module, requisite or option (did you mean file?)
+      2 | states: {x: {fil: {path: /x}}}
+        |              ^
+    a.yaml:3:10: unclosed bracket '['
+      3 |     - b: [
+        |          ^
+    b.yaml:3:4: while parsing a flow mapping, did not find expected ',' or '}'
+      3 |   d: }
+        |    ^
+    d.yaml:1:9: unclosed quote
+      1 | states: "x
+        |         ^
+    "#);
+}
+
+#[test]
 fn secrets_are_in_no_error() {
     let said = all(&[
         "secrets:\n  a: [canary]\n  b: {env: NOPE}\n  c: {file: none}\n  d: {file: latin}\n  e: &canary\n",
