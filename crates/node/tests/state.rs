@@ -10,6 +10,8 @@ mod looking;
 mod machine;
 #[path = "state/merging.rs"]
 mod merging;
+#[path = "state/one_by_one.rs"]
+mod one_by_one;
 #[path = "state/other_user.rs"]
 mod other_user;
 #[path = "state/secrets.rs"]

@@ -286,9 +286,13 @@ impl<'a> Unsynced<'a> {
 }
 
 impl Staged<'_> {
-    /// At its place stands what stood there when this was written.
+    /// At its place stands what stood there when this was written, and it can be put there.
     pub fn is_current(&self) -> bool {
-        fs::symlink_metadata(&self.place).ok().as_ref().map(Found::of) == self.found
+        match fs::symlink_metadata(&self.place) {
+            Ok(meta) => Some(Found::of(&meta)) == self.found,
+            // The way there may be another by now, and lead nowhere.
+            Err(_) => self.found.is_none() && fs::symlink_metadata(&self.beside).is_ok(),
+        }
     }
 
     /// Where the new file is until it is placed.

@@ -233,6 +233,11 @@ impl Made {
         self
     }
 
+    pub fn set(mut self, set: impl FnOnce(&mut Options, &mut Guards)) -> Self {
+        set(&mut self.0.options, &mut self.0.guards);
+        self
+    }
+
     pub fn sensitive(mut self) -> Self {
         self.0.options.sensitive = true;
         self
