@@ -103,6 +103,14 @@ impl Forecast {
         self.opaque.as_ref()
     }
 
+    /// An earlier state that may bring what is missing now: that one, or one that installs a package.
+    pub fn bringer(&self) -> Option<&StateId> {
+        let comes = |package: &&Prediction| {
+            package.value.as_ref().and_then(|value| value.get("absent")) != Some(&Value::Bool(true))
+        };
+        self.opaque().or_else(|| self.of_kind("package").find(comes).map(|package| &package.by))
+    }
+
     pub fn predict(&mut self, resource: Resource, by: StateId, value: Option<Value>) {
         self.resources.insert(resource, Prediction { by, value });
     }

@@ -2,6 +2,8 @@
 
 #[path = "state/ahead.rs"]
 mod ahead;
+#[path = "state/bringing.rs"]
+mod bringing;
 #[path = "state/extensions.rs"]
 mod extensions;
 #[path = "state/looking.rs"]

@@ -10,7 +10,7 @@ use mainstay_core::state::approval::Ground;
 use mainstay_core::state::plan::{Change, Plan, PlanStep, StateCounts, StateReport};
 use mainstay_core::state::session::Tell;
 use mainstay_core::state::walk::{Debt, Ended, Owed, Ran, Run, Turn, Walk};
-use mainstay_core::state::{StateIndex, StateOutcome, StepWord, Values};
+use mainstay_core::state::{StateId, StateIndex, StateOutcome, StepWord, Values};
 use mainstay_module::host::Cancel;
 use mainstay_module::module::Analysis;
 
@@ -114,18 +114,22 @@ pub(super) fn apply(order: &Order<'_>, log: Log) -> Result {
 fn grounds(prepared: &Prepared, plan: &Plan) -> Vec<Ground> {
     let order = &prepared.order;
     let mut grounds = vec![Ground::Firm; prepared.catalog.states.len()];
-    let mut opaque = false;
+    let mut anything = false;
     for (place, state) in order.sequence.iter().copied().enumerate() {
         let moves = |before: &StateIndex| {
             let step = plan.steps.get(order.place(*before));
             let pending = |step: &PlanStep| step.step.is_pending() || step.refresh.is_some();
             grounds[*before] == Ground::Moved || step.is_none_or(pending)
         };
-        // Nobody knows what a command touches.
-        if opaque || order.before(state).iter().any(moves) {
+        // Nobody knows what a command touches, or a package that comes.
+        if anything || order.before(state).iter().any(moves) {
             grounds[state] = Ground::Moved;
         }
-        opaque |= plan.steps.get(place).is_some_and(|step| step.step == StepWord::Opaque);
+        let brings = prepared.states[state].module.brings();
+        anything |= plan
+            .steps
+            .get(place)
+            .is_some_and(|step| step.step == StepWord::Opaque || brings && step.step.is_pending());
     }
     grounds
 }
@@ -298,6 +302,17 @@ impl<'a> Applying<'a> {
             refreshed: false,
             outputs: Values::new(),
         });
+    }
+
+    /// The last state that changed in this run and may have brought more than was planned.
+    pub(super) fn bringer(&self) -> Option<&StateId> {
+        let prepared = self.order.prepared;
+        let books = self.books();
+        let brought = |state: &StateIndex| {
+            prepared.states[*state].module.brings()
+                && books.walk.outcome(*state) == Some(StateOutcome::Changed)
+        };
+        prepared.order.sequence.iter().copied().rfind(brought).map(|state| prepared.id(state))
     }
 
     pub(super) fn note_drift(&self, drift: &str) {
