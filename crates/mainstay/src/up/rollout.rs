@@ -131,7 +131,7 @@ struct Member {
 
 /// What a machine's worker has to say.
 enum Note {
-    Connected { notes: Vec<String> },
+    Connected { notes: Vec<String>, landlock: Option<u32> },
     Tell { cycle: u32, modify: bool, tell: Box<Tell> },
     Modify { cycle: u32 },
     Ask { plan: Box<Plan>, reply: oneshot::Sender<Answer> },
@@ -357,16 +357,16 @@ impl Member {
         let greeted = async {
             let mut machine = self.way.connect().await?;
             match machine.receive().await? {
-                Tell::Hello { facts, notes, .. } => Ok((machine, facts, notes)),
+                Tell::Hello { facts, notes, landlock, .. } => Ok((machine, facts, notes, landlock)),
                 Tell::Problem { message } => Err(Aside::Problem(message)),
                 other => Err(Aside::Problem(format!("it began with {other:?}"))),
             }
         };
         match greeted.await {
-            Ok((machine, facts, notes)) => {
+            Ok((machine, facts, notes, landlock)) => {
                 self.machine = Some(machine);
                 self.facts = facts;
-                shared.note(self.at, Note::Connected { notes }).await;
+                shared.note(self.at, Note::Connected { notes, landlock }).await;
             }
             Err(aside) => self.set_aside(aside, shared).await,
         }
@@ -580,7 +580,7 @@ impl Stage<'_> {
     fn show(&mut self, at: usize, note: &Note) -> io::Result<()> {
         let machine = self.names[at].as_str();
         let event = match note {
-            Note::Connected { notes } => Event::Connected { machine, notes },
+            Note::Connected { notes, landlock } => Event::Connected { machine, notes, landlock: *landlock },
             Note::Over { aside } => Event::Over { machine, aside: aside.as_ref() },
             Note::Modify { cycle } => Event::Modify { machine, cycle: *cycle },
             Note::Tell { cycle, modify, tell } => {
