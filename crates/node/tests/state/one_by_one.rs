@@ -109,7 +109,7 @@ const PATHS: [&str; 10] =
 const STATES: usize = 9;
 
 /// Each is four runs that write to a disk.
-const CASES: u32 = 48;
+const CASES: u32 = 32;
 
 #[derive(Clone, Debug)]
 struct Line {
@@ -268,5 +268,5 @@ fn what_is_written_ahead_changes_no_outcome() {
         })
         .unwrap_or_else(|error| panic!("{error}"));
     let ahead = ahead.load(Ordering::Relaxed);
-    assert!(ahead > CASES as usize, "only {ahead} files were written ahead");
+    assert!(ahead > CASES as usize / 4, "only {ahead} files were written ahead");
 }
