@@ -73,7 +73,7 @@ fn a_fleet_is_planned_and_brought_to_its_state_by_runs() {
     let plan = lab.run(&["plan", &site.file, "-t", "*"]).exits(3);
     assert!(plan.out.contains("+port = 80"), "{}", plan.out);
     assert_eq!(site.read("a", "conf"), None);
-    let up = lab.run(&["up", &site.file, "-t", "*", "--yes"]).exits(0);
+    lab.run(&["up", &site.file, "-t", "*", "--yes"]).exits(0);
     for node in ["a", "b"] {
         assert_eq!(site.read(node, "conf").as_deref(), Some("port = 80\n"));
         assert_eq!(site.read(node, "key").as_deref(), Some(CANARY));
