@@ -4,6 +4,8 @@
 //! *observation*: a map from a change's field to its value, made without the module's help. Every listed
 //! change has to be found in it, on both sides, and nothing else may have changed.
 
+mod comparison;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -11,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mainstay_core::state::catalog::BlobId;
-use mainstay_core::state::plan::{Change, Datum};
 use mainstay_core::state::{StateId, StepWord};
 use serde_json::{Value, json};
 
@@ -22,8 +23,7 @@ use crate::host::Host;
 use crate::module::{Analysis, Analyze, Apply, Blobs, Module};
 use crate::registry::{AnyModule, Params, Registry};
 use crate::standing::field;
-
-pub type Observation = BTreeMap<String, Value>;
+pub use comparison::{Observation, compare};
 
 /// What a module said in a trial.
 #[derive(Debug)]
@@ -106,48 +106,6 @@ impl Trial {
         assert_eq!(again.planned.step, StepWord::Unchanged);
         assert_eq!(self::stamps(folder), stamps, "a second run touched something");
         Ok(verdict)
-    }
-}
-
-/// Every listed change was made, and nothing else.
-fn compare(changes: &[Change], before: &Observation, after: &Observation) {
-    let listed: BTreeMap<&str, &Change> = changes.iter().map(|change| (&*change.field, change)).collect();
-    assert_eq!(listed.len(), changes.len(), "a field is listed twice: {changes:#?}");
-    for change in changes {
-        assert_ne!(change.before, change.after, "a change that changes nothing: {change:?}");
-        is(&change.before, before.get(&*change.field), &change.field, "before");
-        is(&change.after, after.get(&*change.field), &change.field, "after");
-    }
-    let all: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-    for name in all.into_iter().filter(|name| before.get(*name) != after.get(*name)) {
-        // What comes or goes as a whole comes and goes with all its fields.
-        let whole = match name.split_once(" of ") {
-            Some((_, of)) => field("exists", of),
-            None => "exists".into(),
-        };
-        // What goes with a directory goes with all that is in it.
-        let above = |gone: &&&Change| gone.after == Datum::Absent && gone.field == "exists";
-        let with_all = listed.values().find(above).is_some();
-        let known = listed.contains_key(name.as_str()) || listed.contains_key(&*whole) || with_all;
-        assert!(
-            known,
-            "{name} went from {:?} to {:?}, which no change told: {changes:#?}",
-            before.get(name),
-            after.get(name)
-        );
-    }
-}
-
-fn is(datum: &Datum, observed: Option<&Value>, field: &str, side: &str) {
-    match datum {
-        Datum::Absent => assert_eq!(observed, None, "{side} of {field}"),
-        Datum::Known(value) | Datum::Predicted { value, .. } => {
-            assert_eq!(observed, Some(value), "{side} of {field}");
-        }
-        Datum::Secret { .. } => assert!(observed.is_some(), "{side} of {field}"),
-        Datum::Unknown { until } => {
-            panic!("{side} of {field} is unknown until {until}, with nothing forecast")
-        }
     }
 }
 

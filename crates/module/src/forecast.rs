@@ -98,17 +98,23 @@ impl Forecast {
 
     /// Everything foretold of one kind of resource, as `package`.
     pub fn of_kind(&self, kind: &str) -> impl Iterator<Item = &Prediction> {
-        let is_of_it =
-            move |resource: &Resource| resource.0.split_once(':').is_some_and(|(of, _)| of == kind);
-        self.resources
-            .iter()
-            .filter(move |(resource, _)| is_of_it(resource))
-            .map(|(_, prediction)| prediction)
+        let first = Resource::new(kind, "");
+        let start = first.0.clone();
+        let is_of_it = move |(resource, _): &(&Resource, &Prediction)| resource.0.starts_with(&start);
+        self.resources.range(first..).take_while(is_of_it).map(|(_, prediction)| prediction)
     }
 
     /// An earlier state that will run something whose effects nobody knows: what is missing now may be there then.
     pub fn opaque(&self) -> Option<&StateId> {
         self.opaque.as_ref()
+    }
+
+    /// An earlier state that may bring what is missing now: that one, or one that installs a package.
+    pub fn bringer(&self) -> Option<&StateId> {
+        let comes = |package: &&Prediction| {
+            package.value().is_none_or(|value| value.get("absent") != Some(&Value::Bool(true)))
+        };
+        self.opaque().or_else(|| self.of_kind("package").find(comes).map(|package| &package.by))
     }
 
     pub fn predict(&mut self, resource: Resource, by: StateId, value: Option<Value>) {

@@ -46,6 +46,11 @@ pub trait Module: Send + Sync + 'static {
         false
     }
 
+    /// Whether a change brings or takes more than it lists, as the files of a package: what a later state finds may be that.
+    fn brings(&self) -> bool {
+        false
+    }
+
     fn analyze(&self, params: &Self::Params, cx: &Analyze<'_>) -> Result<Analysis, Failure>;
 
     /// `analysis` is of a moment ago, with nothing forecast.

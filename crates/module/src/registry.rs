@@ -90,6 +90,10 @@ pub trait AnyModule: Send + Sync {
     fn needs(&self, params: &Params) -> Vec<Resource>;
     fn provides(&self, params: &Params) -> Vec<Resource>;
     fn probes(&self, params: &Params) -> bool;
+    /// See [`Module::brings`].
+    fn brings(&self) -> bool {
+        false
+    }
     fn analyze(&self, params: &Params, cx: &Analyze<'_>) -> Result<Analysis, Failure>;
     fn apply(&self, params: &Params, cx: &Apply<'_>, analysis: &Analysis) -> Result<Applied, Failure>;
     /// See [`Module::stage`].
@@ -147,6 +151,10 @@ impl<M: Module> AnyModule for Typed<M> {
 
     fn probes(&self, params: &Params) -> bool {
         self.0.probes(params.of())
+    }
+
+    fn brings(&self) -> bool {
+        self.0.brings()
     }
 
     fn analyze(&self, params: &Params, cx: &Analyze<'_>) -> Result<Analysis, Failure> {

@@ -56,7 +56,7 @@ pub fn conclude(path: &Path, sight: Sight<Analysis>) -> Result<Analysis, Failure
 
 /// Something is missing that an earlier state may bring.
 pub fn missing(cx: &Analyze<'_>, failure: Failure) -> Hindrance {
-    match cx.forecast.opaque() {
+    match cx.forecast.bringer() {
         Some(until) => Hindrance::Later(until.clone()),
         None => Hindrance::Failed(failure),
     }
@@ -422,7 +422,7 @@ fn find(
     }
 }
 
-/// An account as a plan's `after` has it: there, foretold, or perhaps made by something opaque.
+/// An account as a plan's `after` has it: there, foretold, or perhaps brought by an earlier state.
 fn coming(
     cx: &Analyze<'_>,
     kind: &str,
@@ -433,7 +433,7 @@ fn coming(
     if let Some(prediction) = cx.forecast.get(&Resource::new(kind, account)).filter(|_| number.is_none()) {
         return Ok(Datum::Predicted { value: name.into(), by: prediction.by.clone() });
     }
-    match (number, cx.forecast.opaque()) {
+    match (number, cx.forecast.bringer()) {
         (Some(_), _) => Ok(Datum::known(name)),
         (None, Some(until)) => Ok(Datum::Unknown { until: until.clone() }),
         (None, None) => Err(no_such(kind, account)),

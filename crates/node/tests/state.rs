@@ -2,6 +2,8 @@
 
 #[path = "state/ahead.rs"]
 mod ahead;
+#[path = "state/bringing.rs"]
+mod bringing;
 #[path = "state/extensions.rs"]
 mod extensions;
 #[path = "state/looking.rs"]
@@ -10,6 +12,8 @@ mod looking;
 mod machine;
 #[path = "state/merging.rs"]
 mod merging;
+#[path = "state/one_by_one.rs"]
+mod one_by_one;
 #[path = "state/other_user.rs"]
 mod other_user;
 #[path = "state/secrets.rs"]
@@ -25,7 +29,7 @@ use serde_json::json;
 use std::fs;
 use std::time::Duration;
 
-use machine::{Machine, catalog, state};
+use machine::{Machine, Made, catalog, state};
 
 #[test]
 fn what_was_planned_is_what_is_done_and_then_nothing_is_left() {
@@ -191,7 +195,7 @@ fn nobody_is_planned_an_error_for_what_an_earlier_change_makes_true() {
 }
 
 #[test]
-fn retry_check_and_failhard() {
+fn retries_and_checks() {
     let machine = Machine::new();
     let count = machine.path("count");
     let counting = format!("echo x >> {count}; wc -l < {count}");
@@ -223,6 +227,63 @@ fn retry_check_and_failhard() {
         ]
     );
     assert_eq!(machine.read("count"), "x\nx\nx\n");
+}
+
+#[test]
+fn failhard_begins_nothing_more_and_the_plan_says_so_where_it_is_known() {
+    for of_the_run in [true, false] {
+        let machine = Machine::new();
+        fs::create_dir(machine.path("d")).unwrap();
+        let file =
+            |id: &str, name: &str| state(id, "file", json!({"path": machine.path(name), "content": id}));
+        let fails = |id: &str, module: &str, params: serde_json::Value| {
+            state(id, module, params).set(|options, _| options.failhard = !of_the_run)
+        };
+        let with = |failing: Made| {
+            let mut catalog = catalog([
+                file("first", "first"),
+                failing,
+                file("next", "next"),
+                file("rescue", "rescue").on(RequisiteKind::Onfail, &[1]),
+                file("idle", "idle").on(RequisiteKind::Onfail, &[0]),
+                file("after", "after").on(RequisiteKind::Onchanges, &[3]),
+            ]);
+            catalog.failhard = of_the_run;
+            Ask::Catalog(Box::new(catalog))
+        };
+        let outcomes = [
+            ("first", StateOutcome::Unchanged),
+            ("bad", StateOutcome::Failed),
+            ("next", StateOutcome::Blocked),
+            ("rescue", StateOutcome::Changed),
+            ("idle", StateOutcome::Blocked),
+            ("after", StateOutcome::Blocked),
+        ];
+        let mut session = machine.session();
+        fs::write(machine.path("first"), "first").unwrap();
+        // That a directory stands there is seen ahead of time.
+        session.ask(with(fails("bad", "file", json!({"path": machine.path("d"), "content": ""}))));
+        let plan = session.plan(1);
+        let steps: Vec<_> = plan.steps.iter().map(|step| (step.step, step.reason.as_deref())).collect();
+        let blocked = (StepWord::Conditional, Some("blocked: bad cannot be analysed (failhard)"));
+        assert_eq!(steps[1].0, StepWord::Error);
+        assert_eq!((steps[2], steps[5]), (blocked, blocked), "{plan:?}");
+        assert_eq!(steps[3], (StepWord::Conditional, Some("only if it fails: bad (onfail)")));
+        assert_eq!(plan.steps[2].changes.len(), 2, "what is approved is what would be done");
+        assert!(plan.stable, "another cycle would do no more");
+        let done = session.apply(&plan);
+        assert_eq!((done.outcomes(), done.drift.as_deref()), (outcomes.to_vec(), None));
+        assert_eq!(done.reports[2].reason.as_deref(), Some("failhard: bad failed"));
+        assert!(!machine.exists("next") && !machine.exists("after"));
+
+        // That a command fails is not.
+        fs::remove_file(machine.path("rescue")).unwrap();
+        session.ask(with(fails("bad", "cmd", json!({"run": "exit 3"}))));
+        let plan = session.plan(1);
+        assert_eq!(plan.steps[2].step, StepWord::Change);
+        let done = session.apply(&plan);
+        assert_eq!(done.outcomes(), outcomes);
+    }
 }
 
 #[test]

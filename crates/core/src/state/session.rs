@@ -59,9 +59,9 @@ pub enum Tell {
         /// Custom facts among them.
         facts: Values,
         /// The version of Landlock with which the kernel itself holds the analyze phase to looking; 0 is none, and
-        /// then only the modules' types do.
-        #[serde(default)]
-        landlock: u32,
+        /// then only the modules' types do. Nothing: that is not known here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        landlock: Option<u32>,
         /// What went wrong and hinders nobody yet: a custom fact that could not be had.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         notes: Vec<String>,

@@ -117,7 +117,7 @@ impl<'a> RolloutLines<'a> {
 impl Front for RolloutLines<'_> {
     fn event(&mut self, event: &Event<'_>) -> io::Result<()> {
         match event {
-            Event::Connected { machine, notes } => {
+            Event::Connected { machine, notes, .. } => {
                 for note in *notes {
                     self.screen.object(&NoteLine { event: "note", node: machine, note })?;
                 }

@@ -26,6 +26,8 @@ pub(super) struct RolloutText<'a> {
     /// What was done on each machine and not shown yet.
     done: BTreeMap<String, Vec<Line>>,
     ends: Vec<MachineEnd>,
+    /// Machines whose kernel does not hold the analyze phase to looking.
+    unheld: Vec<String>,
 }
 
 impl<'a> RolloutText<'a> {
@@ -39,6 +41,7 @@ impl<'a> RolloutText<'a> {
             foreseen: BTreeMap::new(),
             done: BTreeMap::new(),
             ends: Vec::new(),
+            unheld: Vec::new(),
         }
     }
 
@@ -55,6 +58,12 @@ impl<'a> RolloutText<'a> {
             table::show(self.screen, &head, &rows)?;
         }
         self.screen.flush()?;
+        if !self.unheld.is_empty() {
+            let names = compact_names(self.unheld.iter().map(String::as_str));
+            self.screen.note(&format!(
+                "The kernel of {names} has no Landlock: guards and probes were only trusted to change nothing."
+            ))?;
+        }
         let asides = self.ends.iter().filter_map(|end| match &end.verdict {
             Verdict::Aside(aside) => Some((end.name.as_str(), (aside.to_string(), aside.hints().to_vec()))),
             _ => None,
@@ -111,7 +120,10 @@ impl<'a> RolloutText<'a> {
     fn take(&mut self, event: &Event<'_>) -> io::Result<()> {
         match event {
             Event::Begin { machines } => self.machines = *machines,
-            Event::Connected { machine, notes } => {
+            Event::Connected { machine, notes, landlock } => {
+                if *landlock == Some(0) {
+                    self.unheld.push((*machine).to_owned());
+                }
                 for note in *notes {
                     self.bars.hide();
                     self.screen.note(&format!("{machine}: {}", one_line(note)))?;
@@ -350,6 +362,22 @@ mod tests {
         Set aside: gone: no route
           look for it
         "#);
+    }
+
+    #[test]
+    fn where_the_kernel_holds_nobody_to_looking_is_told_once() {
+        let (mut screen, buffer) = captured::screen(false);
+        let mut front = RolloutText::new(&mut screen, Detail::default());
+        front.event(&Event::Begin { machines: 4 }).unwrap();
+        for (machine, landlock) in [("web1", Some(0)), ("web2", Some(0)), ("db", Some(4)), ("asked", None)] {
+            front.event(&Event::Connected { machine, notes: &[], landlock }).unwrap();
+        }
+        front.event(&Event::Ended(&end("db", Verdict::Stable, 0, 0, 0))).unwrap();
+        front.summary().unwrap();
+        assert_eq!(
+            buffer.text(),
+            "The kernel of web[1-2] has no Landlock: guards and probes were only trusted to change nothing.\n"
+        );
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub enum Event<'a> {
     Connected {
         machine: &'a str,
         notes: &'a [String],
+        /// See `Tell::Hello`.
+        landlock: Option<u32>,
     },
     /// Its catalog has that many states.
     Compiled {

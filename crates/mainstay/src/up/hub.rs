@@ -210,7 +210,7 @@ impl Way for NodeWay {
             version: self.version.clone(),
             machine: self.key.clone(),
             facts: self.facts.clone(),
-            landlock: 0,
+            landlock: None,
             notes: Vec::new(),
         })]
         .into();

@@ -134,6 +134,7 @@ struct Member {
 enum Note {
     Connected {
         notes: Vec<String>,
+        landlock: Option<u32>,
     },
     /// That many more states were looked at, up to this one.
     Analysed {
@@ -387,22 +388,22 @@ impl Member {
 
     async fn connect(&mut self, shared: &Shared<'_>) {
         match self.greet().await {
-            Ok((facts, notes)) => {
+            Ok((facts, notes, landlock)) => {
                 self.facts = facts;
-                shared.note(self.at, Note::Connected { notes }).await;
+                shared.note(self.at, Note::Connected { notes, landlock }).await;
                 self.part(shared).await;
             }
             Err(aside) => self.set_aside(aside, shared).await,
         }
     }
 
-    /// Opens a session. What the machine says of itself, and what went wrong there.
-    async fn greet(&mut self) -> Result<(Values, Vec<String>), Aside> {
+    /// Opens a session. What the machine says of itself, what went wrong there, and its kernel's Landlock.
+    async fn greet(&mut self) -> Result<(Values, Vec<String>, Option<u32>), Aside> {
         let mut machine = self.way.connect().await?;
         match machine.receive().await? {
-            Tell::Hello { facts, notes, .. } => {
+            Tell::Hello { facts, notes, landlock, .. } => {
                 self.machine = Some(machine);
-                Ok((facts, notes))
+                Ok((facts, notes, landlock))
             }
             Tell::Problem { message } => Err(Aside::Problem(message)),
             other => Err(Aside::Problem(format!("it began with {other:?}"))),
@@ -651,7 +652,7 @@ impl Stage<'_> {
     fn show(&mut self, at: usize, note: &Note) -> io::Result<()> {
         let machine = self.names[at].as_str();
         let event = match note {
-            Note::Connected { notes } => Event::Connected { machine, notes },
+            Note::Connected { notes, landlock } => Event::Connected { machine, notes, landlock: *landlock },
             Note::Over { aside } => Event::Over { machine, aside: aside.as_ref() },
             Note::Modify { cycle } => Event::Modify { machine, cycle: *cycle },
             Note::Analysed { cycle, states, last } => {

@@ -145,6 +145,7 @@ pub struct Lab {
     hub: Option<Process>,
     agents: BTreeMap<String, Process>,
     commands: std::cell::Cell<u32>,
+    verbose: bool,
     /// The hub's API socket.
     api: PathBuf,
 }
@@ -174,7 +175,13 @@ impl Lab {
             hub: None,
             agents: BTreeMap::new(),
             commands: std::cell::Cell::new(0),
+            verbose: false,
         }
+    }
+
+    /// From now on every process writes all that it can to its log.
+    pub fn verbose(self) -> Self {
+        Self { verbose: true, ..self }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -198,6 +205,9 @@ impl Lab {
         }
         command.env("HOME", self.directory.path()).env("XDG_RUNTIME_DIR", self.directory.path());
         command.env("TMPDIR", self.directory.path());
+        if self.verbose {
+            command.env("MAINSTAY_LOG", "trace");
+        }
     }
 
     fn log(&self, name: &str) -> File {
@@ -214,7 +224,7 @@ impl Lab {
 
     pub fn start_hub(&mut self) {
         let mut command = self.hub_command();
-        self.hub = Some(Process::start(command.stdout(Stdio::null()).stderr(self.log("hub"))));
+        self.hub = Some(Process::start(command.stdout(self.log("hub")).stderr(self.log("hub"))));
         self.until_hub_answers();
     }
 
@@ -262,7 +272,7 @@ impl Lab {
     }
 
     pub fn start_agent_as(&mut self, name: &str, command: &mut Command) {
-        let process = Process::start(command.stdout(Stdio::null()).stderr(self.log(name)));
+        let process = Process::start(command.stdout(self.log(name)).stderr(self.log(name)));
         assert!(self.agents.insert(name.to_owned(), process).is_none(), "{name} runs already");
     }
 

@@ -7,7 +7,7 @@ use data_encoding::BASE64;
 use crate::lab::{Lab, eventually};
 
 /// How a secret could stand somewhere: as it is, and in base64 wherever it begins in its group of three bytes.
-fn forms(secret: &str) -> Vec<Vec<u8>> {
+pub fn forms(secret: &str) -> Vec<Vec<u8>> {
     let mut forms = vec![secret.as_bytes().to_vec()];
     for shift in 0..3 {
         let encoded = BASE64.encode(format!("{}{secret}", &"xyz"[..shift]).as_bytes());
@@ -19,7 +19,7 @@ fn forms(secret: &str) -> Vec<Vec<u8>> {
     forms
 }
 
-fn files(directory: &Path, found: &mut Vec<std::path::PathBuf>) {
+pub fn files(directory: &Path, found: &mut Vec<std::path::PathBuf>) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => files(&entry.path(), found),

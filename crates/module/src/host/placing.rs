@@ -122,7 +122,9 @@ impl Host {
     pub fn settle(&self) -> Result<(), Failure> {
         let Some(deferred) = &self.syncs.deferred else { return Ok(()) };
         let paths = std::mem::take(&mut *lock(deferred));
-        paths.iter().try_for_each(|path| sync_now(path))
+        // One that cannot be synced is no reason to leave the others.
+        let synced: Vec<_> = paths.iter().map(|path| sync_now(path)).collect();
+        synced.into_iter().collect()
     }
 
     /// Puts `bytes` at `path` at once.
@@ -286,9 +288,13 @@ impl<'a> Unsynced<'a> {
 }
 
 impl Staged<'_> {
-    /// At its place stands what stood there when this was written.
+    /// At its place stands what stood there when this was written, and it can be put there.
     pub fn is_current(&self) -> bool {
-        fs::symlink_metadata(&self.place).ok().as_ref().map(Found::of) == self.found
+        match fs::symlink_metadata(&self.place) {
+            Ok(meta) => Some(Found::of(&meta)) == self.found,
+            // The way there may be another by now, and lead nowhere.
+            Err(_) => self.found.is_none() && fs::symlink_metadata(&self.beside).is_ok(),
+        }
     }
 
     /// Where the new file is until it is placed.
@@ -357,8 +363,13 @@ fn sync_now(path: &Path) -> Result<(), Failure> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
-        // Gone again, or the process may write and not read it: the journal of its file system has to do.
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+        // Gone again, or the way to it, or the process may write and not read it: the journal of its file system has to do.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied
+            ) =>
+        {
             return Ok(());
         }
         Err(error) if error.raw_os_error() == Some(libc::ELOOP) => return Ok(()),

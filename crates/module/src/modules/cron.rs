@@ -200,7 +200,7 @@ backup:
         let change = content::change("content", now.as_deref(), text.as_bytes(), Datum::known);
         let coming =
             self.needs(params).iter().find_map(|resource| cx.forecast.get(resource)).map(|found| &found.by);
-        let until = coming.or(cx.forecast.opaque());
+        let until = coming.or(cx.forecast.bringer());
         if cx.view.target(Path::new(DIRECTORY))?.is_none() && until.is_none() {
             let failure =
                 Failure::new(format!("plan cron {}", params.name), format!("there is no {DIRECTORY}"));

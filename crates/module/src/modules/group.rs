@@ -171,8 +171,8 @@ impl Group {
             if let Some(prediction) = cx.forecast.get(&Resource::user(new)) {
                 by = Some(prediction.by.clone());
             } else if cx.view.user(new)?.is_none() {
-                match cx.forecast.opaque() {
-                    Some(opaque) => by = Some(opaque.clone()),
+                match cx.forecast.bringer() {
+                    Some(bringer) => by = Some(bringer.clone()),
                     None => {
                         let failure = Failure::new(
                             format!("plan group {}", params.name),

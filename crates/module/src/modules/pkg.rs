@@ -332,6 +332,10 @@ telnet:
         params.wanted().into_keys().map(Resource::package).collect()
     }
 
+    fn brings(&self) -> bool {
+        true
+    }
+
     fn analyze(&self, params: &PkgParams, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
         let sight = Sight::of(cx.view, params)?;
         let index = cx.forecast.get(&Resource::package_index()).map(|prediction| &prediction.by);

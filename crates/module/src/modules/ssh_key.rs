@@ -286,7 +286,7 @@ backup-login:
             (None, Some(home)) => home,
             // Nobody can log in as nobody.
             (None, None) if params.absent => return Ok(Analysis::unchanged()),
-            (None, None) => match cx.forecast.opaque() {
+            (None, None) => match cx.forecast.bringer() {
                 Some(until) => return Ok(Analysis::conditional(until)),
                 None => return Err(missing(params).hint("a `user` state before this one would make it")),
             },

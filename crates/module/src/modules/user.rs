@@ -331,8 +331,8 @@ impl Fields<'_> {
         if self.groups.iter().any(|known| known.name == group) || self.cx.view.group(group)?.is_some() {
             return Ok(None);
         }
-        match self.cx.forecast.opaque() {
-            Some(opaque) => Ok(Some(opaque.clone())),
+        match self.cx.forecast.bringer() {
+            Some(bringer) => Ok(Some(bringer.clone())),
             None => Err(self
                 .failure(format!("there is no group {group}"))
                 .hint("a `group` state before this one would make it")),

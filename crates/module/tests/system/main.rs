@@ -5,6 +5,9 @@
 //! itself in there and runs the tests inside, one after another. What cannot be had on this machine is a test that says
 //! why it was ignored.
 
+#[path = "../../src/fidelity/comparison.rs"]
+mod comparison;
+mod observation;
 mod outside;
 mod scratch;
 mod world;

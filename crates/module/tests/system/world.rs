@@ -3,19 +3,24 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use mainstay_core::state::plan::{Change, Datum};
 use mainstay_core::state::{StateId, StepWord, Values};
 use mainstay_module::forecast::Forecast;
 use mainstay_module::host::{Command, Host, View};
 use mainstay_module::module::Blobs;
 use mainstay_module::registry::{AnyModule, Params, Registry, builtin};
 use mainstay_module::{Analysis, Analyze, Applied, Apply, Failure, Refreshed};
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+use crate::comparison::{Observation, compare};
+use crate::observation;
 
 /// One state of one module.
 pub struct State {
     registry: Registry,
     module: &'static str,
     params: Params,
+    written: Map<String, Value>,
     id: StateId,
 }
 
@@ -24,7 +29,7 @@ pub fn state(module: &'static str, params: Value) -> State {
     let Value::Object(map) = params else { panic!("parameters are a map") };
     let params =
         registry.get(module).unwrap().read(&map).unwrap_or_else(|error| panic!("{module} {map:?}: {error}"));
-    State { registry, module, params, id: StateId::from("state") }
+    State { registry, module, params, written: map, id: StateId::from("state") }
 }
 
 impl State {
@@ -59,15 +64,29 @@ impl State {
             .unwrap_or_else(|failure| panic!("refresh: {failure}"))
     }
 
-    /// Brings it there, holds what was planned against what was done, and sees that nothing is left to do.
+    fn observe(&self) -> Observation {
+        observation::of(self.module, &self.written)
+    }
+
+    /// Brings it there, holds what was planned against what the machine's own tools say was done, and sees that from there
+    /// nothing is planned and nothing is wrong.
     pub fn converge(&self) -> Analysis {
+        let before = self.observe();
         let planned = self.analyze();
         assert_eq!(planned.step, StepWord::Change, "{planned:?}");
+        assert_eq!(self.observe(), before, "analyze changed something");
         let applied = self.try_apply(&planned).unwrap_or_else(|failure| panic!("apply: {failure}"));
         for (name, value) in &planned.outputs {
             assert_eq!(applied.outputs.get(name), Some(value), "the output {name} was planned otherwise");
         }
+        let seen = self.observe();
+        compare(
+            &planned.changes.iter().map(|change| named(change, &seen)).collect::<Vec<_>>(),
+            &before,
+            &seen,
+        );
         let after = self.analyze();
+        assert_eq!(self.observe(), seen, "analyze changed something");
         assert_eq!(after.step, StepWord::Unchanged, "still wanted: {:?}", after.changes);
         assert_eq!(after.outputs, merged(&after.outputs, &applied.outputs), "outputs stay what apply said");
         planned
@@ -92,6 +111,16 @@ pub fn converge_together(states: &[State]) {
     let applied = applied.unwrap_or_else(|failure| panic!("apply together: {failure}"));
     assert_eq!(applied.len(), states.len());
     states.iter().for_each(State::is_settled);
+}
+
+/// Which version is the newest, a list of packages that is out of date does not say: it is one.
+fn named(change: &Change, seen: &Observation) -> Change {
+    match seen.get(&*change.field) {
+        Some(version) if change.after == Datum::known("newest") => {
+            Change { after: Datum::Known(version.clone()), ..change.clone() }
+        }
+        _ => change.clone(),
+    }
 }
 
 fn merged(first: &Values, second: &Values) -> Values {

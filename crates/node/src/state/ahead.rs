@@ -17,6 +17,7 @@ use mainstay_module::Failure;
 use mainstay_module::host::{Staged, Unsynced};
 
 use super::apply::Applying;
+use super::failpoint;
 use super::guard;
 use super::turn::Observed;
 
@@ -88,6 +89,7 @@ impl<'a> Applying<'a> {
             std::iter::once(run.state).chain(others.iter().map(|(state, ..)| *state)).collect();
         // If it cannot be written, that is said at the turn.
         let _ = self.owe(&states);
+        failpoint::pass("between what is owed and the sync");
         let mut rest = Vec::with_capacity(others.len());
         let mut unsynced = vec![own];
         for (state, observed, file) in others {
@@ -95,6 +97,7 @@ impl<'a> Applying<'a> {
             unsynced.push(file);
         }
         let mut synced = sync(unsynced).into_iter();
+        failpoint::pass("after the sync");
         let own = synced.next()?;
         let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
         for ((state, observed), staged) in rest.into_iter().zip(synced) {

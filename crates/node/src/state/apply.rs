@@ -11,7 +11,7 @@ use mainstay_core::state::approval::Ground;
 use mainstay_core::state::plan::{Change, PlanStep, StateCounts, StateReport};
 use mainstay_core::state::session::Tell;
 use mainstay_core::state::walk::{Debt, Ended, Owed, Ran, Run, Turn, Walk};
-use mainstay_core::state::{StateIndex, StateOutcome, StepWord, Values};
+use mainstay_core::state::{StateId, StateIndex, StateOutcome, StepWord, Values};
 use mainstay_module::host::Cancel;
 use mainstay_module::module::Analysis;
 
@@ -117,16 +117,18 @@ fn grounds(prepared: &Prepared, plan: &Awaited) -> Vec<Ground> {
     let order = &prepared.order;
     let mut grounds = vec![Ground::Firm; prepared.catalog.states.len()];
     let mut pending = vec![true; prepared.catalog.states.len()];
-    let mut opaque = false;
+    let mut anything = false;
     for (place, state) in order.sequence.iter().copied().enumerate() {
         let step = plan.step(place);
         pending[state] = step.as_ref().is_none_or(PlanStep::is_pending);
         let moves = |before: &StateIndex| grounds[*before] == Ground::Moved || pending[*before];
-        // Nobody knows what a command touches.
-        if opaque || order.before(state).iter().any(moves) {
+        // Nobody knows what a command touches, or a package that comes.
+        if anything || order.before(state).iter().any(moves) {
             grounds[state] = Ground::Moved;
         }
-        opaque |= step.is_some_and(|step| step.step == StepWord::Opaque);
+        let brings = prepared.states[state].module.brings();
+        anything |=
+            step.is_some_and(|step| step.step == StepWord::Opaque || brings && step.step.is_pending());
     }
     grounds
 }
@@ -299,6 +301,17 @@ impl<'a> Applying<'a> {
             refreshed: false,
             outputs: Values::new(),
         });
+    }
+
+    /// The last state that changed in this run and may have brought more than was planned.
+    pub(super) fn bringer(&self) -> Option<&StateId> {
+        let prepared = self.order.prepared;
+        let books = self.books();
+        let brought = |state: &StateIndex| {
+            prepared.states[*state].module.brings()
+                && books.walk.outcome(*state) == Some(StateOutcome::Changed)
+        };
+        prepared.order.sequence.iter().copied().rfind(brought).map(|state| prepared.id(state))
     }
 
     pub(super) fn note_drift(&self, drift: &str) {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use mainstay_core::state::catalog::{Catalog, Declared, OrderMode, RequisiteKind, Requisites};
+use mainstay_core::state::catalog::{Catalog, Declared, RequisiteKind, Requisites};
 use mainstay_core::state::plan::{Plan, StateCounts};
 use mainstay_core::state::session::{Approval, Ask, Tell};
 use mainstay_core::state::walk::{Debt, DebtKind};
@@ -24,6 +24,7 @@ use super::{Session, SessionOptions};
 
 const ROOT: &str = "MAINSTAY_CRASH_ROOT";
 const KILL_AT: &str = "MAINSTAY_CRASH_AT";
+const SITE: &str = "MAINSTAY_CRASH_SITE";
 
 /// More places than one run passes.
 const PLACES: i64 = 200;
@@ -67,9 +68,8 @@ impl Module for Bell {
     }
 }
 
-fn catalog(root: &Path) -> Catalog {
-    let at = |name: &str| root.join(name).to_str().unwrap().to_owned();
-    let state = |id: &str, module: &str, params: Value, on: Option<(RequisiteKind, StateIndex)>| Declared {
+fn declared(id: &str, module: &str, params: Value, on: Option<(RequisiteKind, StateIndex)>) -> Declared {
+    Declared {
         id: id.into(),
         module: module.to_owned(),
         params: params.as_object().unwrap().clone(),
@@ -83,44 +83,105 @@ fn catalog(root: &Path) -> Catalog {
         locals: Values::new(),
         aliases: BTreeMap::new(),
         at: Default::default(),
-    };
-    Catalog {
-        name: "site".into(),
-        order: OrderMode::Ansible,
-        failhard: false,
-        files: vec!["site.yaml".into()],
-        scopes: vec![Values::new()],
-        secrets: Values::new(),
-        states: vec![
-            state("conf", "file", json!({"path": at("conf"), "content": "new"}), None),
-            state("watches", "bell", json!({"log": at("refresh")}), Some((RequisiteKind::Watch, 0))),
-            state(
+    }
+}
+
+/// What is tried: some files that change, and after them states that have to act on that.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Site {
+    /// One file, and all who act on it.
+    One,
+    /// Several, which are written ahead of their turns and synced together, each in a directory of its own. Nobody acts on the
+    /// last one.
+    Several,
+}
+
+impl Site {
+    fn files(self) -> &'static [&'static str] {
+        match self {
+            Self::One => &["conf"],
+            Self::Several => &["a/conf", "b/conf", "c/conf", "d/conf", "e/conf"],
+        }
+    }
+
+    /// Who acts, the mark that it leaves, and the file whose change calls for it.
+    fn acts(self) -> [(&'static str, &'static str, usize); 4] {
+        let by = match self {
+            Self::One => [0; 4],
+            Self::Several => [1, 2, 0, 1],
+        };
+        [
+            ("watches", "refresh", by[0]),
+            ("triggered", "trigger", by[1]),
+            ("listens", "listen", by[2]),
+            ("chained", "chain", by[3]),
+        ]
+    }
+
+    fn catalog(self, root: &Path) -> Catalog {
+        let at = |name: &str| root.join(name).to_str().unwrap().to_owned();
+        let file = |(number, name): (usize, &&str)| {
+            declared(&format!("conf-{number}"), "file", json!({"path": at(name), "content": "new"}), None)
+        };
+        let mut states: Vec<Declared> = self.files().iter().enumerate().map(file).collect();
+        let count = states.len();
+        let [watched, triggers, heard, _] = self.acts().map(|(_, _, by)| by);
+        states.extend([
+            declared("watches", "bell", json!({"log": at("refresh")}), Some((RequisiteKind::Watch, watched))),
+            declared(
                 "triggered",
                 "cmd",
                 json!({"run": format!("echo x > {}", at("trigger"))}),
-                Some((RequisiteKind::Onchanges, 0)),
+                Some((RequisiteKind::Onchanges, triggers)),
             ),
-            state("listens", "bell", json!({"log": at("listen")}), Some((RequisiteKind::Listen, 0))),
+            declared("listens", "bell", json!({"log": at("listen")}), Some((RequisiteKind::Listen, heard))),
             // A chain: it owes for what is itself only owed.
-            state("chained", "bell", json!({"log": at("chain")}), Some((RequisiteKind::Watch, 1))),
-        ],
-        blobs: BTreeMap::new(),
-        extensions: BTreeMap::new(),
+            declared("chained", "bell", json!({"log": at("chain")}), Some((RequisiteKind::Watch, count))),
+        ]);
+        Catalog { name: "site".into(), scopes: vec![Values::new()], states, ..Catalog::empty() }
     }
+
+    /// Before anything is done. Of several files some are there, others are new.
+    fn make(self, root: &Path) {
+        for (number, name) in self.files().iter().enumerate() {
+            fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
+            if number % 2 == 0 {
+                fs::write(root.join(name), "old").unwrap();
+            }
+        }
+    }
+
+    /// Which files are as declared. None is ever anything but old or new.
+    fn changed(self, root: &Path) -> Vec<bool> {
+        let is_new = |(number, name): (usize, &&str)| match fs::read_to_string(root.join(name)) {
+            Ok(content) if content == "new" => true,
+            Ok(content) if number % 2 == 0 && content == "old" => false,
+            Err(_) if number % 2 == 1 => false,
+            other => panic!("{name}: {other:?}"),
+        };
+        self.files().iter().enumerate().map(is_new).collect()
+    }
+}
+
+/// Files under names of their own that stand beside what is declared.
+fn leftovers(root: &Path, site: Site) -> usize {
+    let directories = site.files().iter().map(|name| root.join(name).parent().unwrap().to_owned());
+    let names = directories.flat_map(|directory| fs::read_dir(directory).unwrap());
+    names.filter(|entry| entry.as_ref().unwrap().file_name().as_encoded_bytes().starts_with(b".")).count()
 }
 
 fn data(root: &Path) -> PathBuf {
     root.join("data")
 }
 
-fn session(root: &Path) -> Session {
+fn session(root: &Path, site: Site) -> Session {
     let options = SessionOptions {
         data: data(root),
         facts_directory: root.join("facts"),
         ..SessionOptions::new(registry::builtin().with(Bell), "1")
     };
     let session = Session::open(options).unwrap();
-    session.asks.blocking_send(Ask::Catalog(Box::new(catalog(root)))).unwrap();
+    session.asks.blocking_send(Ask::Catalog(Box::new(site.catalog(root)))).unwrap();
     session
 }
 
@@ -166,61 +227,106 @@ fn long_log(root: &Path) {
 
 /// Not a test: the process that is killed.
 #[test]
-#[ignore = "run by the test below"]
+#[ignore = "run by the tests below"]
 fn the_one_who_is_killed() {
     let (Ok(root), Ok(at)) = (std::env::var(ROOT), std::env::var(KILL_AT)) else { return };
-    let mut session = session(Path::new(&root));
+    let site = if std::env::var_os(SITE).is_some() { Site::Several } else { Site::One };
+    let mut session = session(Path::new(&root), site);
     failpoint::kill_at(at.parse().unwrap());
     apply(&mut session);
 }
 
-#[test]
-fn whatever_is_owed_is_paid_after_a_kill_at_any_write() {
-    let mut owed_seen = 0;
+/// Whether it came to its end.
+fn run_and_kill(root: &Path, site: Site, at: i64) -> bool {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child
+        .args(["--exact", "state::crash::the_one_who_is_killed", "--ignored"])
+        .env(ROOT, root)
+        .env(KILL_AT, at.to_string())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    if site == Site::Several {
+        child.env(SITE, "several");
+    }
+    child.status().unwrap().success()
+}
+
+/// What was seen of kills at all places.
+#[derive(Default)]
+struct Seen {
+    places: i64,
+    /// Times that something was owed for a file that had changed.
+    owed: u32,
+    /// Kills that left files under names of their own.
+    left: u32,
+    /// Kills between two files that were written together.
+    between: u32,
+}
+
+fn kill_everywhere(site: Site) -> Seen {
+    let mut seen = Seen::default();
     for at in 1..PLACES {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
-        fs::write(root.join("conf"), "old").unwrap();
+        site.make(root);
         long_log(root);
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "state::crash::the_one_who_is_killed", "--ignored"])
-            .env(ROOT, root)
-            .env(KILL_AT, at.to_string())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .unwrap();
-        let acted = ["refresh", "trigger", "listen", "chain"].map(|name| root.join(name).exists());
-        let changed = fs::read_to_string(root.join("conf")).unwrap() == "new";
-        assert!(changed || acted == [false; 4], "{at}: acted before the change");
-        if child.success() {
-            assert_eq!(acted, [true; 4], "{at}");
-            assert!(at > 20, "only {} places were passed", at - 1);
-            assert!(owed_seen > 5, "only {owed_seen} times something was owed");
-            return;
+        let ended = run_and_kill(root, site, at);
+        let changed = site.changed(root);
+        let acted = |mark: &str| root.join(mark).exists();
+        for (_, mark, by) in site.acts() {
+            assert!(changed[by] || !acted(mark), "{at}: {mark} came before the change");
         }
+        if ended {
+            assert!(changed.iter().all(|changed| *changed), "{at}");
+            assert!(site.acts().iter().all(|(_, mark, _)| acted(mark)), "{at}");
+            seen.places = at - 1;
+            return seen;
+        }
+        seen.left += u32::from(leftovers(root, site) > 0);
+        seen.between += u32::from(changed[0] && !changed[changed.len() - 1]);
 
-        let mut session = session(root);
+        let mut session = session(root, site);
         let plan = plan(&mut session);
         let step = |id: &str| plan.steps.iter().find(|step| step.state.as_str() == id).unwrap();
-        if changed && !acted[0] {
-            owed_seen += 1;
+        let owes = |mark: &str| {
+            let by = site.acts().iter().find(|(_, own, _)| *own == mark).unwrap().2;
+            changed[by] && !acted(mark)
+        };
+        if owes("refresh") {
+            seen.owed += 1;
             assert_eq!(step("watches").refresh.as_deref(), Some(&[][..]), "{at}: it is not listed as owed");
         }
-        if changed && !acted[1] {
+        if owes("trigger") {
             assert!(step("triggered").step.is_pending(), "{at}: {plan:?}");
         }
-        if changed && !acted[2] {
+        if owes("listen") {
             assert!(step("listens").refresh.is_some(), "{at}: {plan:?}");
         }
         apply(&mut session);
         session.close();
-        assert_eq!(fs::read_to_string(root.join("conf")).unwrap(), "new", "{at}");
-        for name in ["refresh", "trigger", "listen", "chain"] {
-            assert!(root.join(name).exists(), "{at}: {name} was owed and never came");
+        assert!(site.changed(root).iter().all(|changed| *changed), "{at}");
+        for (_, mark, _) in site.acts() {
+            assert!(acted(mark), "{at}: {mark} was owed and never came");
         }
+        assert_eq!(leftovers(root, site), 0, "{at}");
         let debts = Debts::read(&data(root).join("state")).unwrap();
         assert_eq!(debts.of("site").collect::<Vec<_>>(), Vec::<&Debt>::new(), "{at}: it is still owed");
     }
     panic!("a run passes more than {PLACES} places");
+}
+
+#[test]
+fn whatever_is_owed_is_paid_after_a_kill_at_any_write() {
+    let Seen { places, owed, .. } = kill_everywhere(Site::One);
+    assert!(places > 20, "only {places} places were passed");
+    assert!(owed > 5, "only {owed} times something was owed");
+}
+
+#[test]
+fn so_it_is_where_files_are_written_ahead() {
+    let Seen { places, owed, left, between } = kill_everywhere(Site::Several);
+    assert!(places > 25, "only {places} places were passed");
+    assert!(owed > 5, "only {owed} times something was owed");
+    assert!(left > 5, "only {left} times files were left beside their places");
+    assert!(between > 5, "only {between} times some had their places and others had not");
 }

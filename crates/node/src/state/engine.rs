@@ -59,7 +59,7 @@ impl Engine {
             version: options.version.clone(),
             machine: machine_id.clone(),
             facts: facts.clone(),
-            landlock: confine::offered(),
+            landlock: Some(confine::offered()),
             notes,
         });
         Self { options, teller, machine_id, facts: Arc::new(facts), key: [0; 32], work: None }

@@ -83,11 +83,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::os::unix::fs::chown(directory.path(), Some(nobody.uid.as_raw()), None).unwrap();
         let (own, started) = (directory.path().join("own"), directory.path().join("started"));
+        let groups = || {
+            let ran = std::process::Command::new("id").arg("-G").output().unwrap();
+            String::from_utf8(ran.stdout).unwrap()
+        };
         let shadow = nobody
             .run(|| {
                 std::fs::write(&own, "x").unwrap();
                 let status = std::process::Command::new("touch").arg(&started).status().unwrap();
                 assert!(status.success());
+                // Nothing of root's is left: neither its own group nor further ones.
+                assert!(groups().split_whitespace().all(|group| group != "0"), "{}", groups());
+                assert_eq!(nix::unistd::getgroups().unwrap(), nobody.groups);
                 std::fs::read("/etc/shadow")
             })
             .unwrap();

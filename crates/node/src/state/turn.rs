@@ -153,7 +153,12 @@ impl<'a> Applying<'a> {
             refresh: run.refresh.as_ref().map(|because| prepared.ids(because)),
         };
         self.order.teller.redact_step(prepared, run.state, &mut step);
-        approval::covers(planned.as_ref(), &step, ground).map_err(|drift| Stop::Drift(drift.to_string()))
+        approval::covers(planned.as_ref(), &step, ground).map_err(|drift| {
+            Stop::Drift(match self.bringer() {
+                Some(by) => format!("{drift} ({by} changed in this run and may have brought it: plan again)"),
+                None => drift.to_string(),
+            })
+        })
     }
 
     /// Does what is to be done, and ends the turn. `staged`: only to be put in place.

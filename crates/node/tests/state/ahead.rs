@@ -134,3 +134,26 @@ fn two_names_of_one_file_are_seen_one_after_the_other() {
     assert_eq!(done.outcomes(), [("one", Changed), ("two", Unchanged), ("three", Changed)]);
     assert_eq!(machine.read("real/f"), "x");
 }
+
+#[test]
+fn one_whose_way_was_cut_off_says_so_as_it_would_at_its_turn() {
+    let told = |more: serde_json::Value| {
+        let machine = Machine::new();
+        std::fs::create_dir(machine.path("real")).unwrap();
+        std::os::unix::fs::symlink(machine.path("real"), machine.path("hop")).unwrap();
+        std::os::unix::fs::symlink(machine.path("hop"), machine.path("alias")).unwrap();
+        let file = |id: &str, path: &str| {
+            let mut params = json!({"path": machine.path(path), "content": "x"});
+            params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            state(id, "file", params)
+        };
+        let mut session = machine.session();
+        // The link in the middle of the way becomes a file.
+        session.ask(Ask::Catalog(Box::new(catalog([file("one", "hop"), file("two", "alias/f")]))));
+        let done = session.apply_all();
+        assert_eq!(done.outcomes(), [("one", Changed), ("two", Failed)]);
+        done.reports[1].reason.as_ref().unwrap().replace(&machine.path(""), "HOST/")
+    };
+    // A command that checks it is run at the turn, so that nothing is written ahead.
+    assert_eq!(told(json!({})), told(json!({"validate": "test -e %s"})));
+}

@@ -1,10 +1,13 @@
 //! The analyze phase looks: where the kernel has Landlock, nothing that runs in it can do more.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use mainstay_core::state::session::{Ask, Tell};
 use mainstay_core::state::{StateOutcome, StepWord};
-use mainstay_module::module::{About, Analysis, Analyze, Applied, Apply, Module};
+use mainstay_module::forecast::Forecast;
+use mainstay_module::host::View;
+use mainstay_module::module::{About, Analysis, Analyze, Applied, Apply, Blobs, Module};
 use mainstay_module::{Failure, registry};
 use mainstay_node::state::SessionOptions;
 use schemars::JsonSchema;
@@ -49,7 +52,7 @@ fn nothing_in_the_analyze_phase_can_write_or_remove_a_file() {
     let options = machine.options();
     let options = SessionOptions { registry: registry::builtin().with(Cheat), ..options };
     let mut session = Talk::open(options);
-    let Tell::Hello { landlock, .. } = session.hello else { panic!("no greeting") };
+    let Tell::Hello { landlock: Some(landlock), .. } = session.hello else { panic!("no greeting") };
     if landlock == 0 {
         eprintln!(
             "skipped: nothing_in_the_analyze_phase_can_write_or_remove_a_file: Landlock ABI {landlock}"
@@ -105,4 +108,45 @@ fn nothing_in_the_analyze_phase_can_write_or_remove_a_file() {
     session.plan(1);
     assert_eq!(session.apply_all().outcomes(), [("touch", StateOutcome::Changed)]);
     assert!(machine.exists("touched"));
+}
+
+/// What the package manager's own programs say, which may want to write a cache or take a lock while they look.
+#[test]
+fn packages_look_the_same_to_one_who_is_held_to_looking() {
+    let manager = std::process::Command::new("apt-cache").arg("--version").output();
+    if !manager.is_ok_and(|ran| ran.status.success()) {
+        eprintln!("skipped: packages_look_the_same_to_one_who_is_held_to_looking: there is no apt here");
+        return;
+    }
+    let machine = Machine::new();
+    // Few: some machines read all that there is for each question.
+    let wanted = [
+        json!({"name": "dpkg"}),
+        json!({"name": "some", "names": ["bash", "hello"]}),
+        json!({"name": "there-is-no-such-package"}),
+    ];
+    let pkg = registry::builtin().get("pkg").cloned().unwrap();
+    let (view, nothing) = (View::new(None), Forecast::default());
+    let blobs = BTreeMap::new();
+    let free: Vec<_> = wanted
+        .iter()
+        .map(|params| {
+            let params = pkg.read(params.as_object().unwrap()).unwrap();
+            let state = "p".into();
+            let cx = Analyze { state: &state, view: &view, forecast: &nothing, blobs: Blobs(&blobs) };
+            match pkg.analyze(&params, &cx) {
+                Ok(analysis) => (analysis.step, analysis.reason, analysis.changes),
+                Err(failure) => (StepWord::Error, Some(failure.to_string()), Vec::new()),
+            }
+        })
+        .collect();
+    let mut session = machine.session();
+    for (params, free) in wanted.iter().zip(free) {
+        session.ask(Ask::Catalog(Box::new(catalog([state("p", "pkg", params.clone())]))));
+        let step = session.plan(1).steps[0].clone();
+        assert_eq!((step.step, step.reason, step.changes), free, "{params}");
+        if params == &wanted[0] {
+            assert_eq!(step.step, StepWord::Unchanged);
+        }
+    }
 }

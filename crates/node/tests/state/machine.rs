@@ -6,7 +6,9 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use mainstay_core::state::catalog::{Catalog, Declared, OrderMode, RequisiteKind, Requisites, Retry};
+use mainstay_core::state::catalog::{
+    Catalog, Declared, Guards, Options, OrderMode, RequisiteKind, Requisites, Retry,
+};
 use mainstay_core::state::plan::{Plan, StateCounts, StateReport};
 use mainstay_core::state::session::{Approval, Ask, Tell};
 use mainstay_core::state::{StateOutcome, StepWord, Values};
@@ -229,6 +231,11 @@ impl Made {
 
     pub fn become_user(mut self, user: &str) -> Self {
         self.0.options.become_user = Some(user.to_owned());
+        self
+    }
+
+    pub fn set(mut self, set: impl FnOnce(&mut Options, &mut Guards)) -> Self {
+        set(&mut self.0.options, &mut self.0.guards);
         self
     }
 

@@ -44,6 +44,9 @@ fn nothing_that_is_said_or_kept_holds_a_secret() {
         state("started", "cmd", json!({"run": [format!("/no/such/{{{{ secrets.token }}}}")]})),
         state("guarded", "cmd", json!({"run": "true"})).unless(format!("test {quoted} = x")),
         state("checked", "cmd", json!({"run": "true"})).check(&format!("echo {quoted}; exit 1")),
+        // Only its check is given one, and changes it beyond recognition.
+        state("shouted", "cmd", json!({"run": "true"}))
+            .check(&format!("echo {quoted} | tr a-z n-za-m >&2; exit 1")),
         state("told", "cmd", json!({"run": format!("cat {}", machine.path("wanted"))}))
             .on(RequisiteKind::Require, &[0]),
         state("declared", "cmd", json!({"run": format!("echo {TWISTED} | rev | rev")})).sensitive(),
@@ -51,7 +54,7 @@ fn nothing_that_is_said_or_kept_holds_a_secret() {
         state(
             "number",
             "file",
-            json!({"path": machine.path("number"), "content": "x", "mode": "{{ secrets.token }}"}),
+            json!({"path": machine.path("number"), "content": "x", "mode": "{{ secrets.token | upper }}"}),
         ),
     ]);
     catalog.secrets.insert("token".into(), json!(CANARY));
@@ -65,6 +68,8 @@ fn nothing_that_is_said_or_kept_holds_a_secret() {
     assert_eq!(outcome("told").outcome, StateOutcome::Changed);
     assert!(outcome("told").outputs["stdout"].as_str().unwrap().contains(HIDDEN));
     assert_eq!(outcome("fails").reason.as_deref(), Some("run: exit status 3: ‹secret›"));
+    // How long it is nobody needs to know either.
+    assert_eq!(outcome("wanted").outputs["size"], json!(HIDDEN));
     // What says nothing about the secret is still shown.
     let wanted = plan.steps.iter().find(|step| step.state.as_str() == "wanted").unwrap();
     let mode = wanted.changes.iter().find(|change| change.field == "mode").unwrap();
@@ -86,13 +91,26 @@ fn nothing_that_is_said_or_kept_holds_a_secret() {
     }
 }
 
+#[test]
+fn no_secret_is_in_the_words_of_a_refusal() {
+    let machine = Machine::new();
+    let mut catalog = catalog([state("x", &format!("of-{CANARY}"), json!({}))]);
+    catalog.secrets.insert("token".into(), json!(CANARY));
+    let mut session = machine.session();
+    session.ask(Ask::Catalog(Box::new(catalog)));
+    let problem = session.problem();
+    assert!(problem.contains(HIDDEN) && !session.heard.contains("Zq7"), "{problem}");
+}
+
 /// The secret as it stands, as JSON has it, in capitals, and in base64 wherever it may begin.
 fn needles() -> Vec<(&'static str, String)> {
     let json = serde_json::to_string(CANARY).unwrap();
     let mut needles = vec![
         ("secret", CANARY.to_owned()),
         ("secret in JSON", json.trim_matches('"').to_owned()),
-        ("secret in capitals", CANARY.to_uppercase()),
+        // Up to what JSON writes otherwise.
+        ("secret in capitals", CANARY.split('ü').next().unwrap().to_uppercase()),
+        ("secret as a check wrote it", "pnanel+Zd7/".to_owned()),
         ("output", TWISTED.to_owned()),
         // Whoever has a guess could try it out.
         ("digest of the secret content", digest(&format!("t={CANARY}\n"))),

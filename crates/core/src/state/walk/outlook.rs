@@ -74,6 +74,10 @@ pub struct Outlook<'a> {
     blocked: Vec<bool>,
     /// The first of the sequence that is not unchanged.
     first_pending: Option<StateIndex>,
+    /// A state that will fail and end the run early by that (`failhard`).
+    trips: Option<StateIndex>,
+    /// It is after that one, and not called by the failure.
+    ended_early: Vec<bool>,
     prereq_by: Vec<Vec<StateIndex>>,
     answers: BTreeMap<(StateIndex, StateIndex), Foreseen>,
 }
@@ -101,6 +105,8 @@ impl<'a> Outlook<'a> {
             skipped: vec![false; count],
             blocked: vec![false; count],
             first_pending: None,
+            trips: None,
+            ended_early: vec![false; count],
             prereq_by,
             answers: BTreeMap::new(),
         }
@@ -108,6 +114,20 @@ impl<'a> Outlook<'a> {
 
     /// What to do with a state once all that come before it in the sequence were settled.
     pub fn judge(&mut self, state: StateIndex) -> Judgement {
+        let judgement = self.judge_but_for_failhard(state);
+        let Some(until) = self.trips else { return judgement };
+        let called = self.is_called_by_failure(state) && !matches!(judgement, Judgement::Skipped { .. });
+        if called || matches!(judgement, Judgement::Blocked { .. }) {
+            return judgement;
+        }
+        self.ended_early[state] = true;
+        self.doubtful[state] = true;
+        self.only_failure[state] = false;
+        let reason = format!("blocked: {} cannot be analysed (failhard)", self.catalog.states[until].id);
+        Judgement::Conditional { until, reason, refresh: self.refresh(state, |other| self.fates[other]) }
+    }
+
+    fn judge_but_for_failhard(&mut self, state: StateIndex) -> Judgement {
         let judgement = self.judge_but_for_own_error(state);
         let (Some(by), false) = (self.hindered_by_own_error(state), asks_to_look(&judgement)) else {
             return judgement;
@@ -238,12 +258,40 @@ impl<'a> Outlook<'a> {
             (_, Some(Foreseen::Step(_))) => Fate::Pending,
         };
         let idle = self.skipped[state] || found == Some(Foreseen::Step(StepWord::Error));
-        self.asks[state] =
-            matches!(fate, Fate::Pending | Fate::Doubtful) && !self.only_failure[state] && !idle;
+        self.asks[state] = matches!(fate, Fate::Pending | Fate::Doubtful)
+            && !self.only_failure[state]
+            && !idle
+            && !self.ended_early[state];
         self.fates[state] = Some(fate);
+        let fails = found == Some(Foreseen::Step(StepWord::Error)) && fate == Fate::Bad;
+        if fails && matches!(judgement, Judgement::Analyse { .. }) && self.ends_all_after(state) {
+            self.trips.get_or_insert(state);
+        }
         if fate != Fate::Quiet {
             self.first_pending.get_or_insert(state);
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn ends_early_with(&self) -> Option<StateIndex> {
+        self.trips
+    }
+
+    /// If this state fails, nothing after it in the sequence begins: only where states have their turns one by one is it known
+    /// what has begun by then. One at which another looks ahead is blocked by its error, and then does not fail.
+    fn ends_all_after(&self, state: StateIndex) -> bool {
+        let options = &self.catalog.states[state].options;
+        (self.catalog.failhard || options.failhard)
+            && self.order.mode == OrderMode::Ansible
+            && options.parallel != Some(true)
+            && self.prereq_by[state].is_empty()
+    }
+
+    fn is_called_by_failure(&self, state: StateIndex) -> bool {
+        let requisites = &self.catalog.states[state].requisites;
+        [RequisiteKind::Onfail, RequisiteKind::OnfailAll]
+            .into_iter()
+            .any(|kind| !requisites.targets(kind).is_empty())
     }
 
     /// A guard may look at the machine only once everything that comes before its state by edges is unchanged; else the state is
@@ -263,7 +311,9 @@ impl<'a> Outlook<'a> {
     pub fn listens(&self) -> Vec<(StateIndex, Vec<StateIndex>)> {
         let mut listens = Vec::new();
         for state in self.order.sequence.iter().copied() {
-            if !self.order.refreshes(state) || self.skipped[state] || self.fates[state] == Some(Fate::Bad) {
+            let runs_not =
+                self.skipped[state] || self.ended_early[state] || self.fates[state] == Some(Fate::Bad);
+            if runs_not || !self.order.refreshes(state) {
                 continue;
             }
             let targets = self.catalog.states[state].requisites.targets(RequisiteKind::Listen);
@@ -282,6 +332,7 @@ impl<'a> Outlook<'a> {
         let owed = |state: &StateIndex| {
             self.order.refreshes(*state)
                 && !self.skipped[*state]
+                && !self.ended_early[*state]
                 && self.fates[*state] != Some(Fate::Bad)
                 && self.ledger.carries(*state, DebtKind::Listen)
         };

@@ -66,7 +66,7 @@ struct Part {
 pub fn tell(method: &str, results: &[&ResultView], front: &mut dyn Front) -> io::Result<Vec<MachineEnd>> {
     let parts: Vec<Part> = results.iter().map(|result| Part::of(result)).collect();
     for part in &parts {
-        front.event(&Event::Connected { machine: &part.name, notes: &part.cut })?;
+        front.event(&Event::Connected { machine: &part.name, notes: &part.cut, landlock: None })?;
     }
     let first: Vec<Proposal<'_>> =
         parts.iter().filter_map(|part| part.proposal(first_plan(&part.tells)?, false)).collect();

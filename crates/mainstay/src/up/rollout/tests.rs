@@ -78,7 +78,7 @@ impl Way for PlayedWay {
             version: "1".into(),
             machine: self.name.clone(),
             facts: Values::new(),
-            landlock: 0,
+            landlock: None,
             notes: vec![],
         };
         Ok(Box::new(Played {

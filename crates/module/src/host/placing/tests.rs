@@ -190,3 +190,16 @@ fn deferred_syncs_are_made_once_and_miss_nothing() {
     host.settle().unwrap();
     assert!(lock(host.syncs.deferred.as_ref().unwrap()).is_empty());
 }
+
+#[test]
+fn what_has_no_way_to_it_any_more_needs_no_sync() {
+    let folder = folder();
+    let (directory, path) = (folder.path().join("d"), folder.path().join("d/conf"));
+    fs::create_dir(&directory).unwrap();
+    let host = Host::deferring_syncs();
+    host.write(&path, b"new", Ownership::default()).unwrap();
+    host.set_ownership(&path, Ownership { mode: Some(0o600), ..Ownership::default() }).unwrap();
+    fs::remove_dir_all(&directory).unwrap();
+    fs::write(&directory, "a file now").unwrap();
+    host.settle().unwrap();
+}
