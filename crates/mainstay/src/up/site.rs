@@ -10,6 +10,7 @@ use std::path::Path;
 
 use mainstay_control::view::{Problem, ProblemKind};
 use mainstay_core::frame::Facts;
+use mainstay_core::state::Values;
 use mainstay_core::state::catalog::Catalog;
 use mainstay_core::state::site::{
     ExtensionSource, Fetched, FileEntry, FileKind, Files, Machine, ModuleSchema, ModuleTable, Site,
@@ -167,6 +168,10 @@ impl ModuleTable for Modules<'_> {
         self.0.iter().map(|(name, _)| name.to_owned()).collect()
     }
 
+    fn check(&self, module: &str, params: &Values) -> Result<(), String> {
+        self.0.get(module).map_or(Ok(()), |module| module.read(params).map(drop))
+    }
+
     fn fetch(&self, extension: &ExtensionSource) -> Result<Fetched, String> {
         extensions::directory()
             .and_then(|directory| extensions::fetch(extension, &directory))
@@ -182,6 +187,54 @@ pub fn machine_vars<'a>(ways: impl IntoIterator<Item = &'a dyn super::Way>) -> B
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn params(value: serde_json::Value) -> Values {
+        value.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn modules_check_what_a_schema_cannot_say() {
+        let registry = mainstay_module::registry::builtin();
+        let modules = Modules(&registry);
+        let both = params(serde_json::json!({"run": "a", "argv": ["b"]}));
+        assert!(modules.check("cmd", &both).unwrap_err().contains("only one of"));
+        let gone = params(serde_json::json!({"path": "/a", "content": "a", "absent": true}));
+        assert!(modules.check("file", &gone).is_err());
+        assert_eq!(modules.check("cmd", &params(serde_json::json!({"run": "a"}))), Ok(()));
+        // An extension's are in its schema alone.
+        assert_eq!(modules.check("other", &both), Ok(()));
+    }
+
+    /// Has the states file, and whatever else is asked for.
+    struct Example(String);
+
+    impl Files for Example {
+        fn read(&self, path: &str, _: usize) -> Result<Vec<u8>, String> {
+            Ok(if path == "site.yaml" { self.0.clone().into_bytes() } else { b"text".to_vec() })
+        }
+
+        fn tree(&self, _: &str, _: usize) -> Result<Vec<FileEntry>, String> {
+            Ok(Vec::new())
+        }
+
+        fn env(&self, _: &str) -> Option<String> {
+            Some("$6$salt$hash".into())
+        }
+    }
+
+    #[test]
+    fn the_example_of_every_module_compiles() {
+        let registry = mainstay_module::registry::builtin();
+        let modules = Modules(&registry);
+        for (name, module) in registry.iter() {
+            let example = module.about().example.replace('\n', "\n  ");
+            let files = Example(format!("secrets:\n  admin_hash: {{env: HASH}}\nstates:\n  {example}"));
+            let vars = params(serde_json::json!({"backup_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA backup"}));
+            let input = SiteInput { file: "site.yaml".into(), vars, ..SiteInput::default() };
+            let errors = compile(&input, &files, &modules).err().map(|errors| errors.to_string());
+            assert_eq!(errors, None, "{name}");
+        }
+    }
 
     #[test]
     fn a_folder_is_read_whole_and_within_its_limit() {

@@ -148,6 +148,8 @@ impl Module for Service {
                       be enabled already: what is wanted is listed as a change from something unknown.",
             outputs: &[("running", "whether it runs"), ("enabled", "whether it is enabled")],
             example: "\
+nginx-conf:
+  file: {path: /etc/nginx/nginx.conf, source: nginx.conf}
 nginx:
   service: {running: true, enabled: true, reload: true}
   watch: [nginx-conf]
