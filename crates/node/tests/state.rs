@@ -377,14 +377,14 @@ fn a_plan_outlives_its_session() {
         session.plan(1)
     };
     let mut session = machine.session();
-    session.ask(Ask::Plan(Box::new(plan.0.clone())));
+    session.give(&plan);
     assert_eq!(session.problem(), "there is no catalog that the plan could be of");
     session.ask(Ask::Catalog(Box::new(catalog)));
     let mut others = plan.0.clone();
     others.head.machine = "another".into();
-    session.ask(Ask::Plan(Box::new(others)));
+    session.give(&others);
     assert_eq!(session.problem(), "the plan is of another machine: analyse again");
-    session.ask(Ask::Plan(Box::new(plan.0.clone())));
+    session.give(&plan);
     assert_eq!(session.apply(&plan).outcomes(), [("f", StateOutcome::Changed)]);
 }
 

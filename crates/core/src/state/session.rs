@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::Catalog;
-use super::plan::{Plan, PlanHead, PlanStep, StateCounts, StateReport};
+use super::plan::{PlanHead, PlanStep, StateCounts, StateReport};
 use super::{StateId, Values};
 
 /// To the machine.
@@ -25,9 +25,11 @@ pub enum Ask {
         /// Say in each step's reason why it stands where it does.
         explain: bool,
     },
-    /// A plan that this machine made in an earlier session, for an approval that comes after it. Answered by nothing
-    /// unless it is refused: it must be of the catalog and of this machine.
-    Plan(Box<Plan>),
+    /// The next steps of a plan that this machine made in an earlier session, in the order of turns.
+    Steps(Vec<PlanStep>),
+    /// All its steps were given: an approval may come. Answered by nothing unless it is refused: it must be of the catalog and
+    /// of this machine.
+    Plan(PlanHead),
     /// Gives up what is owed for states that the catalog no longer has ([`Plan::orphans`]). Answered by nothing unless it
     /// fails.
     DropOrphans,

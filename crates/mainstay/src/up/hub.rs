@@ -298,7 +298,7 @@ impl Machine for NodeMachine {
                 self.cancel.cancel();
                 Ok(())
             }
-            Ask::Plan(_) | Ask::DropOrphans => Err(Aside::Problem(
+            Ask::Steps(_) | Ask::Plan(_) | Ask::DropOrphans => Err(Aside::Problem(
                 "this is not to be had through a hub; use --ssh or --local on the node".into(),
             )),
         }

@@ -29,6 +29,9 @@ use super::standing;
 /// Notes that wait to be shown: some for each machine at work, so that none stalls for a slow terminal at once.
 const NOTES: usize = 256;
 
+/// Steps of a plan that are given together.
+const STEPS: usize = 64;
+
 /// How often a front may move its bars.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -429,7 +432,10 @@ impl Member {
             machine.send(Ask::Catalog(catalog)).await?;
         }
         if let Some(plan) = self.plan.as_ref().filter(|_| again) {
-            machine.send(Ask::Plan(Box::new(Plan::clone(plan)))).await?;
+            for steps in plan.steps.chunks(STEPS) {
+                machine.send(Ask::Steps(steps.to_vec())).await?;
+            }
+            machine.send(Ask::Plan(plan.head.clone())).await?;
         }
         Ok(machine)
     }

@@ -229,7 +229,9 @@ mod tests {
         for (name, module) in registry.iter() {
             let example = module.about().example.replace('\n', "\n  ");
             let files = Example(format!("secrets:\n  admin_hash: {{env: HASH}}\nstates:\n  {example}"));
-            let vars = params(serde_json::json!({"backup_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA backup"}));
+            let vars = params(
+                serde_json::json!({"backup_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA backup"}),
+            );
             let input = SiteInput { file: "site.yaml".into(), vars, ..SiteInput::default() };
             let errors = compile(&input, &files, &modules).err().map(|errors| errors.to_string());
             assert_eq!(errors, None, "{name}");

@@ -24,6 +24,7 @@ use async_trait::async_trait;
 use mainstay_core::envelope::{Request, Stream};
 use mainstay_core::outcome::{Exit, Outcome};
 use mainstay_core::state::catalog::Catalog;
+use mainstay_core::state::plan::{PlanDigest, PlanStep};
 use mainstay_core::state::session::{Approval, Ask, PlannedLine, StateLine, Tell};
 use mainstay_core::state::{StateId, StepWord};
 use tokio::time::timeout;
@@ -45,6 +46,9 @@ pub const MAX_CYCLES: u32 = 100;
 
 /// Plans that one approval may name; the hub takes no more.
 const MAX_APPROVED: usize = 4096;
+
+/// Steps of a kept plan that are given to the engine together.
+const STEPS: usize = 64;
 
 /// How long a cancelled engine gets to end the state that it is at: a package transaction must not be torn apart.
 const CANCEL_WITHIN: Duration = Duration::from_secs(600);
@@ -203,8 +207,20 @@ impl Talk<'_> {
         let Some(kept) = approved.iter().find_map(|name| self.plans.find(name)) else {
             return Err(Stop::Problem("this node keeps no plan that was approved; plan again".to_owned()));
         };
-        let (cycle, digest) = (kept.cycle, kept.digest());
-        self.ask(Ask::Plan(Box::new(kept))).await?;
+        let cycle = kept.head.cycle;
+        let mut digest = PlanDigest::default();
+        let read = |error: io::Error| Stop::Problem(format!("the plan cannot be read: {error}"));
+        let mut steps = kept.steps().map_err(read)?.map(|step| step.map(PlanStep::without_words));
+        loop {
+            let some = steps.by_ref().take(STEPS).collect::<io::Result<Vec<_>>>().map_err(read)?;
+            if some.is_empty() {
+                break;
+            }
+            some.iter().for_each(|step| digest.step(step));
+            self.ask(Ask::Steps(some)).await?;
+        }
+        let digest = digest.whole(&kept.head);
+        self.ask(Ask::Plan(kept.head.clone())).await?;
         if !self.apply(cycle, Approval::Plan { digest }).await? {
             return Ok(false);
         }

@@ -2,7 +2,7 @@
 //!
 //! Packed, and without what only people read: a machine may wait long for an answer, and often nobody asks for one.
 
-use mainstay_core::state::plan::{Plan, PlanDigest, PlanHead, PlanStep};
+use mainstay_core::state::plan::{PlanDigest, PlanHead, PlanStep};
 
 pub(super) struct Awaited {
     digest: String,
@@ -41,12 +41,6 @@ impl Draft {
 }
 
 impl Awaited {
-    pub(super) fn new(plan: &Plan) -> Self {
-        let mut draft = Draft::default();
-        plan.steps.iter().for_each(|step| draft.step(step));
-        draft.end(&plan.head)
-    }
-
     /// What an approval names: [`Plan::digest`].
     pub(super) fn digest(&self) -> &str {
         &self.digest
@@ -65,9 +59,15 @@ impl Awaited {
 mod tests {
     use mainstay_core::state::StepWord;
     use mainstay_core::state::catalog::CatalogDigest;
-    use mainstay_core::state::plan::{Change, Datum};
+    use mainstay_core::state::plan::{Change, Datum, Plan};
 
     use super::*;
+
+    fn awaited(plan: &Plan) -> Awaited {
+        let mut draft = Draft::default();
+        plan.steps.iter().for_each(|step| draft.step(step));
+        draft.end(&plan.head)
+    }
 
     #[test]
     fn what_is_approved_comes_back_as_it_was() {
@@ -91,14 +91,13 @@ mod tests {
         let other = PlanStep { step: StepWord::Opaque, changes: Vec::new(), refresh: None, ..step.clone() };
         let head = PlanHead::new(CatalogDigest("c".into()), "m", 1);
         let mut plan = Plan { head, steps: vec![step.clone(), other.clone()] };
-        let awaited = Awaited::new(&plan);
-        let steps = [0, 1, 2, usize::MAX].map(|place| awaited.step(place));
+        let steps = [0, 1, 2, usize::MAX].map(|place| awaited(&plan).step(place));
         assert_eq!(steps, [Some(step.clone()), Some(other.clone()), None, None]);
-        assert_eq!(Awaited::new(&plan).digest(), plan.digest());
+        assert_eq!(awaited(&plan).digest(), plan.digest());
         // Words are for people.
         step.changes[0].diff = Some("+a".into());
         plan.steps[0] = PlanStep { module: "file".into(), reason: Some("why".into()), ..step };
-        let bare = Awaited::new(&plan).step(0).unwrap();
+        let bare = awaited(&plan).step(0).unwrap();
         assert_eq!((bare.changes[0].diff.as_deref(), bare.reason), (None, None));
     }
 }

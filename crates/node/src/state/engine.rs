@@ -6,14 +6,14 @@ use std::sync::Arc;
 use mainstay_core::causes::with_causes;
 use mainstay_core::state::Values;
 use mainstay_core::state::catalog::Catalog;
-use mainstay_core::state::plan::Plan;
+use mainstay_core::state::plan::{PlanHead, PlanStep};
 use mainstay_core::state::session::{Approval, Ask, Tell};
 use mainstay_core::state::walk::{Debt, Owed, Ran};
 use mainstay_module::host::{Cancel, View};
 
 use super::analyze::{self, Question};
 use super::apply::{self, Order};
-use super::awaited::Awaited;
+use super::awaited::{Awaited, Draft};
 use super::confine::{self, Scratch};
 use super::debts::{Debts, Log};
 use super::digest_key;
@@ -44,8 +44,16 @@ struct Work {
     prepared: Prepared,
     /// The last one.
     plan: Option<Awaited>,
+    /// One that is being given.
+    given: Draft,
     ran: Ran,
     table: Option<Table>,
+}
+
+impl Work {
+    fn new(prepared: Prepared) -> Self {
+        Self { prepared, plan: None, given: Draft::default(), ran: Ran::default(), table: None }
+    }
 }
 
 impl Engine {
@@ -69,7 +77,8 @@ impl Engine {
         match ask {
             Ask::Catalog(catalog) => self.take(*catalog),
             Ask::Analyze { cycle, explain } => self.analyze(cycle, explain, cancel),
-            Ask::Plan(plan) => self.remember(*plan),
+            Ask::Steps(steps) => self.given(&steps),
+            Ask::Plan(head) => self.remember(&head),
             Ask::DropOrphans => self.drop_orphans(),
             Ask::Apply { cycle: _, approval } => self.apply(&approval, cancel),
             // The ear hears it at once; here it comes too late.
@@ -103,7 +112,7 @@ impl Engine {
                 if prepared.states.len() > MANY {
                     memory::give_back();
                 }
-                self.work = Some(Work { prepared, plan: None, ran: Ran::default(), table: None });
+                self.work = Some(Work::new(prepared));
             }
             Err(error) => {
                 self.teller.problem(with_causes(&error));
@@ -169,12 +178,20 @@ impl Engine {
         }
     }
 
+    fn given(&mut self, steps: &[PlanStep]) {
+        // Without a catalog it is the plan's head that is refused.
+        if let Some(work) = &mut self.work {
+            steps.iter().for_each(|step| work.given.step(step));
+        }
+    }
+
     /// Takes a plan for the one that was made last.
-    fn remember(&mut self, plan: Plan) {
+    fn remember(&mut self, plan: &PlanHead) {
         let Some(work) = &mut self.work else {
             self.teller.problem("there is no catalog that the plan could be of");
             return;
         };
+        let given = std::mem::take(&mut work.given);
         if plan.catalog != work.prepared.digest {
             self.teller.problem("the plan is of another catalog: analyse again");
         } else if plan.machine != self.machine_id {
@@ -182,7 +199,7 @@ impl Engine {
         } else {
             work.ran = plan.ran.iter().cloned().collect();
             work.table = None;
-            work.plan = Some(Awaited::new(&plan));
+            work.plan = Some(given.end(plan));
         }
     }
 

@@ -112,6 +112,12 @@ impl Talk {
         self.planned()
     }
 
+    /// Gives it a plan of an earlier session.
+    pub fn give(&mut self, plan: &Plan) {
+        self.ask(Ask::Steps(plan.steps.clone()));
+        self.ask(Ask::Plan(plan.head.clone()));
+    }
+
     pub fn planned(&mut self) -> Planned {
         let mut steps = Vec::new();
         loop {

@@ -49,6 +49,7 @@ struct Played {
     log: Log,
     analyses: usize,
     plan: Option<Plan>,
+    given: Vec<PlanStep>,
     tells: VecDeque<Tell>,
     working: bool,
     dropped: bool,
@@ -87,6 +88,7 @@ impl Way for PlayedWay {
             log: self.log.clone(),
             analyses: 0,
             plan: None,
+            given: Vec::new(),
             tells: VecDeque::from([hello]),
             working: false,
             dropped: false,
@@ -125,6 +127,7 @@ impl Machine for Played {
     async fn send(&mut self, ask: Ask) -> Result<(), Aside> {
         let said = match &ask {
             Ask::Catalog(catalog) => format!("catalog {}", catalog.name),
+            Ask::Steps(_) => "steps".into(),
             Ask::Plan(_) => "plan".into(),
             Ask::DropOrphans => "drop orphans".into(),
             Ask::Analyze { cycle, .. } => format!("analyze {cycle}"),
@@ -138,9 +141,10 @@ impl Machine for Played {
         self.log.asks.lock().unwrap().push(format!("{}: {said}", self.name));
         match ask {
             Ask::Catalog(_) => {}
-            Ask::Plan(plan) => {
+            Ask::Steps(steps) => self.given = steps,
+            Ask::Plan(head) => {
                 self.analyses = 1;
-                self.plan = Some(*plan);
+                self.plan = Some(Plan { head, steps: std::mem::take(&mut self.given) });
             }
             Ask::DropOrphans => self.dropped = true,
             Ask::Analyze { cycle, .. } => {
@@ -365,7 +369,7 @@ async fn no_more_sessions_are_open_than_may_be_at_work() {
         asks,
         ["bye", "catalog for a", "analyze 1", "bye"]
             .into_iter()
-            .chain(["catalog for a", "plan", "apply 1 approved", "analyze 2", "bye"])
+            .chain(["catalog for a", "steps", "plan", "apply 1 approved", "analyze 2", "bye"])
             .collect::<Vec<_>>()
     );
     // As many as may be at work: each is asked in one session.

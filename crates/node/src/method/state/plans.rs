@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mainstay_core::state::plan::{Plan, PlanDigest, PlanHead, PlanStep};
+use mainstay_core::state::plan::{PlanDigest, PlanHead, PlanStep};
 use serde::{Deserialize, Serialize};
 
 /// Plans kept; the oldest go first. An approval of one that is gone is refused, and a new plan is made.
@@ -30,10 +30,10 @@ pub struct Draft {
     digest: PlanDigest,
 }
 
-/// A plan that is written. Dropped without [`Plans::keep`], it is gone.
+/// A plan that is written, or was found. Dropped without [`Plans::keep`], one that is not kept is gone.
 pub struct Written {
     pub head: PlanHead,
-    /// The plan's [`Plan::content_digest`].
+    /// The plan's [`content_digest`](mainstay_core::state::plan::Plan::content_digest).
     pub name: String,
     file: File,
     place: Place,
@@ -85,24 +85,20 @@ impl Plans {
         File::open(&self.directory)?.sync_all()
     }
 
-    /// The plan of this name, if it is kept and is what its name says; without what only people read.
-    pub fn find(&self, name: &str) -> Option<Plan> {
+    /// The plan of this name, if it is kept and is what its name says.
+    pub fn find(&self, name: &str) -> Option<Written> {
         let is_digest = name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
         let file = is_digest.then(|| File::open(self.directory.join(name)).ok()).flatten()?;
-        let mut reader = BufReader::new(file);
+        let mut reader = BufReader::new(file.try_clone().ok()?);
         let mut digest = PlanDigest::default();
-        let mut steps = Vec::new();
-        loop {
+        let head = loop {
             match rmp_serde::from_read(&mut reader).ok()? {
-                Record::Step(step) => {
-                    digest.step(&step);
-                    steps.push(step.without_words());
-                }
-                Record::Head(head) => {
-                    return (digest.content(&head) == name).then_some(Plan { head, steps });
-                }
+                Record::Step(step) => digest.step(&step),
+                Record::Head(head) => break head,
             }
-        }
+        };
+        let is_whole = digest.content(&head) == name;
+        is_whole.then(|| Written { head, name: name.to_owned(), file, place: Place(None) })
     }
 
     fn prune(&self) -> io::Result<()> {
@@ -160,7 +156,7 @@ mod tests {
     use super::*;
     use mainstay_core::state::StepWord;
     use mainstay_core::state::catalog::CatalogDigest;
-    use mainstay_core::state::plan::{Change, Datum};
+    use mainstay_core::state::plan::{Change, Datum, Plan};
 
     fn step(id: &str) -> PlanStep {
         PlanStep {
@@ -184,6 +180,10 @@ mod tests {
         draft.end(plan.head.clone()).unwrap()
     }
 
+    fn told(plan: &Written) -> Vec<PlanStep> {
+        plan.steps().unwrap().collect::<io::Result<_>>().unwrap()
+    }
+
     fn keep(plans: &Plans, plan: &Plan) {
         plans.keep(&mut write(plans, plan)).unwrap();
     }
@@ -192,25 +192,27 @@ mod tests {
     fn only_what_was_kept_and_is_whole_is_found() {
         let data = tempfile::tempdir().unwrap();
         let plans = Plans::new(data.path());
-        assert_eq!(plans.find(&plan(1).content_digest()), None);
-        keep(&plans, &plan(1));
-        let bare = |plan: Plan| Plan {
-            steps: plan.steps.into_iter().map(PlanStep::without_words).collect(),
-            head: plan.head,
+        let find = |name: &str| {
+            let found = plans.find(name)?;
+            Some(Plan { steps: told(&found), head: found.head.clone() })
         };
-        assert_eq!(plans.find(&plan(1).content_digest()), Some(bare(plan(1))));
+        assert_eq!(find(&plan(1).content_digest()), None);
+        keep(&plans, &plan(1));
+        for _ in 0..2 {
+            assert_eq!(find(&plan(1).content_digest()), Some(plan(1)));
+        }
         for name in ["../identity.key", "", "plans", &"a".repeat(64)] {
-            assert_eq!(plans.find(name), None);
+            assert_eq!(find(name), None);
         }
         // A file that says something else than its name, and one that is cut off.
         let kept = data.path().join("plans").join(plan(1).content_digest());
         let path = data.path().join("plans").join(plan(2).content_digest());
         fs::copy(&kept, &path).unwrap();
-        assert_eq!(plans.find(&plan(2).content_digest()), None);
+        assert_eq!(find(&plan(2).content_digest()), None);
         let whole = fs::read(&kept).unwrap();
         for length in 0..whole.len() {
             fs::write(&kept, &whole[..length]).unwrap();
-            assert_eq!(plans.find(&plan(1).content_digest()), None);
+            assert_eq!(find(&plan(1).content_digest()), None);
         }
     }
 
@@ -220,7 +222,6 @@ mod tests {
         let plans = Plans::new(data.path());
         let files = || fs::read_dir(data.path().join("plans")).unwrap().count();
         let mut written = write(&plans, &plan(1));
-        let told = |written: &Written| written.steps().unwrap().collect::<Result<Vec<_>, _>>().unwrap();
         assert_eq!((told(&written), files()), (plan(1).steps, 1));
         drop(write(&plans, &plan(2)));
         drop(plans.draft().unwrap());
@@ -241,7 +242,7 @@ mod tests {
             file.set_modified(made).unwrap();
         }
         plans.prune().unwrap();
-        assert_eq!(plans.find(&plan(0).content_digest()), None);
+        assert!(plans.find(&plan(0).content_digest()).is_none());
         assert!(plans.find(&plan(1).content_digest()).is_some());
         assert!(plans.find(&plan(KEPT as u32).content_digest()).is_some());
     }
