@@ -44,6 +44,12 @@ const NODES_PER_ENTRY: usize = 50_000;
 /// When a node shall try again after the Store refused.
 const RETRY_MS: u64 = 1_000;
 
+/// Stands for an end among the numbers of pieces.
+const END: u64 = u64::MAX;
+
+/// Why a piece or an end shall come again.
+const OVERTOOK: &str = "output before it is missing";
+
 pub enum Note {
     /// Output or an end of a node.
     Answer {
@@ -95,6 +101,8 @@ pub enum Answer {
 
 enum Waiter {
     Verdict(oneshot::Sender<Verdict>),
+    /// Of this node. It is told that its end is accepted only when all output before it is here too.
+    End(u32, oneshot::Sender<Verdict>),
     Result(oneshot::Sender<Result<(), ShelfError>>),
 }
 
@@ -213,12 +221,12 @@ impl Recorder {
         }
         let (judged, seq) = match &answer {
             Answer::Output(piece) => (open.judge_piece(node, piece), piece.seq),
-            Answer::End(_) => (open.judge_end(node), u64::MAX),
+            Answer::End(_) => (open.judge_end(node), END),
         };
         match judged {
             Judged::Known => return say(done, Verdict::Accepted),
             Judged::TooMuch => return say(done, Verdict::Refused(Rejection::TooLarge)),
-            Judged::Later => return say(done, busy("output before it is missing")),
+            Judged::Later => return say(done, busy(OVERTOOK)),
             Judged::New => {}
         }
         let draft = drafts.entry(run).or_default();
@@ -240,7 +248,7 @@ impl Recorder {
                 }
             }
         }
-        draft.waiters.push(Waiter::Verdict(done));
+        draft.waiters.push(if seq == END { Waiter::End(node, done) } else { Waiter::Verdict(done) });
     }
 
     fn draft(&self, dispatch: &mut Dispatch, drafts: &mut Drafts, note: Note) {
@@ -368,10 +376,13 @@ impl Recorder {
                 }
             }
         }
-        for ((_, draft), result) in drafts.into_iter().zip(results) {
-            let error = result.err();
-            for waiter in draft.waiters {
-                waiter.tell(error.as_ref());
+        {
+            let dispatch = self.inner.dispatch();
+            for ((run, draft), result) in drafts.into_iter().zip(results) {
+                let (open, error) = (dispatch.run(&run), result.err());
+                for waiter in draft.waiters {
+                    waiter.tell(open, error.as_ref());
+                }
             }
         }
         self.inner.moved(&moved);
@@ -511,8 +522,13 @@ fn cut(mut piece: Piece, room: &mut u64) -> Piece {
 }
 
 impl Waiter {
-    fn tell(self, error: Option<&ShelfError>) {
+    fn tell(self, open: Option<&Run>, error: Option<&ShelfError>) {
         match (self, error) {
+            (Self::End(node, done), None) => {
+                let overtook = open.is_some_and(|open| open.judge_end(node) == Judged::Later);
+                done.send(if overtook { busy(OVERTOOK) } else { Verdict::Accepted }).ok()
+            }
+            (Self::End(_, done), Some(e)) => done.send(busy(&e.to_string())).ok(),
             (Self::Verdict(done), None) => done.send(Verdict::Accepted).ok(),
             (Self::Verdict(done), Some(e)) => done.send(busy(&e.to_string())).ok(),
             (Self::Result(done), None) => done.send(Ok(())).map_or(Some(()), Some),

@@ -228,9 +228,14 @@ impl Run {
         }
     }
 
+    /// An end stands for all output before it: its node keeps that output until the end is accepted.
     pub fn judge_end(&self, node: u32) -> Judged {
         let slot = self.slot(node);
-        if slot.end.is_some() || slot.stage == Stage::Done { Judged::Known } else { Judged::New }
+        match (slot.stage, slot.end) {
+            (Stage::Done, _) => Judged::Known,
+            (_, Some(_)) => Judged::Later,
+            (_, None) => Judged::New,
+        }
     }
 
     /// How many more bytes of output are kept from this node.

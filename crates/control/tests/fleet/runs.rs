@@ -94,15 +94,18 @@ async fn output_out_of_order_is_shown_in_order_and_whole() {
         end.stderr_bytes = 3;
         node.sign(re.of_answer("end", 0), Payload::End(end))
     };
-    // The end overtakes the output: the node is not done before all of it is there.
-    assert_eq!(f.hub.answer(node.key(), end).await, Verdict::Accepted);
+    // The end overtakes the output: the node is not done before all of it is there, and keeps what it has until then.
+    let too_early = |verdict: Verdict| matches!(verdict, Verdict::Busy { .. });
+    assert!(too_early(f.hub.answer(node.key(), end.clone()).await));
     node.output(&f.hub, run, 3, Stream::Stdout, b"two").await;
     node.output(&f.hub, run, 2, Stream::Stderr, b"err").await;
     let (view, shown) = f.view(run).await;
     assert_eq!(view.pending, 1);
     assert!(shown[0].pending.as_ref().unwrap().contains("output is on the way"));
     let f = f.restart().await;
+    assert!(too_early(f.hub.answer(node.key(), end.clone()).await));
     node.output(&f.hub, run, 1, Stream::Stdout, b"one").await;
+    assert_eq!(f.hub.answer(node.key(), end).await, Verdict::Accepted);
     let events = f.events(run, 0).await;
     assert_eq!(kinds(&events), ["accepted", "output", "output", "output", "result", "summary"]);
     let data: Vec<_> = events
