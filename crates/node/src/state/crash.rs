@@ -91,6 +91,7 @@ fn catalog(root: &Path) -> Catalog {
         files: vec!["site.yaml".into()],
         scopes: vec![Values::new()],
         secrets: Values::new(),
+        left_out: BTreeMap::new(),
         states: vec![
             state("conf", "file", json!({"path": at("conf"), "content": "new"}), None),
             state("watches", "bell", json!({"log": at("refresh")}), Some((RequisiteKind::Watch, 0))),

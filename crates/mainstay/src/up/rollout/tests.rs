@@ -229,6 +229,7 @@ impl Source for Empty {
             scopes: vec![],
             secrets: Values::new(),
             states: vec![],
+            left_out: BTreeMap::new(),
             blobs: BTreeMap::new(),
             extensions: BTreeMap::new(),
         };
