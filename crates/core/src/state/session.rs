@@ -28,7 +28,7 @@ pub enum Ask {
     /// A plan that this machine made in an earlier session, for an approval that comes after it. Answered by nothing
     /// unless it is refused: it must be of the catalog and of this machine.
     Plan(Box<Plan>),
-    /// Gives up what is owed for states that the catalog no longer has ([`Plan::orphans`]). Answered by nothing unless it
+    /// Gives up what is owed for states that the catalog no longer has ([`PlanHead::orphans`](super::plan::PlanHead::orphans)). Answered by nothing unless it
     /// fails.
     DropOrphans,
     /// Answered by [`Tell::Report`]s and one [`Tell::Applied`].
@@ -129,7 +129,7 @@ pub struct PlannedLine {
     pub pending: bool,
     /// Something could not be analysed.
     pub errors: bool,
-    /// As [`Plan::orphans`].
+    /// As [`PlanHead::orphans`](super::plan::PlanHead::orphans).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub orphans: Vec<String>,
 }
