@@ -421,6 +421,23 @@ fn a_prereq_runs_before_what_would_change() {
 }
 
 #[test]
+fn a_plan_says_what_comes_only_because_it_is_owed() {
+    let machine = Machine::new();
+    let conf = state("conf", "file", json!({"path": machine.path("conf"), "content": "c"}));
+    let done = machine.path("done");
+    let job =
+        state("job", "cmd", json!({"run": format!("test -e {done}")})).on(RequisiteKind::Onchanges, &[0]);
+    let mut session = machine.session();
+    session.ask(Ask::Catalog(Box::new(catalog([conf, job]))));
+    let reason = |planned: &machine::Planned| planned.steps[1].reason.clone();
+    assert_eq!(session.apply_all().counts.failed, 1);
+    assert_eq!(reason(&session.plan(1)).as_deref(), Some("owed from an earlier run; runs a command"));
+    std::fs::write(&done, "").unwrap();
+    session.apply_all();
+    assert_eq!(reason(&session.plan(2)).as_deref(), Some("nothing changes in conf (onchanges)"));
+}
+
+#[test]
 fn what_is_owed_for_a_state_that_is_gone_is_listed_until_it_is_dropped() {
     let machine = Machine::new();
     let conf = || state("conf", "file", json!({"path": machine.path("conf"), "content": "c"}));

@@ -53,6 +53,9 @@ pub struct Catalog {
     pub secrets: Values,
     /// In written order. A [`StateIndex`] is a place in it.
     pub states: Vec<Declared>,
+    /// The states of this machine that `--only` left out, with their modules: what is owed for them stays owed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<StateId, String>,
     #[serde(with = "blobs")]
     pub blobs: BTreeMap<BlobId, Vec<u8>>,
     /// Extension modules by the name under which states use them.
@@ -265,6 +268,7 @@ impl Catalog {
             scopes: Vec::new(),
             secrets: Values::new(),
             states: Vec::new(),
+            left_out: BTreeMap::new(),
             blobs: BTreeMap::new(),
             extensions: BTreeMap::new(),
         }
@@ -352,6 +356,7 @@ mod tests {
             scopes: vec![Values::new()],
             secrets: Values::new(),
             states: vec![state("a", Requisites::default()), state("b", requisites)],
+            left_out: BTreeMap::from([("c".into(), "cmd".into())]),
             blobs: BTreeMap::from([(BlobId::of(&bytes), bytes)]),
             extensions: BTreeMap::new(),
         };

@@ -30,7 +30,7 @@ pub enum Ask {
     /// All its steps were given: an approval may come. Answered by nothing unless it is refused: it must be of the catalog and
     /// of this machine.
     Plan(PlanHead),
-    /// Gives up what is owed for states that the catalog no longer has ([`Plan::orphans`]). Answered by nothing unless it
+    /// Gives up what is owed for states that the catalog no longer has ([`PlanHead::orphans`]). Answered by nothing unless it
     /// fails.
     DropOrphans,
     /// Answered by [`Tell::Report`]s and one [`Tell::Applied`].
@@ -131,7 +131,7 @@ pub struct PlannedLine {
     pub pending: bool,
     /// Something could not be analysed.
     pub errors: bool,
-    /// As [`Plan::orphans`].
+    /// As [`PlanHead::orphans`](super::plan::PlanHead::orphans).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub orphans: Vec<String>,
 }

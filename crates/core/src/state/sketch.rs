@@ -118,6 +118,7 @@ pub(super) fn empty() -> Catalog {
         scopes: vec![Values::new()],
         secrets: Values::new(),
         states: Vec::new(),
+        left_out: BTreeMap::new(),
         blobs: BTreeMap::new(),
         extensions: BTreeMap::new(),
     }

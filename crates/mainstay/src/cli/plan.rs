@@ -387,7 +387,13 @@ mod tests {
             (vec![Verdict::Stable, Verdict::Planned], 3),
             (vec![Verdict::Aside(Aside::Declined)], 3),
             (vec![Verdict::Aside(Aside::Away(String::new())), gone()], 1),
-            (vec![Verdict::Aside(Aside::Unstable(crate::up::machine::Cycles(3)))], 1),
+            (
+                vec![Verdict::Aside(Aside::Unstable {
+                    cycles: crate::up::machine::Cycles(3),
+                    restless: crate::up::machine::Restless(vec!["a".into()]),
+                })],
+                1,
+            ),
         ] {
             let ends: Vec<MachineEnd> = verdicts.into_iter().map(end).collect();
             assert_eq!(status(&ends), expected, "{ends:?}");

@@ -31,15 +31,13 @@ struct Line<'a> {
 
 /// To standard error for people; with `--json` as a line of standard output.
 pub(super) fn show(problem: &Problem, screen: &mut Screen) {
+    let line = Line { event: "error", problem };
+    if screen.json && screen.object(&line).and_then(|()| screen.flush()).is_ok() {
+        return;
+    }
+    let text = draw(problem, screen.colour_notes(), screen.notes_width().min(MOST_COLUMNS));
     // When even this cannot be written, the exit status still says it.
-    let _ = if screen.json {
-        let event = "error";
-        let line = Line { event, problem };
-        screen.object(&line).and_then(|()| screen.flush())
-    } else {
-        let text = draw(problem, screen.colour_notes(), screen.notes_width().min(MOST_COLUMNS));
-        screen.note(text.trim_end())
-    };
+    let _ = screen.last_note(text.trim_end());
 }
 
 /// Longer lines are hard to read, however wide the terminal is.

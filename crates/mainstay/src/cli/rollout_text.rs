@@ -171,7 +171,7 @@ fn row(end: &MachineEnd) -> Vec<String> {
         Verdict::Aside(Aside::Cancelled) => "cancelled",
         Verdict::Aside(Aside::Stopped) => "not started",
         Verdict::Aside(Aside::Unreachable { .. }) => "unreachable",
-        Verdict::Aside(Aside::Unstable(_)) => "not stable",
+        Verdict::Aside(Aside::Unstable { .. }) => "not stable",
         Verdict::Aside(Aside::Drift(_)) => "drifted",
         Verdict::Aside(_) => "failed",
     };

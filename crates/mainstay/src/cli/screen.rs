@@ -56,6 +56,12 @@ impl Screen {
         writeln!(self.err, "{text}")
     }
 
+    /// A note that is there even if standard output can take nothing more.
+    pub(super) fn last_note(&mut self, text: &str) -> io::Result<()> {
+        let _ = self.out.flush();
+        writeln!(self.err, "{text}")
+    }
+
     /// A line that a node wrote to its standard error.
     pub(super) fn error_line(&mut self, prefix: &str, text: &[u8]) -> io::Result<()> {
         self.out.flush()?;
@@ -198,6 +204,9 @@ pub(super) mod captured {
 
 #[cfg(test)]
 mod tests {
+    use mainstay_control::view::{Problem, ProblemKind};
+
+    use super::super::problem_text;
     use super::*;
 
     #[test]
@@ -219,5 +228,29 @@ mod tests {
         let (mut screen, buffer) = captured::screen(true);
         screen.node_output(bytes).unwrap();
         assert_eq!(buffer.text(), "^[[1m\u{fffd}\n");
+    }
+
+    /// As /dev/full.
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+    }
+
+    #[test]
+    fn that_the_output_cannot_be_written_is_said_all_the_same() {
+        for json in [false, true] {
+            let (mut screen, said) = captured::screen(false);
+            (screen.out, screen.json) = (Box::new(Full), json);
+            let problem = Problem::new(ProblemKind::Internal, "the output cannot be written");
+            problem_text::show(&problem, &mut screen);
+            assert!(said.text().contains("the output cannot be written"), "json: {json}");
+        }
     }
 }

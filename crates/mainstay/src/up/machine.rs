@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use mainstay_core::state::Values;
 use mainstay_core::state::session::{Ask, Tell};
+use mainstay_core::state::{StateId, Values};
 
 /// How a machine is reached, before anything was said to it.
 #[async_trait]
@@ -55,8 +55,8 @@ pub enum Aside {
     States { failed: u64, blocked: u64 },
     #[error("it is not as it was when the plan was made: {0}")]
     Drift(String),
-    #[error("not stable after {0}")]
-    Unstable(Cycles),
+    #[error("not stable after {cycles}: {restless}")]
+    Unstable { cycles: Cycles, restless: Restless },
     /// It is away, and gets what it is owed when it returns.
     #[error("{0}")]
     Away(String),
@@ -75,6 +75,24 @@ pub struct Cycles(pub u32);
 impl std::fmt::Display for Cycles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}", self.0, if self.0 == 1 { "cycle" } else { "cycles" })
+    }
+}
+
+/// The states that would change once more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Restless(pub Vec<StateId>);
+
+/// More would hide what else is said of the machine; most often it is two that undo each other.
+const NAMED: usize = 3;
+
+impl std::fmt::Display for Restless {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let named: Vec<&str> = self.0.iter().take(NAMED).map(StateId::as_str).collect();
+        write!(f, "{}", named.join(", "))?;
+        match self.0.len().saturating_sub(NAMED) {
+            0 => write!(f, " would change again"),
+            more => write!(f, " and {more} more would change again"),
+        }
     }
 }
 

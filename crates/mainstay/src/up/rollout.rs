@@ -22,7 +22,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::front::{Answer, Event, Front, Proposal};
-use super::machine::{Aside, Cycles, Machine, Way};
+use super::machine::{Aside, Cycles, Machine, Restless, Way};
 use super::outcome::{MachineEnd, Tally, Verdict};
 use super::standing;
 
@@ -541,7 +541,9 @@ impl Member {
                 return Ok(());
             }
             if cycle >= shared.options.cycles {
-                return Err(Aside::Unstable(Cycles(cycle)));
+                let pending = plan.steps.iter().filter(|step| step.is_pending());
+                let restless = Restless(pending.map(|step| step.state.clone()).collect());
+                return Err(Aside::Unstable { cycles: Cycles(cycle), restless });
             }
             if !yes && !standing::covers(&approved, &plan) {
                 let (reply, answer) = oneshot::channel();

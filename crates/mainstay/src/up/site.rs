@@ -3,9 +3,9 @@
 //! What the file means is the compiler's, in `mainstay_core::state::site`; here is what it must not do itself.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use mainstay_control::view::{Problem, ProblemKind};
@@ -75,7 +75,9 @@ fn problem(errors: &SiteErrors) -> Problem {
 
 impl Files for Folder {
     fn read(&self, path: &str, limit: usize) -> Result<Vec<u8>, String> {
-        let file = File::open(path).map_err(words)?;
+        // Without O_NONBLOCK, opening a FIFO would wait for its other end.
+        let flags = nix::libc::O_NONBLOCK;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(words)?;
         if !file.metadata().map_err(words)?.is_file() {
             return Err("it is not a regular file".into());
         }
@@ -256,5 +258,7 @@ mod tests {
         assert!(Folder.tree(path, 6).unwrap_err().contains("larger than"));
         assert!(Folder.read(path, 9).is_err());
         assert!(Folder.read("/no/such/file", 9).unwrap_err().contains("no such file"));
+        nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert!(Folder.read(at("fifo").to_str().unwrap(), 9).unwrap_err().contains("not a regular file"));
     }
 }

@@ -74,7 +74,7 @@ enum Line {
 
 #[derive(Clone, PartialEq, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
-#[schemars(inline)]
+#[schemars(inline, extend("x-mainstay" = "expression"))]
 enum Expression {
     Constant(bool),
     Text(String),
@@ -303,6 +303,15 @@ mod tests {
             let applied = apply(params.clone()).unwrap();
             assert_eq!(applied.outputs["stdout"], stdout, "{params}");
             assert_eq!((&applied.outputs["exit_code"], applied.unchanged), (&json!(0), false));
+        }
+    }
+
+    #[test]
+    fn whoever_compiles_knows_which_parameters_are_expressions() {
+        let schema = crate::registry::Registry::default().with(Cmd).get("cmd").unwrap().schema();
+        for name in ["changed_when", "failed_when"] {
+            let kinds = schema["properties"][name]["anyOf"].as_array().expect("it may be left out");
+            assert!(kinds.iter().any(|kind| kind["x-mainstay"] == "expression"), "{name}: {kinds:?}");
         }
     }
 

@@ -81,6 +81,13 @@ impl Sight {
         }
     }
 
+    /// Nothing in this plan calls for it.
+    fn owed(mut self) -> Self {
+        const OWED: &str = "owed from an earlier run";
+        self.reason = Some(self.reason.map_or_else(|| OWED.into(), |own| format!("{OWED}; {own}")));
+        self
+    }
+
     /// Whether or how it happens is known only later.
     fn conditional(mut self, reason: String) -> Self {
         self.step = StepWord::Conditional;
@@ -187,7 +194,11 @@ impl Analyzing<'_> {
         let prepared = self.question.prepared;
         let judgement = self.judge(state);
         let (sight, refresh) = match &judgement {
-            Judgement::Analyse { refresh } => (self.sight(state, true), refresh.clone()),
+            Judgement::Analyse { refresh } => {
+                let sight = self.sight(state, true);
+                let is_owed = sight.step.is_pending() && self.outlook.owes_trigger(state);
+                (if is_owed { sight.owed() } else { sight }, refresh.clone())
+            }
             Judgement::Ran { refresh } => {
                 (Sight::new(StepWord::Unchanged, "it ran already in this run"), refresh.clone())
             }

@@ -88,7 +88,15 @@ pub struct Scratch {
 
 impl Scratch {
     pub fn make() -> io::Result<Self> {
-        let path = nix::unistd::mkdtemp(&std::env::temp_dir().join("mainstay-analyze-XXXXXX"))?;
+        Self::make_in(&std::env::temp_dir())
+    }
+
+    fn make_in(place: &Path) -> io::Result<Self> {
+        let of = |errno| {
+            let error = io::Error::from(errno);
+            io::Error::new(error.kind(), format!("{}: {error}", place.display()))
+        };
+        let path = nix::unistd::mkdtemp(&place.join("mainstay-analyze-XXXXXX")).map_err(of)?;
         Ok(Self { path })
     }
 
@@ -119,6 +127,12 @@ impl Drop for Scratch {
 mod tests {
     use super::*;
     use std::process::Command;
+
+    #[test]
+    fn where_there_is_no_room_for_scribbles_is_said() {
+        let error = Scratch::make_in(Path::new("/no/such/place")).unwrap_err();
+        assert!(error.to_string().starts_with("/no/such/place: No such file"), "{error}");
+    }
 
     /// Whatever makes, changes or removes a file, by this process or a program that it starts.
     #[test]

@@ -260,6 +260,7 @@ pub fn catalog(states: impl IntoIterator<Item = Made>) -> Catalog {
         scopes: vec![Values::new()],
         secrets: Values::new(),
         states: states.into_iter().map(|made| made.0).collect(),
+        left_out: BTreeMap::new(),
         blobs: BTreeMap::new(),
         extensions: BTreeMap::new(),
     }

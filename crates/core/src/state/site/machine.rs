@@ -45,12 +45,19 @@ pub(super) fn catalog(site: &Site<'_>, machine: &Machine<'_>) -> Result<Catalog,
         return Err(errors);
     }
     let problems = Problems::default();
-    let present = present(&expansion, &subject);
+    let here = targeted(&expansion, &subject);
+    let present = selected(&expansion, &here);
     let references = remaining(&expansion, &present, machine, &problems);
     if let Some(errors) = errors(site, machine, problems) {
         return Err(errors);
     }
-    Ok(build(site, &expansion, &present, &references))
+    let left_out = |state: &StateIndex| here[*state] && !present[*state];
+    let named = |state: StateIndex| {
+        let declared = &expansion.states[state].declared;
+        (declared.id.clone(), declared.module.clone())
+    };
+    let left_out = (0..present.len()).filter(left_out).map(named).collect();
+    Ok(Catalog { left_out, ..build(site, &expansion, &present, &references) })
 }
 
 /// Names what a machine and its targets bring; empty if nothing.
@@ -75,9 +82,9 @@ fn errors(site: &Site<'_>, machine: &Machine<'_>, problems: Problems) -> Option<
     Some(if is_own { errors.of_machine(machine.name) } else { errors })
 }
 
-/// Which states the machine has.
-fn present(expansion: &Expansion, subject: &Subject<'_>) -> Vec<bool> {
-    let mut present = match &expansion.targets {
+/// Which states are for the machine.
+fn targeted(expansion: &Expansion, subject: &Subject<'_>) -> Vec<bool> {
+    match &expansion.targets {
         None => vec![true; expansion.states.len()],
         Some(targets) => {
             let mut present = vec![false; expansion.states.len()];
@@ -86,11 +93,15 @@ fn present(expansion: &Expansion, subject: &Subject<'_>) -> Vec<bool> {
             }
             present
         }
-    };
-    if let Some(only) = &expansion.only {
-        present.iter_mut().zip(only).for_each(|(present, kept)| *present &= kept);
     }
-    present
+}
+
+/// Which of them `--only` keeps.
+fn selected(expansion: &Expansion, here: &[bool]) -> Vec<bool> {
+    match &expansion.only {
+        None => here.to_vec(),
+        Some(only) => here.iter().zip(only).map(|(here, kept)| *here && *kept).collect(),
+    }
 }
 
 /// The requisites that are left on this machine. What names a state that is not here is wrong.
@@ -175,6 +186,7 @@ fn build(site: &Site<'_>, expansion: &Expansion, present: &[bool], references: &
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
         states,
+        left_out: BTreeMap::new(),
         blobs: blobs
             .into_iter()
             .filter_map(|id| Some((id.clone(), site.library.bytes(&id)?.to_vec())))

@@ -148,7 +148,7 @@ impl Made<'_> {
         if !is_id(&id) {
             let message = format!("{} cannot be an id", shown(&id));
             let hint = format!(
-                "an id has at most {MAX_ID} characters, and no `*`, `?` or `[`, which make a pattern"
+                "an id has 1 to {MAX_ID} characters, no space at its ends, no control character, and none of `*`, `?` and `[`, which make a pattern; nor does it begin with `include:`"
             );
             builder.problems().note(at, message, Some(hint));
             return None;

@@ -69,10 +69,12 @@ impl Owed {
         self.0.iter()
     }
 
-    /// Those whose state is gone, or is of another module now. They are reported, and dropped only by command.
+    /// Those whose state is gone, or is of another module now; one that `--only` left out is not gone. They are reported,
+    /// and dropped only by command.
     pub fn orphans(&self, catalog: &Catalog) -> Vec<&Debt> {
-        let states: BTreeMap<&str, &str> =
-            catalog.states.iter().map(|state| (state.id.as_str(), state.module.as_str())).collect();
+        let chosen = catalog.states.iter().map(|state| (state.id.as_str(), state.module.as_str()));
+        let left_out = catalog.left_out.iter().map(|(id, module)| (id.as_str(), module.as_str()));
+        let states: BTreeMap<&str, &str> = chosen.chain(left_out).collect();
         self.0.iter().filter(|debt| states.get(debt.state.as_str()) != Some(&debt.module.as_str())).collect()
     }
 }

@@ -358,6 +358,14 @@ impl<'a> Outlook<'a> {
         super::is_called(self.catalog, state) || self.ledger.carries(state, DebtKind::Trigger)
     }
 
+    /// It goes by what it owes: a cause of its `onchanges` changed in an earlier run.
+    pub fn owes_trigger(&self, state: StateIndex) -> bool {
+        let requisites = &self.catalog.states[state].requisites;
+        [RequisiteKind::Onchanges, RequisiteKind::OnchangesAny].into_iter().any(|kind| {
+            !requisites.targets(kind).is_empty() && self.ledger.owes_trigger(self.catalog, state, kind)
+        })
+    }
+
     /// All requisites but `prereq`. What is not settled is taken as pending.
     fn weigh(&self, state: StateIndex, fate: impl Fn(StateIndex) -> Option<Fate>) -> Weighed {
         let requisites = &self.catalog.states[state].requisites;

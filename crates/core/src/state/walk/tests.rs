@@ -229,10 +229,16 @@ fn a_trigger_is_owed_for_the_kind_that_named_its_cause() {
     // Of another module: nobody here owes it.
     let other = Debt { module: "cmd".into(), ..owes("s", DebtKind::Trigger, "gone") };
     assert!(walked(text, none, std::slice::from_ref(&other)).ends_with("s:skipped"));
-    let sketch = Sketch::new(text);
-    let all: Owed = [other.clone(), owes("s", DebtKind::Trigger, "a"), owes("nobody", DebtKind::Listen, "a")]
-        .into_iter()
-        .collect();
+    let mut sketch = Sketch::new(text);
+    sketch.catalog.left_out.insert("unchosen".into(), "file".into());
+    let all: Owed = [
+        other.clone(),
+        owes("s", DebtKind::Trigger, "a"),
+        owes("nobody", DebtKind::Listen, "a"),
+        owes("unchosen", DebtKind::Trigger, "a"),
+    ]
+    .into_iter()
+    .collect();
     let orphans = all.orphans(&sketch.catalog);
     assert_eq!(orphans, [&owes("nobody", DebtKind::Listen, "a"), &other]);
 }

@@ -233,6 +233,7 @@ impl Source for Empty {
             scopes: vec![],
             secrets: Values::new(),
             states: vec![],
+            left_out: BTreeMap::new(),
             blobs: BTreeMap::new(),
             extensions: BTreeMap::new(),
         };
@@ -460,7 +461,7 @@ async fn a_later_cycle_asks_only_for_what_was_not_covered() {
 async fn what_never_becomes_stable_is_a_failure() {
     let restless = Script { plans: vec![vec![("a", StepWord::Change, "x")]], ..Script::default() };
     let outcome = play(&[("m", restless)], Options { cycles: 2, ..YES }, answers(&[])).await;
-    assert_eq!(outcome.verdicts(), ["m: not stable after 2 cycles"]);
+    assert_eq!(outcome.verdicts(), ["m: not stable after 2 cycles: a would change again"]);
     assert!(outcome.ends[0].verdict.is_failure());
 }
 

@@ -205,7 +205,20 @@ fn only_keeps_what_is_meant_and_what_that_names() {
         let input = SiteInput { only: only.iter().map(|o| (*o).to_owned()).collect(), ..input() };
         let catalog = catalog_of(&input, &Disk::of(&[("site.yaml", text)]), &Values::new()).unwrap();
         assert_eq!(ids(&catalog), expected, "{only:?}");
+        let left_out: Vec<&str> = catalog.left_out.keys().map(crate::state::StateId::as_str).collect();
+        let others: Vec<&str> =
+            ["a", "b", "c", "d", "e", "f"].into_iter().filter(|id| !expected.contains(id)).collect();
+        assert_eq!(left_out, others, "{only:?}");
+        assert!(catalog.left_out.get(&crate::state::StateId::from("a")).is_none_or(|module| module == "pkg"));
     }
+}
+
+#[test]
+fn what_is_for_other_machines_is_not_left_out_by_only() {
+    let text = "targets: {all: [a, b], other: [c]}\nstates:\n  a: {cmd: {run: a}}\n  b: {cmd: {run: b}}\n  c: {cmd: {run: c}}\n";
+    let input = SiteInput { only: vec!["a".into()], ..input() };
+    let catalog = catalog_of(&input, &Disk::of(&[("site.yaml", text)]), &Values::new()).unwrap();
+    assert_eq!(catalog.left_out, BTreeMap::from([("b".into(), "cmd".into())]));
 }
 
 #[test]

@@ -105,13 +105,13 @@ fn the_shape_of_the_file() {
       3 |   b: {pkg: nginx}
         |            ^
 
-    site.yaml:1:10: `a*` cannot be an id (an id has at most 250 characters, and no `*`, `?` or `[`, which make a pattern)
+    site.yaml:1:10: `a*` cannot be an id (an id has 1 to 250 characters, no space at its ends, no control character, and none of `*`, `?` and `[`, which make a pattern; nor does it begin with `include:`)
       1 | states: {'a*': {pkg: {}}, '': {pkg: {}}, 'include:x': {pkg: {}}}
         |          ^
-    site.yaml:1:27: `` cannot be an id (an id has at most 250 characters, and no `*`, `?` or `[`, which make a pattern)
+    site.yaml:1:27: `` cannot be an id (an id has 1 to 250 characters, no space at its ends, no control character, and none of `*`, `?` and `[`, which make a pattern; nor does it begin with `include:`)
       1 | states: {'a*': {pkg: {}}, '': {pkg: {}}, 'include:x': {pkg: {}}}
         |                           ^
-    site.yaml:1:42: `include:x` cannot be an id (an id has at most 250 characters, and no `*`, `?` or `[`, which make a pattern)
+    site.yaml:1:42: `include:x` cannot be an id (an id has 1 to 250 characters, no space at its ends, no control character, and none of `*`, `?` and `[`, which make a pattern; nor does it begin with `include:`)
       1 | states: {'a*': {pkg: {}}, '': {pkg: {}}, 'include:x': {pkg: {}}}
         |                                          ^
     "#);
