@@ -210,6 +210,13 @@ pub fn compile<'a>(
     if let Some(errors) = site.library.errors(problems) {
         return Err(errors);
     }
+    expansion.unheard().for_each(|(at, message)| {
+        warnings.note(
+            at,
+            message,
+            Some("name it in --only as well; later runs do not make up for it".into()),
+        );
+    });
     site.warnings =
         site.library.errors(warnings).map(|found| found.iter().cloned().collect()).unwrap_or_default();
     if !expansion.deferred {

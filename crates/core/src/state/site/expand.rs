@@ -50,6 +50,26 @@ pub(super) struct Expanded {
     pub(super) secrets: BTreeSet<String>,
 }
 
+impl Expansion {
+    /// What `--only` leaves out, though a change of what it keeps would have called for it. Nothing is owed for that: the run does not
+    /// know those states.
+    pub(super) fn unheard(&self) -> impl Iterator<Item = (Place, String)> {
+        use RequisiteKind::{Listen, Onchanges, OnchangesAny, Watch, WatchAny};
+        let only = self.only.as_deref().unwrap_or_default();
+        let kept = |state: StateIndex| only.get(state).copied().unwrap_or(true);
+        let calls = |kind| matches!(kind, Watch | WatchAny | Onchanges | OnchangesAny | Listen);
+        let references = self.references.iter().filter(move |reference| calls(reference.kind));
+        references.flat_map(move |reference| {
+            let cut = move |(carrier, target): &(StateIndex, StateIndex)| !kept(*carrier) && kept(*target);
+            reference.edges().filter(cut).map(move |(carrier, target)| {
+                let id = |state: StateIndex| &self.states[state].declared.id;
+                let (carrier, target) = (id(carrier), id(target));
+                (reference.at, format!("`{carrier}` is left out, and will not hear that `{target}` changes"))
+            })
+        })
+    }
+}
+
 impl Site<'_> {
     pub(super) fn expand(
         &self,

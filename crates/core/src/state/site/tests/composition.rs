@@ -214,6 +214,31 @@ fn only_keeps_what_is_meant_and_what_that_names() {
 }
 
 #[test]
+fn what_only_leaves_deaf_is_said() {
+    let text = "states:\n  conf: {cmd: {run: a}, watch_in: [reload]}\n  restart: {cmd: {run: b}, onchanges: [conf]}\n  reload: {cmd: {run: c}}\n  \
+                after: {cmd: {run: d}, require: [conf]}\n";
+    let disk = Disk::of(&[("site.yaml", text)]);
+    let warnings = |only: &[&str]| -> Vec<String> {
+        let input = SiteInput { only: only.iter().map(|o| (*o).to_owned()).collect(), ..input() };
+        let site = compile(&input, &disk, &Table).unwrap();
+        let lines = site.warnings().iter().map(ToString::to_string);
+        lines
+            .filter(|line| line.contains("will not hear"))
+            .map(|line| line.split(" (name").next().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(
+        warnings(&["conf"]),
+        [
+            "site.yaml:2:36: `reload` is left out, and will not hear that `conf` changes",
+            "site.yaml:3:40: `restart` is left out, and will not hear that `conf` changes",
+        ]
+    );
+    assert_eq!(warnings(&["conf", "re*"]), [""; 0]);
+    assert_eq!(warnings(&[]), [""; 0]);
+}
+
+#[test]
 fn what_is_for_other_machines_is_not_left_out_by_only() {
     let text = "targets: {all: [a, b], other: [c]}\nstates:\n  a: {cmd: {run: a}}\n  b: {cmd: {run: b}}\n  c: {cmd: {run: c}}\n";
     let input = SiteInput { only: vec!["a".into()], ..input() };
