@@ -19,9 +19,11 @@ use mainstay_control::view::{Problem, ProblemKind};
 use mainstay_core::frame::Facts;
 use mainstay_core::state::Values;
 use mainstay_core::target::{Subject, Target, glob_matches};
+use mainstay_core::yaml::{self, Limits, Position};
 use mainstay_link::ssh::SshHost;
 use serde::Deserialize;
 use serde_json::Value;
+use serde_saphyr::{MessageFormatter as _, UserMessageFormatter};
 
 /// Largest inventory: some ten thousand hosts.
 const MAX_FILE: usize = 4 << 20;
@@ -119,12 +121,44 @@ fn invalid(message: impl Into<String>) -> Problem {
     Problem::new(ProblemKind::Invalid, message)
 }
 
+/// The parser speaks of types where people think of fields.
+fn in_our_words(message: &str) -> &str {
+    match message {
+        "invalid u16" => "a port is a number from 1 to 65535",
+        "expected mapping start" => "a map of names is expected here",
+        message => message,
+    }
+}
+
+const LIMITS: Limits = Limits {
+    bytes: MAX_FILE,
+    depth: 16,
+    values: 1_000_000,
+    aliases: 10_000,
+    templates: false,
+    when_too_large: "leave hosts out of it",
+    when_several: "an inventory is one document",
+};
+
 impl Inventory {
     pub fn parse(name: &str, text: &str) -> Result<Self, Problem> {
         if text.len() > MAX_FILE {
             return Err(invalid(format!("{name} is larger than {} MiB", MAX_FILE >> 20)));
         }
-        let file: File = serde_saphyr::from_str(text).map_err(|error| invalid(format!("{name}: {error}")))?;
+        let placed = |place: Position, message: &str, hint: Option<&String>| {
+            let hint = hint.map_or(String::new(), |hint| format!(" ({hint})"));
+            invalid(format!("{name}:{}:{}: {message}{hint}", place.line, place.column))
+        };
+        // What is no YAML, and what would grow without bound, in the words of every file of ours.
+        yaml::parse(text, &LIMITS)
+            .map_err(|error| placed(error.position, &error.message, error.hint.as_ref()))?;
+        let options = serde_saphyr::options! { with_snippet: false };
+        let file: File = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+            let at = error.location().unwrap_or(serde_saphyr::Location::UNKNOWN);
+            let place = Position { line: at.line().max(1) as usize, column: at.column().max(1) as usize };
+            let message = UserMessageFormatter.format_message(error.without_snippet());
+            placed(place, in_our_words(&message), None)
+        })?;
         Self::build(file).map_err(|message| invalid(format!("{name}: {message}")))
     }
 
@@ -366,6 +400,23 @@ groups:
         let own = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         let hosts = example().select(&own(named), &own(targets)).unwrap();
         hosts.into_iter().map(|host| host.name).collect()
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place() {
+        let told = |text: &str| Inventory::parse("hosts.yaml", text).unwrap_err().message;
+        for (text, place) in [
+            ("hosts:\n  a: {port: 70000}\n", "hosts.yaml:2:13: a port is"),
+            ("hosts:\n  a: {colour: red}\n", "hosts.yaml:2:"),
+            ("hosts:\n  a:\n  a:\n", "hosts.yaml:3:3: "),
+            ("hosts: [a]\n", "hosts.yaml:1:8: a map"),
+            ("hosts: {a: {\n", "hosts.yaml:"),
+            ("a: &a [x, x]\nb: [*a]\nhosts: {}\n", "hosts.yaml:1:"),
+        ] {
+            let told = told(text);
+            assert!(told.starts_with(place), "{told}");
+            assert!(!told.contains('\n') && !told.contains("<input>") && !told.contains("Options"), "{told}");
+        }
     }
 
     #[test]
