@@ -121,7 +121,7 @@ pub enum StateLine {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PlannedLine {
     pub cycle: u32,
-    /// What an approval names: [`Plan::content_digest`].
+    /// What an approval names: [`Plan::content_digest`](super::plan::Plan::content_digest).
     pub plan: String,
     /// How many steps follow this line.
     pub steps: u64,

@@ -41,7 +41,7 @@ impl Draft {
 }
 
 impl Awaited {
-    /// What an approval names: [`Plan::digest`].
+    /// What an approval names: [`Plan::digest`](mainstay_core::state::plan::Plan::digest).
     pub(super) fn digest(&self) -> &str {
         &self.digest
     }
