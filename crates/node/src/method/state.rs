@@ -47,6 +47,9 @@ pub const MAX_CYCLES: u32 = 100;
 /// Plans that one approval may name; the hub takes no more.
 const MAX_APPROVED: usize = 4096;
 
+/// Lines of a plan go out in pieces of about this many bytes: each piece is signed, and written at both ends.
+const PIECE: usize = 16 << 10;
+
 /// Steps of a kept plan that are given to the engine together.
 const STEPS: usize = 64;
 
@@ -283,11 +286,18 @@ impl Talk<'_> {
         let orphans = plan.head.orphans.clone();
         let planned = PlannedLine { cycle, plan: name, steps: told, unchanged, pending, errors, orphans };
         self.line(&StateLine::Planned(planned)).await;
+        let mut text = Vec::new();
         for step in plan.steps().map_err(kept)? {
             let step = step.map_err(kept)?;
             if !step.is_quiet() {
-                self.line(&StateLine::Step { cycle, step }).await;
+                put(&StateLine::Step { cycle, step }, &mut text);
             }
+            if text.len() >= PIECE {
+                self.output.write(Stream::Stdout, &std::mem::take(&mut text)).await;
+            }
+        }
+        if !text.is_empty() {
+            self.output.write(Stream::Stdout, &text).await;
         }
         Ok(Found { stable: plan.head.stable, errors })
     }
@@ -333,10 +343,18 @@ impl Talk<'_> {
     }
 
     async fn line(&mut self, line: &StateLine) {
-        // Nothing in a line is anything but text, numbers and what JSON made.
-        let Ok(mut text) = serde_json::to_vec(line) else { return };
-        text.push(b'\n');
+        let mut text = Vec::new();
+        put(line, &mut text);
         self.output.write(Stream::Stdout, &text).await;
+    }
+}
+
+fn put(line: &StateLine, text: &mut Vec<u8>) {
+    let whole = text.len();
+    // Nothing in a line is anything but text, numbers and what JSON made.
+    match serde_json::to_writer(&mut *text, line) {
+        Ok(()) => text.push(b'\n'),
+        Err(_) => text.truncate(whole),
     }
 }
 
