@@ -305,9 +305,21 @@ impl Talk<'_> {
     /// True if nothing failed, was blocked or had drifted.
     async fn apply(&mut self, cycle: u32, approval: Approval) -> Result<bool, Stop> {
         self.ask(Ask::Apply { cycle, approval }).await?;
+        // What was reported goes out at once, together with what waits behind it.
+        let mut text = Vec::new();
         loop {
-            match self.tell().await? {
-                Tell::Report(report) => self.line(&StateLine::Report { cycle, report }).await,
+            let tell = self.tell().await;
+            if let Ok(Tell::Report(report)) = tell {
+                put(&StateLine::Report { cycle, report }, &mut text);
+                if text.len() >= PIECE || self.session.tells.is_empty() {
+                    self.output.write(Stream::Stdout, &std::mem::take(&mut text)).await;
+                }
+                continue;
+            }
+            if !text.is_empty() {
+                self.output.write(Stream::Stdout, &std::mem::take(&mut text)).await;
+            }
+            match tell? {
                 Tell::Applied { counts, drift } => {
                     let well = drift.is_none() && counts.failed == 0 && counts.blocked == 0;
                     self.line(&StateLine::Applied { cycle, counts, drift }).await;
