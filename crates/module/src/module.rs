@@ -51,6 +51,12 @@ pub trait Module: Send + Sync + 'static {
         false
     }
 
+    /// Whether analyze reads files alone, starts no program and asks nobody: the engine may have it look before the state's
+    /// turn, on another thread, and throw away what it found.
+    fn looks_ahead(&self) -> bool {
+        false
+    }
+
     fn analyze(&self, params: &Self::Params, cx: &Analyze<'_>) -> Result<Analysis, Failure>;
 
     /// `analysis` is of a moment ago, with nothing forecast.

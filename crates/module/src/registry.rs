@@ -94,6 +94,10 @@ pub trait AnyModule: Send + Sync {
     fn brings(&self) -> bool {
         false
     }
+    /// See [`Module::looks_ahead`].
+    fn looks_ahead(&self) -> bool {
+        false
+    }
     fn analyze(&self, params: &Params, cx: &Analyze<'_>) -> Result<Analysis, Failure>;
     fn apply(&self, params: &Params, cx: &Apply<'_>, analysis: &Analysis) -> Result<Applied, Failure>;
     /// See [`Module::stage`].
@@ -155,6 +159,10 @@ impl<M: Module> AnyModule for Typed<M> {
 
     fn brings(&self) -> bool {
         self.0.brings()
+    }
+
+    fn looks_ahead(&self) -> bool {
+        self.0.looks_ahead()
     }
 
     fn analyze(&self, params: &Params, cx: &Analyze<'_>) -> Result<Analysis, Failure> {

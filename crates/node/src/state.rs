@@ -17,6 +17,7 @@ mod engine;
 mod extensions;
 mod facts;
 mod failpoint;
+mod glances;
 mod guard;
 mod lock;
 mod machine;

@@ -6,6 +6,8 @@ mod ahead;
 mod bringing;
 #[path = "state/extensions.rs"]
 mod extensions;
+#[path = "state/glances.rs"]
+mod glances;
 #[path = "state/looking.rs"]
 mod looking;
 #[path = "state/machine.rs"]

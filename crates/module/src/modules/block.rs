@@ -204,6 +204,10 @@ cluster-hosts:
         needs
     }
 
+    fn looks_ahead(&self) -> bool {
+        true
+    }
+
     fn analyze(&self, p: &Params, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
         p.with_edit(cx.state, |edit| edit.analyze(cx))
     }

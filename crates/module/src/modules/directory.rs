@@ -104,6 +104,10 @@ app-cache:
         vec![Resource::path(&p.path)]
     }
 
+    fn looks_ahead(&self) -> bool {
+        true
+    }
+
     fn analyze(&self, p: &Params, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
         let sight = if p.absent { absence(p, cx) } else { presence(p, cx) };
         let analysis = conclude(&p.path, sight)?;

@@ -141,6 +141,10 @@ old-conf:
         vec![Resource::path(&p.path)]
     }
 
+    fn looks_ahead(&self) -> bool {
+        true
+    }
+
     fn analyze(&self, p: &Params, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
         conclude(&p.path, if p.absent { absence(p, cx) } else { presence(p, cx) })
     }

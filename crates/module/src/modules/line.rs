@@ -156,6 +156,10 @@ no-old-server:
         needs
     }
 
+    fn looks_ahead(&self) -> bool {
+        true
+    }
+
     fn analyze(&self, p: &Params, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
         p.with_edit(|edit| edit.analyze(cx))
     }

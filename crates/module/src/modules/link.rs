@@ -76,6 +76,10 @@ app-current:
         vec![Resource::path(&p.path)]
     }
 
+    fn looks_ahead(&self) -> bool {
+        true
+    }
+
     fn analyze(&self, p: &Params, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
         let analysis = conclude(&p.path, look(p, cx))?.output("path", p.path.to_string_lossy());
         Ok(match &p.target {

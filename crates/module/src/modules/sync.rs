@@ -174,6 +174,10 @@ site-files:
         std::iter::once(Resource::path(&p.path)).chain(inside).collect()
     }
 
+    fn looks_ahead(&self) -> bool {
+        true
+    }
+
     fn analyze(&self, p: &Params, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
         let analysis = conclude(&p.path, look(p, cx))?;
         Ok(analysis.output("path", p.path.to_string_lossy()))

@@ -14,6 +14,7 @@ use mainstay_module::forecast::Forecast;
 use mainstay_module::module::{Analysis, Analyze, Blobs};
 
 use super::awaited::{Awaited, Draft};
+use super::glances::Glances;
 use super::guard::{self, Guarded};
 use super::machine::{Looked, Looking};
 use super::outputs::Table;
@@ -37,6 +38,7 @@ pub(super) struct Question<'a> {
 
 struct Analyzing<'a> {
     question: &'a Question<'a>,
+    glances: &'a Glances<'a>,
     outlook: Outlook<'a>,
     forecast: Forecast,
     table: Table,
@@ -131,9 +133,14 @@ impl Telling<'_> {
 
 /// Nothing if it was called off.
 pub(super) fn analyze(question: &Question<'_>) -> Option<(PlanHead, Awaited)> {
+    Glances::beside(question.prepared, question.machine, |glances| analyze_beside(question, glances))
+}
+
+fn analyze_beside(question: &Question<'_>, glances: &Glances<'_>) -> Option<(PlanHead, Awaited)> {
     let prepared = question.prepared;
     let mut analyzing = Analyzing {
         question,
+        glances,
         outlook: Outlook::new(&prepared.catalog, &prepared.order, question.owed, question.ran),
         forecast: Forecast::default(),
         table: Table::unknown(&prepared.catalog),
@@ -192,6 +199,7 @@ fn listens(prepared: &Prepared, state: StateIndex) -> bool {
 impl Analyzing<'_> {
     fn turn(&mut self, state: StateIndex) -> PlanStep {
         let prepared = self.question.prepared;
+        self.glances.turn(prepared.order.place(state));
         let judgement = self.judge(state);
         let (sight, refresh) = match &judgement {
             Judgement::Analyse { refresh } => {
@@ -355,6 +363,9 @@ impl Analyzing<'_> {
                 return Ok(Err(reason));
             }
             let (Some(params), None) = (params, &probe_waits) else { return Ok(Ok(None)) };
+            if let Some(analysis) = self.glances.take(prepared.order.place(state), &self.forecast) {
+                return Ok(Ok(Some(analysis)));
+            }
             let blobs = Blobs(&prepared.catalog.blobs);
             let cx = Analyze { state: prepared.id(state), view, forecast: &self.forecast, blobs };
             module.analyze(params, &cx).map(|analysis| Ok(Some(analysis)))

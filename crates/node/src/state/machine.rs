@@ -73,6 +73,11 @@ impl Looking {
         }
     }
 
+    /// The machine as this process itself sees it.
+    pub(super) fn own_view(&self) -> &View {
+        &self.view
+    }
+
     pub(super) fn is_cancelled(&self) -> bool {
         self.cancel.is_cancelled()
     }

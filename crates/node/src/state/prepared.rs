@@ -160,6 +160,14 @@ impl Prepared {
         states.iter().map(|state| self.id(*state).clone()).collect()
     }
 
+    /// The parameters, if nothing that happens can change them.
+    pub(super) fn settled(&self, state: StateIndex) -> Option<&Params> {
+        match &self.states[state].params {
+            Kept::Read(params) => Some(params),
+            Kept::Wrong(_) | Kept::AtItsTurn => None,
+        }
+    }
+
     /// The parameters as far as `seen` makes them known.
     pub(super) fn given(&self, state: StateIndex, seen: &Seen<'_>) -> Given<'_> {
         let ready = &self.states[state];
