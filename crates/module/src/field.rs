@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -117,7 +118,7 @@ impl HostPath {
         if path.components().any(|part| part == Component::ParentDir) {
             return Err(format!("the path {text:?} holds `..`"));
         }
-        Ok(Self(path.components().collect()))
+        Ok(Self(plain(path).into_owned()))
     }
 
     pub fn as_path(&self) -> &Path {
@@ -138,6 +139,15 @@ impl<'de> Deserialize<'de> for HostPath {
         let text = Cow::<str>::deserialize(deserializer)?;
         Self::parse(&text).map_err(de::Error::custom)
     }
+}
+
+/// A path without what means nothing in it: doubled slashes, `.`, a slash at the end. Most are written so.
+pub(crate) fn plain(path: &Path) -> Cow<'_, Path> {
+    let bytes = path.as_os_str().as_bytes();
+    let is_plain = bytes == b"/"
+        || !bytes.ends_with(b"/")
+            && bytes.windows(2).all(|pair| pair[0] != b'/' || !matches!(pair[1], b'/' | b'.'));
+    if is_plain { Cow::Borrowed(path) } else { Cow::Owned(path.components().collect()) }
 }
 
 macro_rules! schema {
@@ -186,6 +196,21 @@ mod tests {
         assert_eq!(read(json!(1000)).unwrap().number(), Some(1000));
         for bad in [json!(""), json!("a:b"), json!(-1), json!(u32::MAX), json!(1.5), json!(true)] {
             assert!(read(bad.clone()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_plain_path_is_one_that_its_parts_make_again() {
+        for path in [
+            "/", "/a", "/a/b", "a", "", "a.b/c", "/a/.b", "//a", "/a//b", "/a/", "/a/.", "/./a", "./a",
+            "/a/../b", ".",
+        ] {
+            let path = Path::new(path);
+            assert_eq!(
+                plain(path).as_os_str(),
+                path.components().collect::<PathBuf>().as_os_str(),
+                "{path:?}"
+            );
         }
     }
 

@@ -10,6 +10,8 @@ use std::fmt;
 use mainstay_core::state::StateId;
 use serde_json::Value;
 
+use crate::field::plain;
+
 /// Something on a machine that states provide and need: `user:app`, `group:www`, `path:/etc/app`, `unit:nginx`,
 /// `package:nginx`, `package-index`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -30,7 +32,9 @@ impl Resource {
 
     /// The path as written, without a slash at its end.
     pub fn path(path: &std::path::Path) -> Self {
-        Self::new("path", path.components().collect::<std::path::PathBuf>().display())
+        let mut name = String::from("path:");
+        name.push_str(&plain(path).to_string_lossy());
+        Self(name)
     }
 
     pub fn unit(name: &str) -> Self {
@@ -48,6 +52,10 @@ impl Resource {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    pub fn into_string(self) -> String {
+        self.0
     }
 }
 

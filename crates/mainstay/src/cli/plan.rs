@@ -1,5 +1,6 @@
 //! `mainstay plan`: what would change. And what it shares with `up`: which states, which machines, what is shown.
 
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -147,12 +148,13 @@ pub(super) async fn bring(
     let terms = Terms { unattended, expires: args.expires };
     let Means { ways, desk } = args.means(hub, terms, registry).await?;
     let modules = Modules(registry);
-    let file = args.compile(&ways, &modules, screen)?;
+    // The process ends soon: taking a large file apart again would only make it end later.
+    let file = ManuallyDrop::new(args.compile(&ways, &modules, screen)?);
     if desk.is_some() {
         // A node costs us nothing here, and those that are asked at once share a run.
         options.forks = options.forks.max(ways.len());
     }
-    let rollout = Rollout { ways, source: &file, options, interrupt: Interrupt::default() };
+    let rollout = Rollout { ways, source: &*file, options, interrupt: Interrupt::default() };
     show(rollout, desk, detail, screen).await
 }
 

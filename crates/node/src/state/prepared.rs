@@ -15,6 +15,7 @@ use mainstay_core::state::template::{
 };
 use mainstay_core::state::{StateId, StateIndex, Values};
 use mainstay_module::Failure;
+use mainstay_module::forecast::Resource;
 use mainstay_module::registry::{AnyModule, Params, Registry};
 use serde_json::Value;
 
@@ -106,12 +107,8 @@ impl Prepared {
             let seen = nothing.seen_by(&catalog, state);
             let given = give(&catalog, &templates, &facts, module.as_ref(), state, &seen);
             let link = |params: &Params| Links {
-                needs: module.needs(params).iter().map(|resource| resource.as_str().to_owned()).collect(),
-                provides: module
-                    .provides(params)
-                    .iter()
-                    .map(|resource| resource.as_str().to_owned())
-                    .collect(),
+                needs: module.needs(params).into_iter().map(Resource::into_string).collect(),
+                provides: module.provides(params).into_iter().map(Resource::into_string).collect(),
                 merge: module.merge_key(params),
                 refreshes: module.refreshes(),
             };
