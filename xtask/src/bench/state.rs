@@ -24,6 +24,8 @@ const PART: &str = "state";
 const FILES: usize = 500;
 const GOAL_NOOP_MS: f64 = 20.0;
 const GOAL_FIRST_MS: f64 = 300.0;
+/// On ten hosts; with five times as many some peers take hours.
+const BESIDE_PEERS: usize = 100;
 const ON_AGENTS: usize = 100;
 const AGENTS: usize = 10;
 const GOAL_AGENTS_MS: f64 = 150.0;
@@ -149,11 +151,27 @@ fn ssh(bench: &Bench, place: &Place, figures: &mut Figures) -> anyhow::Result<()
         figures.note("there is no sshd here: nothing was measured by ssh");
         return Ok(());
     };
-    let site = place.write("ssh.yaml", &tree::site(FILES, "{{ root }}"))?;
+    by_ssh(bench, place, &hosts, FILES, &[], figures)?;
+    if bench.peers.is_some() {
+        let peers = peers::state(bench.peers.as_deref(), BESIDE_PEERS, usize::from(hosts::HOSTS))?;
+        by_ssh(bench, place, &hosts, BESIDE_PEERS, &peers, figures)?;
+    }
+    Ok(())
+}
+
+fn by_ssh(
+    bench: &Bench,
+    place: &Place,
+    hosts: &Hosts,
+    files: usize,
+    peers: &[peers::Phase],
+    figures: &mut Figures,
+) -> anyhow::Result<()> {
+    let site = place.write("ssh.yaml", &tree::site(files, "{{ root }}"))?;
     let mut times = Times::default();
     for round in 0..=ROUNDS {
         let mut kept = Times::default();
-        kept.round(&hosts.trees(), FILES, &|verb| {
+        kept.round(&hosts.trees(), files, &|verb| {
             let mut command = talking(bench, &place.0.join("data"), verb, &site);
             hosts.reached_by(&mut command);
             command
@@ -165,10 +183,8 @@ fn ssh(bench: &Bench, place: &Place, figures: &mut Figures) -> anyhow::Result<()
             times.noop.append(&mut kept.noop);
         }
     }
-    let count = usize::from(hosts::HOSTS);
-    let peers = peers::state(bench.peers.as_deref(), FILES, count)?;
-    let what = format!("{FILES} files on {count} hosts by ssh");
-    show(figures, &what, &mut times, &Goals::default(), None, &peers);
+    let what = format!("{files} files on {} hosts by ssh", hosts::HOSTS);
+    show(figures, &what, &mut times, &Goals::default(), None, peers);
     Ok(())
 }
 
