@@ -227,12 +227,13 @@ impl Recorder {
             Judged::Known => return say(done, Verdict::Accepted),
             Judged::TooMuch => return say(done, Verdict::Refused(Rejection::TooLarge)),
             Judged::Later => return say(done, busy(OVERTOOK)),
-            Judged::New => {}
+            Judged::New | Judged::Cut => {}
         }
         let draft = drafts.entry(run).or_default();
         if seen.insert((run, node, seq)) {
             let mut room = open.output_room(node);
             match answer {
+                Answer::End(_) if judged == Judged::Cut => draft.push(Entry::Cut { node }),
                 Answer::Output(piece) => draft.push(Entry::Output { node, piece: cut(piece, &mut room) }),
                 Answer::End(mut end) => {
                     // Pieces beside the end, so that neither outgrows the Store's bound.
@@ -525,7 +526,7 @@ impl Waiter {
     fn tell(self, open: Option<&Run>, error: Option<&ShelfError>) {
         match (self, error) {
             (Self::End(node, done), None) => {
-                let overtook = open.is_some_and(|open| open.judge_end(node) == Judged::Later);
+                let overtook = open.is_some_and(|open| open.judge_end(node) != Judged::Known);
                 done.send(if overtook { busy(OVERTOOK) } else { Verdict::Accepted }).ok()
             }
             (Self::End(_, done), Some(e)) => done.send(busy(&e.to_string())).ok(),

@@ -64,6 +64,8 @@ pub struct Slot {
     sends: u8,
     /// The hub decided an end alone, and the node's own may still come.
     provisional: bool,
+    /// This hub was restored from a backup, and its earlier life may have had answers of the node that never come again.
+    forgotten: bool,
     /// The node's own end: whether it is a good one, and how many pieces precede it.
     end: Option<(bool, u64)>,
     /// All pieces up to this number are in the log …
@@ -91,6 +93,8 @@ pub enum Judged {
     TooMuch,
     /// Not now: pieces before it are missing.
     Later,
+    /// It is an end that is in the log already, and the pieces that are missing before it will not come any more.
+    Cut,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -228,11 +232,13 @@ impl Run {
         }
     }
 
-    /// An end stands for all output before it: its node keeps that output until the end is accepted.
+    /// An end stands for all output before it: its node keeps that output until the end is accepted. By the time that the end
+    /// comes again, all that the node still has came again as well.
     pub fn judge_end(&self, node: u32) -> Judged {
         let slot = self.slot(node);
         match (slot.stage, slot.end) {
             (Stage::Done, _) => Judged::Known,
+            (_, Some(_)) if slot.forgotten => Judged::Cut,
             (_, Some(_)) => Judged::Later,
             (_, None) => Judged::New,
         }
@@ -271,6 +277,11 @@ impl Run {
             }
             Entry::Decided { node, outcome, provisional, .. } if here(node) => {
                 self.decide(*node, outcome, *provisional)
+            }
+            Entry::Cut { node } if here(node) => {
+                let slot = self.slot_mut(*node);
+                slot.end = slot.end.map(|(ok, _)| (ok, slot.upto));
+                self.settle(*node);
             }
             Entry::Cancelled { .. } => {
                 if !std::mem::replace(&mut self.cancelled, true) && self.live {
@@ -559,6 +570,7 @@ impl Run {
             return;
         }
         let was_provisional = std::mem::replace(&mut slot.provisional, provisional);
+        slot.forgotten |= provisional && matches!(outcome, Outcome::Undeliverable(_));
         if provisional {
             slot.sends = slot.sends.max(1);
             if !matches!(outcome, Outcome::Expired) || slot.stage == Stage::Closing {
@@ -618,6 +630,7 @@ impl Slot {
             started: false,
             sends: 0,
             provisional: false,
+            forgotten: false,
             end: None,
             upto: 0,
             beyond: BTreeSet::new(),

@@ -75,6 +75,8 @@ struct World {
     reached: BTreeSet<u32>,
     /// Nodes that answered with an end of their own, before anything final stood there.
     ended: HashMap<u32, bool>,
+    /// Nodes that are no more of the fleet, and say nothing.
+    gone: BTreeSet<u32>,
 }
 
 impl World {
@@ -84,6 +86,7 @@ impl World {
             run: Run::new(record(gated)),
             reached: BTreeSet::new(),
             ended: HashMap::new(),
+            gone: BTreeSet::new(),
         };
         world.log.push(Entry::Targets(targets()));
         world.open(true);
@@ -139,7 +142,7 @@ impl World {
                 self.run.not_delivered(Step::Recall(node));
             }
             // Nodes answer only what reached them.
-            Event::Piece(node, seq) if self.reached.contains(&node) => {
+            Event::Piece(node, seq) if self.is_heard(node) => {
                 let piece = Piece {
                     seq,
                     stream: mainstay_core::envelope::Stream::Stdout,
@@ -149,7 +152,7 @@ impl World {
                     self.write(Entry::Output { node, piece });
                 }
             }
-            Event::End(node, ok, last_seq) if self.reached.contains(&node) => {
+            Event::End(node, ok, last_seq) if self.is_heard(node) => {
                 let judged = self.run.judge_end(node);
                 if judged == Judged::New {
                     self.ended.insert(node, ok);
@@ -190,6 +193,7 @@ impl World {
                 }
             }
             Event::Abandon(node) => {
+                self.gone.insert(node);
                 if let Some(entry) = self.run.abandon(node, Timestamp::from_millis(1)) {
                     self.write(entry);
                 }
@@ -203,6 +207,10 @@ impl World {
             Event::Restart => self.open(false),
             _ => {}
         }
+    }
+
+    fn is_heard(&self, node: u32) -> bool {
+        self.reached.contains(&node) && !self.gone.contains(&node)
     }
 
     fn check(&self) {

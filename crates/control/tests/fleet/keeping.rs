@@ -8,7 +8,8 @@ use mainstay_control::backup::{self, BackupError};
 use mainstay_control::view::*;
 use mainstay_core::envelope::{Payload, Request, Stream};
 use mainstay_core::frame::{Goodbye, Verdict};
-use mainstay_core::outcome::Rejection;
+use mainstay_core::id::MessageId;
+use mainstay_core::outcome::{Exit, Outcome, Rejection};
 use mainstay_node::hub_role::HubRole as _;
 use mainstay_store::Store as _;
 use mainstay_store::store::{LogName, Position};
@@ -179,6 +180,43 @@ async fn a_restored_hub_is_the_same_hub_and_takes_what_it_missed() {
     let new = f.run(spec("n0")).await;
     let f = f.restart().await;
     assert_eq!(f.view(new).await.0.pending, 1);
+}
+
+#[tokio::test]
+async fn output_that_a_restored_hub_lost_does_not_hold_an_end_up() {
+    let f = Fixture::new().await;
+    let mut nodes = f.nodes(1).await;
+    let run = f.run(spec("n0")).await;
+    nodes[0].accept(&f.hub);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = elsewhere.path().join("hub.backup");
+    f.hub.backup(&admin(), &file).await.unwrap();
+    // Only the hub's earlier life has the first piece; the node has let go of it.
+    assert_eq!(nodes[0].output(&f.hub, run, 1, Stream::Stdout, b"one ").await, Verdict::Accepted);
+    let clock = f.clock.clone();
+    let (_lost, _) = f.stop().await;
+
+    let dir = tempfile::tempdir().unwrap();
+    backup::restore(&file, dir.path()).unwrap();
+    let f = Fixture::in_dir(dir, clock).await;
+    nodes[0].link(&f.hub).await.unwrap();
+    let re = MessageId::of_run(run, nodes[0].key());
+    let mut end = FakeNode::end_of(run, re, Outcome::Finished(Exit::Code(0)), "");
+    (end.last_seq, end.stdout_bytes) = (2, 7);
+    let end = nodes[0].sign(re.of_answer("end", 0), Payload::End(end));
+    // The other piece is on the way, and is waited for.
+    assert!(matches!(f.hub.answer(nodes[0].key(), end.clone()).await, Verdict::Busy { .. }));
+    assert_eq!(nodes[0].output(&f.hub, run, 2, Stream::Stdout, b"two").await, Verdict::Accepted);
+    let f = f.restart().await;
+    assert_eq!(f.hub.answer(nodes[0].key(), end).await, Verdict::Accepted);
+    let (view, shown) = f.view(run).await;
+    assert_eq!((view.ok, view.failed, view.pending), (1, 0, 0));
+    let result = shown[0].result.as_ref().unwrap();
+    assert_eq!(
+        (result.stdout.as_deref(), result.truncated, result.stdout_bytes),
+        (Some("two"), true, Some(7))
+    );
+    assert!(!result.provisional);
 }
 
 #[tokio::test]

@@ -556,6 +556,27 @@ async fn answers_of_others_and_floods_of_output_are_refused() {
 }
 
 #[tokio::test]
+async fn removing_a_node_ends_what_waits_for_its_output() {
+    let f = Fixture::new().await;
+    let mut node = f.nodes(1).await.remove(0);
+    let run = f.run(spec("*")).await;
+    node.accept(&f.hub);
+    let end = {
+        let re = mainstay_core::id::MessageId::of_run(run, node.key());
+        let mut end = FakeNode::end_of(run, re, Outcome::Finished(mainstay_core::outcome::Exit::Code(0)), "");
+        (end.last_seq, end.stdout_bytes) = (1, 3);
+        node.sign(re.of_answer("end", 0), Payload::End(end))
+    };
+    assert!(matches!(f.hub.answer(node.key(), end).await, Verdict::Busy { .. }));
+    assert_eq!(f.view(run).await.0.pending, 1);
+    f.hub.remove_node(&admin(), "n0").await.unwrap();
+    let f = f.restart().await;
+    let (view, shown) = f.view(run).await;
+    assert_eq!((view.ok, view.pending), (1, 0), "it said how it ended");
+    assert!(shown[0].result.as_ref().unwrap().truncated);
+}
+
+#[tokio::test]
 async fn removing_a_node_ends_what_it_owes() {
     let f = Fixture::new().await;
     let mut nodes = f.nodes(2).await;
