@@ -17,3 +17,5 @@ mod run_record;
 mod shelf;
 mod token;
 pub mod view;
+
+pub use run_record::MAX_RECORD;

@@ -23,6 +23,7 @@ use super::screen::Screen;
 use super::{Done, Stop, status_of};
 use crate::client::{Client, endpoint};
 use crate::descendants;
+use crate::up::hub::carried::Carried;
 use crate::up::hub::desk::{Desk, Terms};
 use crate::up::hub::{Nodes, nodes};
 use crate::up::inventory::variable;
@@ -30,7 +31,7 @@ use crate::up::local::LocalWay;
 use crate::up::rollout::{Compiled, Interrupt, RolloutError};
 use crate::up::site::{Folder, Modules, StatesFile, machine_vars};
 use crate::up::ssh::SshWay;
-use crate::up::{Front, Goal, MachineEnd, Options, Rollout, Way};
+use crate::up::{Front, Goal, MachineEnd, Options, Rollout, Source, Way};
 
 /// Shows what would change to bring machines to their declared state; changes nothing
 ///
@@ -154,7 +155,9 @@ pub(super) async fn bring(
         // A node costs us nothing here, and those that are asked at once share a run.
         options.forks = options.forks.max(ways.len());
     }
-    let rollout = Rollout { ways, source: &*file, options, interrupt: Interrupt::default() };
+    let carried = Carried(&*file);
+    let source: &dyn Source = if desk.is_some() { &carried } else { &*file };
+    let rollout = Rollout { ways, source, options, interrupt: Interrupt::default() };
     show(rollout, desk, detail, screen).await
 }
 

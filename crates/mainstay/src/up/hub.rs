@@ -6,6 +6,7 @@
 //! finds its plan with `mainstay runs show`, and approves it with `mainstay runs approve`.
 
 mod answers;
+pub mod carried;
 pub mod desk;
 pub mod replay;
 

@@ -86,6 +86,16 @@ fn a_fleet_is_planned_and_brought_to_its_state_by_runs() {
     // One run for both nodes each time; nothing to apply at the end.
     assert_eq!(site.runs(), ["state.plan", "state.apply", "state.plan", "state.plan"]);
 
+    // What no message carries is wrong input: no run is made of it.
+    let mut random = vec![0; 600 << 10];
+    getrandom::fill(&mut random).unwrap();
+    fs::write(lab.path("large.bin"), random).unwrap();
+    let large = lab.path("large.yaml");
+    fs::write(&large, "states: {large: {file: {path: /tmp/large, source: large.bin}}}").unwrap();
+    let refused = lab.run(&["up", large.to_str().unwrap(), "-t", "*", "--yes"]).exits(2);
+    assert!(refused.err.contains("are too large for a hub"), "{}", refused.err);
+    assert_eq!(site.runs().len(), 4);
+
     // What is secret stands only where it was declared to be: not in what was said, in a store or in a log.
     let declared = [site.file.clone().into(), site.of("a", "key"), site.of("b", "key")];
     let mut paths = Vec::new();

@@ -35,9 +35,6 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Looking again and again costs the hub.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// A hub keeps no catalog of twice this size; whatever it objects to in a smaller one, it is not the size.
-const LARGE: usize = 240 << 10;
-
 /// Most output kept of each node: the reports of ten thousand states with their diffs.
 const OUTPUT_LIMIT: u64 = 16 << 20;
 
@@ -216,13 +213,7 @@ impl Group {
             batch: None,
             max_failures: None,
         };
-        RunStream::start(client, &spec).await.map_err(|problem| match problem.kind {
-            ProblemKind::Invalid if packed.len() > LARGE => problem.hint(format!(
-                "the catalog has {} KiB compressed; --ssh has no such limit",
-                packed.len() >> 10
-            )),
-            _ => problem,
-        })
+        RunStream::start(client, &spec).await
     }
 }
 
