@@ -49,6 +49,11 @@ impl Sub<Duration> for Timestamp {
 pub struct Span(pub Duration);
 
 impl Span {
+    /// Nothing for a negative number, and for one beyond all time.
+    pub fn from_seconds(seconds: f64) -> Option<Self> {
+        Duration::try_from_secs_f64(seconds).ok().map(Self)
+    }
+
     pub fn millis(self) -> u64 {
         u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
     }

@@ -11,7 +11,12 @@ const MAX_NAME: usize = 32;
 
 /// A name that the tools take as one, and that nothing takes for an option, a number, or two fields.
 pub fn check_name(what: &str, name: &str) -> Result<(), String> {
-    let refused = |why: &str| Err(format!("{name:?} cannot be the name of a {what}: {why}"));
+    check_words(name).map_err(|why| format!("{name:?} cannot be the name of a {what}: {why}"))
+}
+
+/// The same, in words without the name.
+pub fn check_words(name: &str) -> Result<(), String> {
+    let refused = |why: &str| Err(why.to_owned());
     if name.is_empty() || name.len() > MAX_NAME {
         return refused("it has 1 to 32 bytes");
     }

@@ -64,7 +64,16 @@ impl Spot {
 }
 
 pub fn expression(field: &str, text: &str) -> Result<regex::bytes::Regex, String> {
-    regex::bytes::Regex::new(text).map_err(|error| format!("{field}: {error}"))
+    compiled(text).map_err(|error| format!("{field}: {error}"))
+}
+
+/// What is wrong with it, on one line.
+pub fn compiled(text: &str) -> Result<regex::bytes::Regex, String> {
+    regex::bytes::Regex::new(text).map_err(|error| {
+        let words = error.to_string();
+        // The expression itself is shown with it, and a mark below the place, which needs lines of its own.
+        words.rsplit("error: ").next().unwrap_or(&words).trim().to_owned()
+    })
 }
 
 /// The lines with their ends; only the last may have none.

@@ -7,7 +7,9 @@ use std::fmt;
 use std::ops::Deref;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
+use mainstay_core::time::Span;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
@@ -54,6 +56,10 @@ impl Account {
         &self.0
     }
 
+    pub(crate) fn is_one(name: &str) -> bool {
+        !name.is_empty() && !name.contains([':', '\n', '\0', '/'])
+    }
+
     /// It was given by number: there need not be such an account.
     pub fn number(&self) -> Option<u32> {
         self.0.bytes().all(|byte| byte.is_ascii_digit()).then(|| self.0.parse().ok())?
@@ -84,8 +90,8 @@ impl<'de> Deserialize<'de> for Account {
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<Account, E> {
-                let good = !name.is_empty() && !name.contains([':', '\n', '\0', '/']);
-                good.then(|| Account(name.to_owned()))
+                Account::is_one(name)
+                    .then(|| Account(name.to_owned()))
                     .ok_or_else(|| E::custom(format_args!("{name:?} is not the name of an account")))
             }
 
@@ -108,17 +114,28 @@ pub struct HostPath(PathBuf);
 
 impl HostPath {
     pub fn parse(text: &str) -> Result<Self, String> {
+        match Self::fault(text) {
+            Some(fault) => Err(format!("the path {text:?} {fault}")),
+            None => Ok(Self(plain(Path::new(text)).into_owned())),
+        }
+    }
+
+    /// What is wrong with it, in words that begin with it.
+    pub fn check(text: &str) -> Result<(), String> {
+        Self::fault(text).map_or(Ok(()), |fault| Err(format!("it {fault}")))
+    }
+
+    fn fault(text: &str) -> Option<&'static str> {
         let path = Path::new(text);
         if !path.is_absolute() {
-            return Err(format!("the path {text:?} is not absolute"));
+            Some("is not absolute")
+        } else if text.contains('\0') {
+            Some("holds a zero byte")
+        } else if text.contains("..") && path.components().any(|part| part == Component::ParentDir) {
+            Some("holds `..`")
+        } else {
+            None
         }
-        if text.contains('\0') {
-            return Err(format!("the path {text:?} holds a zero byte"));
-        }
-        if path.components().any(|part| part == Component::ParentDir) {
-            return Err(format!("the path {text:?} holds `..`"));
-        }
-        Ok(Self(plain(path).into_owned()))
     }
 
     pub fn as_path(&self) -> &Path {
@@ -150,6 +167,39 @@ pub(crate) fn plain(path: &Path) -> Cow<'_, Path> {
     if is_plain { Cow::Borrowed(path) } else { Cow::Owned(path.components().collect()) }
 }
 
+/// A length of time: a number of seconds, or a text as `30s` and `1h30m`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Period(pub Duration);
+
+impl<'de> Deserialize<'de> for Period {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SecondsOrText;
+
+        impl Visitor<'_> for SecondsOrText {
+            type Value = Period;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of seconds, or a text like 30s")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Period, E> {
+                text.parse::<Span>().map(|span| Period(span.0)).map_err(E::custom)
+            }
+
+            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Period, E> {
+                Ok(Period(Duration::from_secs(seconds)))
+            }
+
+            fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Period, E> {
+                let span = Span::from_seconds(seconds);
+                span.map(|span| Period(span.0)).ok_or_else(|| E::custom("it is no number of seconds"))
+            }
+        }
+
+        deserializer.deserialize_any(SecondsOrText)
+    }
+}
+
 macro_rules! schema {
     ($type:ty, $name:literal, $schema:tt) => {
         impl JsonSchema for $type {
@@ -169,8 +219,9 @@ macro_rules! schema {
 }
 
 schema!(Mode, "Mode", { "type": "string", "pattern": "^[0-7]{3,4}$" });
-schema!(Account, "Account", { "type": ["string", "integer"] });
-schema!(HostPath, "HostPath", { "type": "string" });
+schema!(Account, "Account", { "type": ["string", "integer"], "format": "account", "minimum": 0, "maximum": 4_294_967_294u32 });
+schema!(HostPath, "HostPath", { "type": "string", "format": "absolute-path" });
+schema!(Period, "Period", { "type": ["string", "number"], "format": "duration", "minimum": 0 });
 
 #[cfg(test)]
 mod tests {
@@ -211,6 +262,17 @@ mod tests {
                 path.components().collect::<PathBuf>().as_os_str(),
                 "{path:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_length_of_time_is_seconds_or_a_text() {
+        let read = |value| serde_json::from_value::<Period>(value).map(|period| period.0.as_millis());
+        for (value, millis) in [(json!(90), 90_000), (json!(0.5), 500), (json!("1h30m"), 5_400_000)] {
+            assert_eq!(read(value.clone()).unwrap(), millis, "{value}");
+        }
+        for bad in [json!(-1), json!(-0.5), json!("5"), json!("soon"), json!(1e300), json!(true), json!(null)] {
+            assert!(read(bad.clone()).is_err(), "{bad}");
         }
     }
 

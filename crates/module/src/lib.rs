@@ -16,6 +16,7 @@ pub mod failure;
 mod fidelity;
 pub mod field;
 pub mod forecast;
+pub mod format;
 pub mod host;
 pub mod module;
 pub mod modules;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mainstay_core::state::Values;
+use mainstay_core::state::schema::Checker;
 use schemars::generate::SchemaSettings;
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
@@ -12,6 +13,7 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::forecast::Resource;
+use crate::format;
 use crate::host::Unsynced;
 use crate::module::{About, Analysis, Analyze, Applied, Apply, Module, Refreshed};
 use crate::modules;
@@ -139,8 +141,16 @@ impl<M: Module> AnyModule for Typed<M> {
     }
 
     fn read(&self, params: &Values) -> Result<Params, String> {
-        let typed = M::Params::deserialize(params.into_deserializer())
-            .map_err(|error: serde_json::Error| error.to_string())?;
+        let typed = M::Params::deserialize(params.into_deserializer()).map_err(
+            // It does not say which field it is, and the schema does.
+            |error: serde_json::Error| {
+                let checker = Checker::new(format::format);
+                match checker.check_values(self.0.about().name, &self.schema(), params) {
+                    words if words.is_empty() => error.to_string(),
+                    words => words.join("; "),
+                }
+            },
+        )?;
         self.0.check(&typed)?;
         Ok(Params::new(typed))
     }

@@ -38,11 +38,27 @@ pub struct SchemaProblem {
     pub hint: Option<String>,
 }
 
+/// Says what is wrong with a text, in words that go on from it.
+pub type Format = fn(&str) -> Result<(), String>;
+
+/// The formats that there are, by their names: what a `format` in a schema asks of texts. Of one that is not there nothing is asked.
+pub type Formats = fn(&str) -> Option<Format>;
+
+/// The name of the format for lengths of time, which a schema's `type` cannot say.
+const DURATION: &str = "duration";
+
 /// Keeps what is costly to make anew for each of many states.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Checker {
     /// By the pattern; nothing for one that cannot be read.
     patterns: Mutex<BTreeMap<String, Option<regex::Regex>>>,
+    formats: Formats,
+}
+
+impl Default for Checker {
+    fn default() -> Self {
+        Self::new(|_| None)
+    }
 }
 
 /// What a parameter with a [`MARK`] is.
@@ -67,9 +83,18 @@ impl Mark {
 }
 
 impl Checker {
+    pub fn new(formats: Formats) -> Self {
+        Self { patterns: Mutex::default(), formats }
+    }
+
+    /// What is wrong with a text of this format.
+    pub(crate) fn format(&self, name: &str, text: &str) -> Result<(), String> {
+        (self.formats)(name).map_or(Ok(()), |format| format(text))
+    }
+
     /// All that is wrong with the parameters of a state of this module.
     pub fn check(&self, module: &str, schema: &Value, params: &Param) -> Vec<SchemaProblem> {
-        let check = Check { root: schema, module, patterns: &self.patterns, steps: Cell::new(MAX_STEPS) };
+        let check = Check { root: schema, module, checker: self, steps: Cell::new(MAX_STEPS) };
         let mut problems = Vec::new();
         check.value(schema, params, "", MAX_DEPTH, &mut problems);
         problems
@@ -155,7 +180,7 @@ fn branches<'a>(schema: &'a Value, words: &'a [&str]) -> impl Iterator<Item = &'
 struct Check<'a> {
     root: &'a Value,
     module: &'a str,
-    patterns: &'a Mutex<BTreeMap<String, Option<regex::Regex>>>,
+    checker: &'a Checker,
     /// How many are left.
     steps: Cell<usize>,
 }
@@ -358,11 +383,19 @@ impl<'a> Check<'a> {
                 None => format!("it must match {pattern}"),
             };
             problems.push(problem(param, message, Some(hint)));
+        } else if let Some(format) = schema.get("format").and_then(Value::as_str)
+            && let Err(why) = self.checker.format(format, text)
+        {
+            let message = match text {
+                "" => format!("{} is empty", self.named(path)),
+                text => format!("{} cannot be {}: {why}", self.named(path), shown(text)),
+            };
+            problems.push(problem(param, message, None));
         }
     }
 
     fn matches(&self, pattern: &str, text: &str) -> bool {
-        let mut patterns = self.patterns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut patterns = self.checker.patterns.lock().unwrap_or_else(PoisonError::into_inner);
         if !patterns.contains_key(pattern) {
             // A schema may come from an extension: what it may cost is bounded.
             let built = regex::RegexBuilder::new(pattern).size_limit(1 << 20).dfa_size_limit(1 << 20).build();
@@ -485,14 +518,20 @@ impl<'a> Check<'a> {
         let hint = match (&param.value, raw) {
             (ParamValue::Null, _) => Some("give it a value, or leave the line out".to_owned()),
             (ParamValue::Int(_) | ParamValue::Float(_) | ParamValue::Bool(_), Some(raw))
-                if expected.contains("a text") =>
+                if expected.contains("a text") && !expected.contains("a number of seconds") =>
             {
                 Some(format!("write {name}\"{raw}\""))
             }
             (ParamValue::Int(_) | ParamValue::Float(_) | ParamValue::Bool(_), None)
-                if expected.contains("a text") && param.at != Place::default() =>
+                if expected == "a text" =>
             {
                 Some("a template alone keeps its type: add | string to it".to_owned())
+            }
+            // What is written in the file has a place of its own.
+            (ParamValue::Map(_) | ParamValue::List(_), None)
+                if expected == "a text" && param.at == Place::default() =>
+            {
+                Some("a template alone keeps its type: add | tojson to it, or name a part of it".to_owned())
             }
             (ParamValue::Text(text), _) if expected.contains("true or false") => {
                 truth(text).map(|truth| format!("write {name}{truth}"))
@@ -546,6 +585,9 @@ impl<'a> Check<'a> {
             "null" => "nothing",
             _ => "something else",
         };
+        if schema.get("format").and_then(Value::as_str) == Some(DURATION) {
+            return "a number of seconds or a text like 30s".into();
+        }
         match schema.get("type") {
             Some(Value::Array(names)) => {
                 let words: Vec<_> = names.iter().map(word).filter(|word| *word != "nothing").collect();

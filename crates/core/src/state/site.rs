@@ -45,7 +45,7 @@ pub use self::machine::Machine;
 pub use self::problem::{SiteError, SiteErrors};
 use super::Values;
 use super::catalog::{Catalog, OrderMode};
-use super::schema::Checker;
+use super::schema::{Checker, Formats};
 use super::template::Templates;
 use expand::Expansion;
 use library::Library;
@@ -115,7 +115,13 @@ pub trait ModuleTable: Sync {
 
     fn names(&self) -> Vec<String>;
 
-    /// What a schema cannot say of parameters that are all known: fields that exclude each other. Files in them are as a catalog has them.
+    /// The formats that schemas ask of texts.
+    fn formats(&self) -> Formats {
+        |_| None
+    }
+
+    /// What a schema cannot say of parameters that are all known: fields that exclude each other. Files in them are as a catalog has
+    /// them. Words that begin with a parameter, as `path: …`, are told at its place.
     fn check(&self, module: &str, params: &Values) -> Result<(), String> {
         let (_, _) = (module, params);
         Ok(())
@@ -136,6 +142,8 @@ pub struct ModuleSchema {
     pub identity: Option<String>,
     /// A refresh means something to it. Without, `watch` is `require`.
     pub refreshes: bool,
+    /// The names of what it gives out, which expressions of its states may read; nothing where it does not say.
+    pub outputs: Option<Vec<String>>,
 }
 
 /// An extension as the states file declares it.
@@ -199,7 +207,7 @@ pub fn compile<'a>(
         modules,
         library,
         templates: Templates::new(),
-        checker: Checker::default(),
+        checker: Checker::new(modules.formats()),
         root,
         expansions: Mutex::default(),
         fetches: Mutex::default(),

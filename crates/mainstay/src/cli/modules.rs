@@ -200,6 +200,9 @@ fn kind(schema: &Value) -> String {
         Some("tree") => return "name of a folder beside the states file".into(),
         _ => {}
     }
+    if schema["format"] == "duration" {
+        return "number of seconds, or text like `30s`".into();
+    }
     let choices = |values: &[Value]| {
         let words: Vec<String> = values
             .iter()

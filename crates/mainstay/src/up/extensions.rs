@@ -65,8 +65,15 @@ pub fn fetch(source: &ExtensionSource, directory: &Path) -> Result<Fetched, Stri
         params: describe["params"].clone(),
         identity: describe["identity"].as_str().map(str::to_owned),
         refreshes: false,
+        outputs: described(&describe["outputs"]),
     };
     Ok(Fetched { program, signature: minisign.map(|minisign| minisign.signature), describe, schema })
+}
+
+/// The names of what it says that it gives out; one that says nothing may give anything.
+fn described(outputs: &serde_json::Value) -> Option<Vec<String>> {
+    let outputs = outputs.as_object().filter(|outputs| !outputs.is_empty())?;
+    Some(outputs.keys().cloned().collect())
 }
 
 /// The bytes at a place, or of the file beside it whose name has `ending` more.

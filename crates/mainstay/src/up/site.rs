@@ -12,6 +12,7 @@ use mainstay_control::view::{Problem, ProblemKind};
 use mainstay_core::frame::Facts;
 use mainstay_core::state::Values;
 use mainstay_core::state::catalog::Catalog;
+use mainstay_core::state::schema::Formats;
 use mainstay_core::state::site::{
     ExtensionSource, Fetched, FileEntry, FileKind, Files, Machine, ModuleSchema, ModuleTable, Site,
     SiteErrors, SiteInput, compile,
@@ -163,11 +164,16 @@ impl ModuleTable for Modules<'_> {
             params: module.schema(),
             identity: module.about().identity.map(str::to_owned),
             refreshes: module.refreshes(),
+            outputs: Some(module.about().outputs.iter().map(|(name, _)| (*name).to_owned()).collect()),
         })
     }
 
     fn names(&self) -> Vec<String> {
         self.0.iter().map(|(name, _)| name.to_owned()).collect()
+    }
+
+    fn formats(&self) -> Formats {
+        mainstay_module::format::format
     }
 
     fn check(&self, module: &str, params: &Values) -> Result<(), String> {
@@ -238,6 +244,102 @@ mod tests {
             let errors = compile(&input, &files, &modules).err().map(|errors| errors.to_string());
             assert_eq!(errors, None, "{name}");
         }
+    }
+
+    /// What is wrong with these states, without the lines that it stands on.
+    fn wrong(states: &str) -> String {
+        let registry = mainstay_module::registry::builtin();
+        let files = Example(format!("states:\n{states}"));
+        let input = SiteInput { file: "site.yaml".into(), ..SiteInput::default() };
+        let errors = compile(&input, &files, &Modules(&registry)).expect_err("it is wrong");
+        errors.iter().map(|error| format!("{error}\n")).collect()
+    }
+
+    #[test]
+    fn what_can_never_be_right_is_said_at_its_place_whatever_else_is_known() {
+        insta::assert_snapshot!(wrong(
+            "  a: {archive: {path: opt/tool, url: 'ftp://x/y', sha256: 12g, owner: 'a:b', source: x}}
+  b: {block: {path: /etc/../hosts, content: '{{ facts.os }}', marker: none, insertafter: (, validate: visudo}}
+  c: {cmd: {run: '{{ facts.os }}', cwd: tmp, timeout: soon, user: 'a:b'}}
+  d: {cmd: {run: x, timeout: 0}}
+  e: {cron: {name: a.b, schedule: 61 * * * *, command: '{{ facts.os }}', user: 1a}}
+  f: {file: {content: '{{ facts.os }}', mode: '888', owner: '', validate: nope}}
+  g: {file: {path: /, content: a}}
+  h: {git: {path: /x, repo: 'ext::sh', rev: a..b}}
+  i: {group: {members: [a b, '{{ facts.os }}', 1c]}}
+  j: {http: {url: 'http://', match: '[', interval: -1, timeout: 5x}}
+  k: {http: {url: 'http://x', timeout: 2d}}
+"), @r#"
+        site.yaml:2:23: `path` cannot be `opt/tool`: it is not absolute
+        site.yaml:2:38: `url` cannot be `ftp://x/y`: it is not an http: or https: URL
+        site.yaml:2:59: `sha256` cannot be `12g`: it is not 64 hexadecimal digits
+        site.yaml:2:71: `owner` cannot be `a:b`: it is neither the name nor the number of an account
+        site.yaml:3:21: `path` cannot be `/etc/../hosts`: it holds `..`
+        site.yaml:3:71: `marker` cannot be `none`: without {mark} the first mark could not be told from the last
+        site.yaml:3:90: `insertafter` cannot be `(`: unclosed group
+        site.yaml:3:103: `validate` cannot be `visudo`: it has no %s, which stands for the new file
+        site.yaml:4:41: `cwd` cannot be `tmp`: it is not absolute
+        site.yaml:4:55: `timeout` cannot be `soon`: write 30s or 1h30m, or a number of seconds
+        site.yaml:4:67: `user` cannot be `a:b`: it is neither the name nor the number of an account
+        site.yaml:5:30: `timeout` leaves no time to run
+        site.yaml:6:20: `name` cannot be `a.b`: cron reads only files of letters, digits, `_` and `-`
+        site.yaml:6:35: `schedule` cannot be `61 * * * *`: "61" cannot be a minute
+        site.yaml:6:80: `user` cannot be `1a`: it begins with a letter or `_`
+        site.yaml:7:7: `path` cannot be `f`: it is not absolute
+        site.yaml:7:47: `mode` cannot be `888` (Permission bits as octal digits in quotes: `"0640"`)
+        site.yaml:7:61: `owner` is empty
+        site.yaml:7:75: `validate` cannot be `nope`: it has no %s, which stands for the new file
+        site.yaml:8:20: `path` cannot be `/`: it is the root directory
+        site.yaml:9:29: `repo` cannot be `ext::sh`: transports of git's helpers run commands and are not allowed
+        site.yaml:9:45: `rev` cannot be `a..b`: it is not the name of a branch, a tag or a commit
+        site.yaml:10:25: `members[0]` cannot be `a b`: it holds letters, digits, `_`, `-` and `.`, and may end with `$`
+        site.yaml:10:48: `members[2]` cannot be `1c`: it begins with a letter or `_`
+        site.yaml:11:19: `url` cannot be `http://`: it is not an http: or https: URL
+        site.yaml:11:37: `match` cannot be `[`: unclosed character class
+        site.yaml:11:52: `interval` must be at least 0
+        site.yaml:11:65: `timeout` cannot be `5x`: write 30s or 1h30m, or a number of seconds
+        site.yaml:12:40: `timeout`: it is more than 0 and at most a day
+        "#);
+        insta::assert_snapshot!(wrong(
+            "  l: {line: {path: x, line: '{{ facts.os }}', match: '(?<'}}
+  m: {mount: {path: srv, source: '', fstype: -x, options: ['a,b', '{{ facts.os }}']}}
+  n: {pkg: {names: [-x]}}
+  o: {pkgrepo: {name: a/b, uris: [a b], fingerprint: ['123'], key: '{{ facts.os }}', key_name: ..}}
+  p: {service: {name: a b, runlevel: x y}}
+  q: {ssh_key: {user: '1', key: '{{ facts.os }}', file: rel}}
+  r: {sync: {path: /, source: x, exclude: ['[']}}
+  s: {sysctl: {name: net..x, value: '{{ facts.os }}'}}
+  t: {user: {group: '1', groups: [x y], comment: 'a:b', home: rel, shell: sh, uid: '{{ facts.cpus }}'}}
+  u: {cmd: {run: x}, creates: [rel, /a/../b], become: 'a:', retry: {attempts: 2, interval: soon, splay: 0.5}}
+"), @r#"
+        site.yaml:2:20: `path` cannot be `x`: it is not absolute
+        site.yaml:2:54: `match` cannot be `(?<`: unclosed capture group name
+        site.yaml:3:21: `path` cannot be `srv`: it is not absolute
+        site.yaml:3:34: `source` is empty
+        site.yaml:3:46: `fstype` cannot be `-x`: the table has no such field
+        site.yaml:3:60: `options[0]` cannot be `a,b`: it is not a single option
+        site.yaml:4:20: `names`: "-x" cannot be the name of a package
+        site.yaml:5:23: `name` cannot be `a/b`: it cannot be the name of a file
+        site.yaml:5:35: `uris[0]` cannot be `a b`: it is not a single word
+        site.yaml:5:55: `fingerprint[0]` cannot be `123`: it is not a whole fingerprint: 40 or 64 hexadecimal digits
+        site.yaml:5:96: `key_name` cannot be `..`: it cannot be the name of a file
+        site.yaml:6:23: `name` cannot be `a b`: no service has such a name
+        site.yaml:6:38: `runlevel` cannot be `x y`: no runlevel has such a name
+        site.yaml:7:23: `user` cannot be `1`: it begins with a letter or `_`
+        site.yaml:7:57: `file` cannot be `rel`: it is not absolute
+        site.yaml:8:20: `path` cannot be `/`: it is the root directory
+        site.yaml:8:44: `exclude[0]` cannot be `[`: unclosed character class; missing ']'
+        site.yaml:9:22: `name` cannot be `net..x`: no setting has such a name
+        site.yaml:10:21: `group` cannot be `1`: it begins with a letter or `_`
+        site.yaml:10:35: `groups[0]` cannot be `x y`: it holds letters, digits, `_`, `-` and `.`, and may end with `$`
+        site.yaml:10:50: `comment` cannot be `a:b`: a colon, a line end or a zero byte cannot stand in it
+        site.yaml:10:63: `home` cannot be `rel`: it is not absolute
+        site.yaml:10:75: `shell` cannot be `sh`: it is not absolute
+        site.yaml:11:32: `creates` cannot be `rel`: it is not absolute
+        site.yaml:11:37: `creates` cannot be `/a/../b`: it holds `..`
+        site.yaml:11:55: `become` cannot be `a:`: it is neither the name nor the number of an account
+        site.yaml:11:92: `interval` must be a number of seconds or a text like 30s
+        "#);
     }
 
     #[test]

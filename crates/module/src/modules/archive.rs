@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use super::file::needs;
 use crate::blob::Blob;
 use crate::failure::Failure;
+use crate::format;
 use crate::field::{Account, HostPath};
 use crate::forecast::Resource;
 use crate::host::Ownership;
@@ -38,8 +39,10 @@ pub struct Params {
     /// seen from its first bytes.
     pub source: Option<Blob>,
     /// Where to fetch the archive from: an `http:` or `https:` URL. It needs `sha256`.
+    #[schemars(extend("format" = "http-url"))]
     pub url: Option<String>,
     /// The archive's SHA-256 in hexadecimal. Anything else is not unpacked.
+    #[schemars(extend("format" = "sha256"))]
     pub sha256: Option<String>,
     /// Leave out so many directories at the start of each path. What has no more parts is left out.
     #[serde(default)]
@@ -104,14 +107,9 @@ tool:
             (None, Some(_), None) => return Err("url: it needs the sha256 of the archive".into()),
             _ => {}
         }
-        if p.url.as_ref().is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
-            return Err("url: only http: and https: are fetched".into());
-        }
-        let hex = |text: &String| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if p.sha256.as_ref().is_some_and(|sha256| !hex(sha256)) {
-            return Err("sha256: it is not 64 hexadecimal digits".into());
-        }
-        Ok(())
+        let of = |field: &'static str| move |why| format!("{field}: {why}");
+        p.url.as_deref().map_or(Ok(()), format::http_url).map_err(of("url"))?;
+        p.sha256.as_deref().map_or(Ok(()), format::sha256).map_err(of("sha256"))
     }
 
     fn needs(&self, p: &Params) -> Vec<Resource> {

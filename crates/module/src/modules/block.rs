@@ -27,11 +27,14 @@ pub struct Params {
     pub content: Option<String>,
     /// The line before and after the block, `{mark}` standing for BEGIN and END. By default `# {mark} ` and the id of the
     /// state. A file may have many blocks if their marks differ.
+    #[schemars(extend("format" = "block-marker"))]
     pub marker: Option<String>,
     /// Where a new block goes: after the last line that matches this regular expression, or `EOF`. At the end of the
     /// file if it is unset, or if no line matches. A block that is there stays where it is.
+    #[schemars(extend("format" = "regex"))]
     pub insertafter: Option<String>,
     /// Where a new block goes: before the last line that matches this regular expression, or `BOF`.
+    #[schemars(extend("format" = "regex"))]
     pub insertbefore: Option<String>,
     /// Make the file if it is missing.
     #[serde(default)]
@@ -43,6 +46,7 @@ pub struct Params {
     #[serde(default)]
     pub backup: bool,
     /// A shell command that checks the new content before it is put in place; `%s` stands for the path of the new file.
+    #[schemars(extend("format" = "validate-command"))]
     pub validate: Option<String>,
     /// Never show what the file holds.
     #[serde(default)]
@@ -154,6 +158,17 @@ impl Rule<'_> {
     }
 }
 
+/// What is wrong with a line that marks a block.
+pub(crate) fn check_marker(marker: &str) -> Result<(), String> {
+    if !marker.contains(MARK) {
+        return Err(format!("without {MARK} the first mark could not be told from the last"));
+    }
+    match marker.contains(['\n', '\r']) {
+        true => Err("it is more than one line".into()),
+        false => Ok(()),
+    }
+}
+
 impl Module for Block {
     type Params = Params;
 
@@ -184,14 +199,7 @@ cluster-hosts:
         if p.content.is_some() && p.absent {
             return Err("absent: a block that is not there has no content".into());
         }
-        if let Some(marker) = &p.marker {
-            if !marker.contains(MARK) {
-                return Err(format!("marker: without {MARK} the first mark could not be told from the last"));
-            }
-            if marker.contains(['\n', '\r']) {
-                return Err("marker: it is one line".into());
-            }
-        }
+        p.marker.as_deref().map_or(Ok(()), check_marker).map_err(|why| format!("marker: {why}"))?;
         if p.absent && (p.create || p.insertafter.is_some() || p.insertbefore.is_some()) {
             return Err("absent: nothing is put in or made".into());
         }

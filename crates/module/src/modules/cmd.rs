@@ -5,15 +5,14 @@
 //! they are handed to it with the outputs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use mainstay_core::state::Values;
-use mainstay_core::time::Span;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::field::{HostPath, Period};
 use crate::forecast::Resource;
 use crate::host::View;
 use crate::host::command::{Command, DEFAULT_TIMEOUT, Ending, Ran};
@@ -36,9 +35,10 @@ pub struct CmdParams {
     #[serde(default)]
     probe: bool,
     /// The user to run it as, with all its groups and its `HOME`. Without it, the user that applies the state.
+    #[schemars(extend("format" = "account"))]
     user: Option<String>,
     /// The directory to run it in; `/` without it.
-    cwd: Option<PathBuf>,
+    cwd: Option<HostPath>,
     /// Variables added to the clean environment that every command gets (`PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`,
     /// `LANG`).
     #[serde(default)]
@@ -56,9 +56,8 @@ pub struct CmdParams {
     /// An expression over its outputs that tells whether it failed, as `"'ERROR' in stderr"`. It takes the place of
     /// `ok_codes`. A command that ran out of time has failed in any case.
     failed_when: Option<Expression>,
-    /// How long it may take, as `90s` or `1h`; 5 minutes without it. Then it is ended with all that it started.
-    #[schemars(with = "Option<String>")]
-    timeout: Option<Span>,
+    /// How long it may take; 5 minutes without it. Then it is ended with all that it started.
+    timeout: Option<Period>,
     /// Its outputs are secrets: they are shown nowhere, nor is what they flow into.
     #[serde(default)]
     sensitive: bool,
@@ -109,7 +108,7 @@ impl CmdParams {
             _ => return Err("only one of `run`, `argv` and `shell` can be given"),
         };
         command.user.clone_from(&self.user);
-        command.cwd.clone_from(&self.cwd);
+        command.cwd = self.cwd.as_ref().map(|cwd| cwd.as_path().to_owned());
         command.env.clone_from(&self.env);
         command.stdin = self.stdin.clone().unwrap_or_default().into_bytes();
         command.timeout = self.timeout.map_or(DEFAULT_TIMEOUT, |timeout| timeout.0);
@@ -198,9 +197,6 @@ migrate:
 
     fn check(&self, params: &CmdParams) -> Result<(), String> {
         params.command()?;
-        if params.cwd.as_ref().is_some_and(|cwd| !cwd.is_absolute()) {
-            return Err("`cwd` is not an absolute path".into());
-        }
         if params.changed == Some(true) && params.probe {
             return Err("a `probe` changes nothing, so it cannot be `changed: true`".into());
         }
@@ -215,7 +211,7 @@ migrate:
 
     fn needs(&self, params: &CmdParams) -> Vec<Resource> {
         let user = params.user.as_deref().map(Resource::user);
-        user.into_iter().chain(params.cwd.as_deref().map(Resource::path)).collect()
+        user.into_iter().chain(params.cwd.as_ref().map(|cwd| Resource::path(cwd))).collect()
     }
 
     fn probes(&self, params: &CmdParams) -> bool {
@@ -322,7 +318,7 @@ mod tests {
             (json!({"run": "a", "argv": ["a"]}), "only one of"),
             (json!({"run": []}), "the command is empty"),
             (json!({"run": " "}), "the command is empty"),
-            (json!({"run": "a", "cwd": "b"}), "not an absolute path"),
+            (json!({"run": "a", "cwd": "b"}), "is not absolute"),
             (json!({"run": "a", "probe": true, "changed_when": "x"}), "`changed_when` cannot"),
             (json!({"run": "a", "probe": true, "changed": true}), "a `probe` changes nothing"),
             (json!({"run": "a", "timeout": "0s"}), "leaves no time"),

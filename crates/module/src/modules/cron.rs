@@ -28,13 +28,16 @@ pub struct Cron;
 #[serde(deny_unknown_fields)]
 pub struct CronParams {
     /// Names the file `/etc/cron.d/NAME`: letters, digits, `_` and `-`, since cron passes over all others.
+    #[schemars(extend("format" = "cron-name"))]
     name: String,
     /// When it runs: minute, hour, day of the month, month, day of the week, as `"*/5 * * * *"`; or `@daily`, `@reboot` and their
     /// like.
+    #[schemars(extend("format" = "cron-schedule"))]
     schedule: Option<String>,
     /// The command, a line for `/bin/sh`. A `%` in it is a plain one.
     command: Option<String>,
     /// The user that it runs as; `root` without it.
+    #[schemars(extend("format" = "account-name"))]
     user: Option<String>,
     /// Variables that it finds, as `MAILTO` and `PATH`, which is short without it.
     #[serde(default)]
@@ -73,7 +76,21 @@ const MONTHS: [&str; 12] =
 const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
 fn check_schedule(schedule: &str) -> Result<(), String> {
-    let wrong = |why: String| Err(format!("`schedule` {schedule:?}: {why}"));
+    check_words(schedule).map_err(|why| format!("`schedule` {schedule:?}: {why}"))
+}
+
+/// What is wrong with the name of a file that cron is to read.
+pub(crate) fn check_file_name(name: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    match !name.is_empty() && !name.starts_with('-') && name.chars().all(plain) {
+        true => Ok(()),
+        false => Err("cron reads only files of letters, digits, `_` and `-`".into()),
+    }
+}
+
+/// What is wrong with a schedule, in words without it.
+pub(crate) fn check_words(schedule: &str) -> Result<(), String> {
+    let wrong = Err::<(), String>;
     let schedule = schedule.trim();
     if schedule.starts_with('@') {
         return match NICKNAMES.contains(&schedule) {
@@ -139,13 +156,7 @@ backup:
     }
 
     fn check(&self, params: &CronParams) -> Result<(), String> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
-        if params.name.is_empty() || params.name.starts_with('-') || !params.name.chars().all(plain) {
-            return Err(format!(
-                "{:?} cannot be a file of cron's: letters, digits, `_` and `-`",
-                params.name
-            ));
-        }
+        check_file_name(&params.name).map_err(|why| format!("`name` {:?}: {why}", params.name))?;
         if params.absent {
             return match params.schedule.is_some() || params.command.is_some() {
                 true => Err("what is `absent` has no schedule and no command".into()),

@@ -23,6 +23,7 @@ pub struct File;
 #[serde(deny_unknown_fields)]
 pub struct Params {
     /// Where the file is: an absolute path.
+    #[schemars(extend("format" = "path-below-root"))]
     pub path: HostPath,
     /// What it holds, as text. `content: ""` is an empty file. Without `content`, `source` and `template` a missing
     /// file is made empty, and what one holds that is there stays as it is.
@@ -40,6 +41,7 @@ pub struct Params {
     pub group: Option<Account>,
     /// A shell command that checks a new content before it is put in place; `%s` stands for the path of the new file.
     /// If it does not exit with 0, the old file stays.
+    #[schemars(extend("format" = "validate-command"))]
     pub validate: Option<String>,
     /// Keep the content that is replaced, beside the file and with `.bak` at the end of its name. An older one is
     /// overwritten.

@@ -45,11 +45,14 @@ pub struct Git;
 #[serde(deny_unknown_fields)]
 pub struct Params {
     /// Where the working copy is: an absolute path. Its parent has to be there.
+    #[schemars(extend("format" = "path-below-root"))]
     pub path: HostPath,
     /// Where the repository is: an `https:`, `http:`, `ssh:` or `git:` URL, `user@host:path`, or an absolute path.
+    #[schemars(extend("format" = "git-address"))]
     pub repo: String,
     /// A branch, a tag, or the whole name of a commit. The working copy is at its commit, detached from any branch. By
     /// default what the repository's own HEAD says.
+    #[schemars(extend("format" = "git-revision"))]
     pub rev: Option<String>,
     /// Throw away what was changed in the working copy, and replace another repository's. Files that the repository does not
     /// know stay. Without it, changed files are an error.
@@ -58,6 +61,26 @@ pub struct Params {
     /// Fetch only so many commits of history.
     #[schemars(range(min = 1))]
     pub depth: Option<u32>,
+}
+
+/// What is wrong with the address of a repository.
+pub(crate) fn check_address(repo: &str) -> Result<(), String> {
+    if repo.is_empty() || repo.starts_with('-') || repo.contains(['\0', '\n']) {
+        return Err("it is not the address of a repository".into());
+    }
+    match repo.contains("::") {
+        true => Err("transports of git's helpers run commands and are not allowed".into()),
+        false => Ok(()),
+    }
+}
+
+/// What is wrong with the name of a branch, a tag or a commit.
+pub(crate) fn check_revision(rev: &str) -> Result<(), String> {
+    let odd = |c: char| c.is_whitespace() || c.is_control() || "~^:?*[\\".contains(c);
+    match rev.is_empty() || rev.starts_with('-') || rev.contains(odd) || rev.contains("..") {
+        true => Err("it is not the name of a branch, a tag or a commit".into()),
+        false => Ok(()),
+    }
 }
 
 impl Module for Git {
@@ -82,18 +105,8 @@ app-source:
         if p.path.file_name().is_none() {
             return Err("path: the root directory is not a working copy".into());
         }
-        if p.repo.is_empty() || p.repo.starts_with('-') || p.repo.contains(['\0', '\n']) {
-            return Err("repo: it is not the address of a repository".into());
-        }
-        if p.repo.contains("::") {
-            return Err("repo: transports of git's helpers run commands and are not allowed".into());
-        }
-        if let Some(rev) = &p.rev {
-            let odd = |c: char| c.is_whitespace() || c.is_control() || "~^:?*[\\".contains(c);
-            if rev.is_empty() || rev.starts_with('-') || rev.contains(odd) || rev.contains("..") {
-                return Err("rev: it is not the name of a branch, a tag or a commit".into());
-            }
-        }
+        check_address(&p.repo).map_err(|why| format!("repo: {why}"))?;
+        p.rev.as_deref().map_or(Ok(()), check_revision).map_err(|why| format!("rev: {why}"))?;
         if p.depth == Some(0) {
             return Err("depth: at least one commit is fetched".into());
         }

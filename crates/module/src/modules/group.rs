@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::accounts::{self, GroupEntry, check_name};
 use crate::failure::Failure;
 use crate::forecast::Resource;
+use crate::format::AccountName;
 use crate::host::Command;
 use crate::module::{About, Analysis, Analyze, Applied, Apply, Module};
 
@@ -19,6 +20,7 @@ pub struct Group;
 #[serde(deny_unknown_fields)]
 pub struct GroupParams {
     /// The group's name.
+    #[schemars(extend("format" = "account-name"))]
     name: String,
     /// Its number. Without it a new group gets a free one.
     gid: Option<u32>,
@@ -26,6 +28,7 @@ pub struct GroupParams {
     #[serde(default)]
     system: bool,
     /// The users in it, beside those that have it as their own group: just these, or with `append` at least these.
+    #[schemars(with = "Option<BTreeSet<AccountName>>")]
     members: Option<BTreeSet<String>>,
     /// Leave members that are not named.
     #[serde(default)]

@@ -10,17 +10,19 @@ use serde_json::Value;
 
 use crate::edit::expression;
 use crate::failure::Failure;
+use crate::field::Period;
+use crate::format;
 use crate::module::{About, Analysis, Analyze, Applied, Apply, Module};
 use crate::web::{self, Answer, Question};
 
-/// Seconds between two attempts, if nothing is said.
-const INTERVAL: f64 = 1.0;
-/// Seconds that one attempt may take, if nothing is said.
-const TIMEOUT: f64 = 10.0;
+/// Between two attempts, if nothing is said.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// For one attempt, if nothing is said.
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Attempts, if nothing is said: half a minute, in which most services start.
 const ATTEMPTS: u32 = 30;
 /// An interval or a timeout of more than a day is a mistake.
-const MAX_SECONDS: f64 = 86_400.0;
+const MAX_PERIOD: Duration = Duration::from_secs(86_400);
 
 pub struct Http;
 
@@ -28,11 +30,13 @@ pub struct Http;
 #[serde(deny_unknown_fields)]
 pub struct Params {
     /// What to ask for, by GET: an `http:` or `https:` URL.
+    #[schemars(extend("format" = "http-url"))]
     pub url: String,
     /// The status that the answer has, or several of them. By default 200.
     pub status: Option<Statuses>,
     /// A regular expression that is found in the body (its first MiB).
     #[serde(rename = "match")]
+    #[schemars(extend("format" = "regex"))]
     pub body: Option<String>,
     /// Headers of the request.
     #[serde(default)]
@@ -40,10 +44,10 @@ pub struct Params {
     /// How often to ask before it is a failure: by default 30 times.
     #[schemars(range(min = 1))]
     pub attempts: Option<u32>,
-    /// Seconds between two attempts: by default 1.
-    pub interval: Option<f64>,
-    /// Seconds that one attempt may take: by default 10.
-    pub timeout: Option<f64>,
+    /// How long to wait between two attempts: by default 1 second.
+    pub interval: Option<Period>,
+    /// How long one attempt may take: by default 10 seconds.
+    pub timeout: Option<Period>,
     /// Ask where a redirect points to. Otherwise the redirect is the answer.
     #[serde(default)]
     pub follow: bool,
@@ -82,7 +86,7 @@ impl Params {
         let question = Question {
             url: &self.url,
             headers: &self.headers,
-            timeout: seconds(self.timeout.unwrap_or(TIMEOUT)),
+            timeout: self.timeout.map_or(TIMEOUT, |timeout| timeout.0),
             insecure: self.insecure,
             follow: self.follow,
         };
@@ -99,10 +103,6 @@ impl Params {
     }
 }
 
-fn seconds(seconds: f64) -> Duration {
-    Duration::from_secs_f64(seconds.clamp(0.0, MAX_SECONDS))
-}
-
 impl Module for Http {
     type Params = Params;
 
@@ -115,15 +115,13 @@ impl Module for Http {
             outputs: &[("status", "the status of the answer")],
             example: "\
 app-answers:
-  http: {url: 'http://127.0.0.1:8080/health', match: ok, attempts: 20, interval: 0.5}
+  http: {url: 'http://127.0.0.1:8080/health', match: ok, attempts: 20, interval: 500ms}
 ",
         }
     }
 
     fn check(&self, p: &Params) -> Result<(), String> {
-        if !p.url.starts_with("http://") && !p.url.starts_with("https://") {
-            return Err("url: only http: and https: are asked".into());
-        }
+        format::http_url(&p.url).map_err(|why| format!("url: {why}"))?;
         if p.statuses().is_empty() || p.statuses().iter().any(|status| !(100..600).contains(status)) {
             return Err("status: a status is between 100 and 599".into());
         }
@@ -133,12 +131,11 @@ app-answers:
         if p.attempts == Some(0) {
             return Err("attempts: it is asked at least once".into());
         }
-        let sane = |value: f64| (0.0..=MAX_SECONDS).contains(&value);
-        if p.interval.is_some_and(|interval| !sane(interval)) {
-            return Err("interval: it is between 0 and 86400 seconds".into());
+        if p.interval.is_some_and(|interval| interval.0 > MAX_PERIOD) {
+            return Err("interval: it is at most a day".into());
         }
-        if p.timeout.is_some_and(|timeout| !sane(timeout) || timeout == 0.0) {
-            return Err("timeout: it is more than 0 and at most 86400 seconds".into());
+        if p.timeout.is_some_and(|timeout| timeout.0 > MAX_PERIOD || timeout.0.is_zero()) {
+            return Err("timeout: it is more than 0 and at most a day".into());
         }
         Ok(())
     }
@@ -170,7 +167,7 @@ app-answers:
                 }
                 Err(words) => last = words,
             }
-            if attempt < attempts && !cx.host.sleep(seconds(p.interval.unwrap_or(INTERVAL))) {
+            if attempt < attempts && !cx.host.sleep(p.interval.map_or(INTERVAL, |interval| interval.0)) {
                 return Err(Failure::new(format!("wait for {}", p.url), "it was called off"));
             }
         }

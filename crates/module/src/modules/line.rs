@@ -19,16 +19,20 @@ pub struct Params {
     /// The file, an absolute path. A link is followed, and what it leads to is edited.
     pub path: HostPath,
     /// The line as it is to be, without its line end. Needed unless `absent` is set and `match` says which lines go.
+    #[schemars(extend("format" = "one-line"))]
     pub line: Option<String>,
     /// A regular expression that finds the line to replace, somewhere in it; `^` and `$` are its ends. Of several lines that
     /// match, the last is replaced. If none matches, the line is put in.
     #[serde(rename = "match")]
+    #[schemars(extend("format" = "regex"))]
     pub find: Option<String>,
     /// Where a line that is put in goes: after the last line that matches this regular expression, or `EOF`. At the end
     /// of the file if it is unset, or if no line matches.
+    #[schemars(extend("format" = "regex"))]
     pub insertafter: Option<String>,
     /// Where a line that is put in goes: before the last line that matches this regular expression, or `BOF`. At the
     /// end of the file if no line matches.
+    #[schemars(extend("format" = "regex"))]
     pub insertbefore: Option<String>,
     /// Make the file if it is missing.
     #[serde(default)]
@@ -40,6 +44,7 @@ pub struct Params {
     #[serde(default)]
     pub backup: bool,
     /// A shell command that checks the new content before it is put in place; `%s` stands for the path of the new file.
+    #[schemars(extend("format" = "validate-command"))]
     pub validate: Option<String>,
     /// Never show what the file holds.
     #[serde(default)]

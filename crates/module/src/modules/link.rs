@@ -19,6 +19,7 @@ pub struct Link;
 #[serde(deny_unknown_fields)]
 pub struct Params {
     /// Where the link is: an absolute path.
+    #[schemars(extend("format" = "path-below-root"))]
     pub path: HostPath,
     /// Where it leads to, as it is to be written into the link: absolute, or from the link's own directory. It need
     /// not be there. Needed unless `absent` is set.

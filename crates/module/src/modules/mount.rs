@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::failure::Failure;
 use crate::field::HostPath;
 use crate::forecast::Resource;
+use crate::format::MountOption;
 use crate::host::{Command, Host, Ownership, View};
 use crate::module::{About, Analysis, Analyze, Applied, Apply, Module};
 
@@ -22,10 +23,13 @@ pub struct MountParams {
     /// Where it is mounted. The directory is made if there is none.
     path: HostPath,
     /// What is mounted: a device, `UUID=…`, `LABEL=…`, `host:/path`, or a word for a file system without a device.
+    #[schemars(extend("format" = "fstab-field"))]
     source: Option<String>,
     /// The file system's type, as `ext4`, `nfs`, `tmpfs`; `none` with the option `bind`.
+    #[schemars(extend("format" = "fstab-field"))]
     fstype: Option<String>,
     /// Its options; `defaults` without it.
+    #[schemars(with = "Option<Vec<MountOption>>")]
     options: Option<Vec<String>>,
     /// Whether old-fashioned dumps take it, the fifth field.
     #[serde(default)]
@@ -130,6 +134,22 @@ impl MountParams {
     }
 }
 
+/// What is wrong with a field of the table.
+pub(crate) fn check_field(text: &str) -> Result<(), String> {
+    match text.is_empty() || text.starts_with(['-', '#']) || text.contains(|c: char| c.is_control()) {
+        true => Err("the table has no such field".into()),
+        false => Ok(()),
+    }
+}
+
+/// What is wrong with one option.
+pub(crate) fn check_option(option: &str) -> Result<(), String> {
+    match option.is_empty() || option.contains(|c: char| c.is_control() || c == ',') {
+        true => Err("it is not a single option".into()),
+        false => Ok(()),
+    }
+}
+
 impl Module for Mount {
     type Params = MountParams;
 
@@ -156,16 +176,10 @@ impl Module for Mount {
         }
         for (name, text) in [("source", &params.source), ("fstype", &params.fstype)] {
             let text = text.as_deref().ok_or_else(|| format!("`{name}` is missing"))?;
-            if text.is_empty() || text.starts_with(['-', '#']) || text.contains(|c: char| c.is_control()) {
-                return Err(format!("`{name}` cannot be {text:?}"));
-            }
+            check_field(text).map_err(|why| format!("`{name}` cannot be {text:?}: {why}"))?;
         }
-        let bad =
-            |option: &&String| option.is_empty() || option.contains(|c: char| c.is_control() || c == ',');
-        match params.options.iter().flatten().find(bad) {
-            Some(option) => Err(format!("{option:?} is not a single option")),
-            None => Ok(()),
-        }
+        let of = |option: &String| check_option(option).map_err(|why| format!("`options`: {option:?}: {why}"));
+        params.options.iter().flatten().try_for_each(of)
     }
 
     fn needs(&self, params: &MountParams) -> Vec<Resource> {

@@ -31,6 +31,7 @@ pub struct PkgParams {
     /// Several packages, each a name or a `{name, version}`. They are installed in one transaction.
     names: Option<Vec<Wanted>>,
     /// The version to have, as the package manager writes it; `*` stands for any text (`1.24.*`).
+    #[schemars(extend("format" = "package-version"))]
     version: Option<String>,
     /// Have the newest version that the repositories hold.
     #[serde(default)]
@@ -298,7 +299,8 @@ telnet:
         for (name, version) in params.wanted() {
             let managers = [Manager::Apt, Manager::Dnf, Manager::Apk];
             if !managers.iter().any(|manager| manager.check_name(name).is_ok()) {
-                return Err(format!("{name:?} cannot be the name of a package"));
+                let field = if params.names.is_some() { "names" } else { "name" };
+                return Err(format!("`{field}`: {name:?} cannot be the name of a package"));
             }
             version.map_or(Ok(()), check_version)?;
         }

@@ -16,6 +16,7 @@ use crate::blob::Blob;
 use crate::content;
 use crate::failure::Failure;
 use crate::forecast::Resource;
+use crate::format::{Fingerprint, Word};
 use crate::host::{Host, Ownership, View};
 use crate::module::{About, Analysis, Analyze, Applied, Apply, Blobs, Module};
 use crate::packages::{Manager, key, mark_outdated};
@@ -29,23 +30,30 @@ pub struct Pkgrepo;
 #[serde(deny_unknown_fields)]
 pub struct PkgrepoParams {
     /// Names the repository and its files: `/etc/apt/sources.list.d/NAME.sources`, `/etc/yum.repos.d/NAME.repo`.
+    #[schemars(extend("format" = "repository-name"))]
     name: String,
     /// Where it is: for apt what `URIs` takes, for dnf `baseurl`, for apk lines of `/etc/apk/repositories`.
     #[serde(default)]
+    #[schemars(with = "Vec<Word>")]
     uris: Vec<String>,
     /// apt: the suites, as `bookworm`; one that ends with `/` is a path, and has no components.
     #[serde(default)]
+    #[schemars(with = "Vec<Word>")]
     suites: Vec<String>,
     /// apt: the components, as `main`.
     #[serde(default)]
+    #[schemars(with = "Vec<Word>")]
     components: Vec<String>,
     /// apt: `deb`, `deb-src` or both; `deb` without it.
     #[serde(default = "only_deb")]
+    #[schemars(with = "Vec<Word>")]
     types: Vec<String>,
     /// apt: only for these architectures.
     #[serde(default)]
+    #[schemars(with = "Vec<Word>")]
     architectures: Vec<String>,
     /// What people are told that it is (dnf `name`); the name without it.
+    #[schemars(extend("format" = "one-line"))]
     description: Option<String>,
     /// The key that signs it, as text: an OpenPGP key in its armor, or for apk a PEM.
     key: Option<String>,
@@ -54,6 +62,7 @@ pub struct PkgrepoParams {
     /// The whole fingerprint of the key, or of each key in it: another key is refused. For apk, the SHA-256 of the file.
     fingerprint: Option<OneOrMany>,
     /// apk: the name of the key's file, as the repository's signature gives it; `NAME.rsa.pub` without it.
+    #[schemars(extend("format" = "repository-name"))]
     key_name: Option<String>,
     /// Use it although nothing signs it.
     #[serde(default)]
@@ -75,8 +84,8 @@ pub struct PkgrepoParams {
 #[serde(untagged)]
 #[schemars(inline)]
 enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
+    One(#[schemars(with = "Fingerprint")] String),
+    Many(#[schemars(with = "Vec<Fingerprint>")] Vec<String>),
 }
 
 impl OneOrMany {
@@ -297,6 +306,34 @@ impl Wanted {
     }
 }
 
+/// What is wrong with a name of which files are made.
+pub(crate) fn check_file_name(text: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.-@".contains(c);
+    let good = text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(plain)
+        && !text.contains("..");
+    if good { Ok(()) } else { Err("it cannot be the name of a file".into()) }
+}
+
+/// What is wrong with a word in the file of a repository.
+pub(crate) fn check_word(word: &str) -> Result<(), String> {
+    // apk writes `@TAG URL`.
+    let text = word
+        .strip_prefix('@')
+        .map_or(word, |tagged| tagged.split_once(' ').map_or(tagged, |(_, rest)| rest));
+    let wrong = text.is_empty()
+        || text.contains(|c: char| c.is_whitespace() || c.is_control())
+        || text.starts_with(['-', '#']);
+    if wrong { Err("it is not a single word".into()) } else { Ok(()) }
+}
+
+pub(crate) fn check_fingerprint(text: &str) -> Result<(), String> {
+    match key::normal(text) {
+        Some(_) => Ok(()),
+        None => Err("it is not a whole fingerprint: 40 or 64 hexadecimal digits".into()),
+    }
+}
+
 impl Module for Pkgrepo {
     type Params = PkgrepoParams;
 
@@ -322,29 +359,12 @@ nodejs:
     }
 
     fn check(&self, params: &PkgrepoParams) -> Result<(), String> {
-        let is_name = |text: &str| {
-            let plain = |c: char| c.is_ascii_alphanumeric() || "_.-@".contains(c);
-            text.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && text.chars().all(plain)
-                && !text.contains("..")
-        };
         for name in [&params.name].into_iter().chain(&params.key_name) {
-            if !is_name(name) {
-                return Err(format!("{name:?} cannot be the name of a file"));
-            }
+            check_file_name(name).map_err(|why| format!("{name:?}: {why}"))?;
         }
         let words = [&params.uris, &params.suites, &params.components, &params.types, &params.architectures];
         for word in words.into_iter().flatten() {
-            // apk writes `@TAG URL`.
-            let text = word
-                .strip_prefix('@')
-                .map_or(word.as_str(), |tagged| tagged.split_once(' ').map_or(tagged, |(_, rest)| rest));
-            if text.is_empty()
-                || text.contains(|c: char| c.is_whitespace() || c.is_control())
-                || text.starts_with(['-', '#'])
-            {
-                return Err(format!("{word:?} is not a single word"));
-            }
+            check_word(word).map_err(|why| format!("{word:?}: {why}"))?;
         }
         for (name, value) in &params.options {
             let plain = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
@@ -362,8 +382,8 @@ nodejs:
             if params.key.is_none() && params.key_file.is_none() {
                 return Err("`fingerprint` needs `key` or `key_file`".into());
             }
-            if let Some(bad) = fingerprint.all().iter().find(|text| key::normal(text).is_none()) {
-                return Err(format!("{bad:?} is not a whole fingerprint: 40 or 64 hexadecimal digits"));
+            for text in fingerprint.all() {
+                check_fingerprint(text).map_err(|why| format!("`fingerprint`: {text:?}: {why}"))?;
             }
         }
         let complete = !params.uris.is_empty()

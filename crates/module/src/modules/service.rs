@@ -22,6 +22,7 @@ pub struct Service;
 #[serde(deny_unknown_fields)]
 pub struct ServiceParams {
     /// The service's name. For systemd any unit can be meant (`app.timer`); without an ending it is `.service`.
+    #[schemars(extend("format" = "service-name"))]
     name: String,
     /// Whether it runs now.
     running: Option<bool>,
@@ -33,6 +34,7 @@ pub struct ServiceParams {
     #[serde(default)]
     reload: bool,
     /// The runlevel in which it is enabled (OpenRC only); `default` without it.
+    #[schemars(extend("format" = "runlevel"))]
     runlevel: Option<String>,
 }
 
@@ -136,6 +138,21 @@ impl ServiceParams {
     }
 }
 
+/// What is wrong with the name of a service.
+pub(crate) fn check_service_name(name: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || ":_.@\\-".contains(c);
+    let wrong =
+        name.is_empty() || name.len() > 255 || name.starts_with(['-', '.']) || !name.chars().all(plain);
+    if wrong { Err("no service has such a name".into()) } else { Ok(()) }
+}
+
+pub(crate) fn check_runlevel(name: &str) -> Result<(), String> {
+    match !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        true => Ok(()),
+        false => Err("no runlevel has such a name".into()),
+    }
+}
+
 impl Module for Service {
     type Params = ServiceParams;
 
@@ -160,15 +177,8 @@ telnetd:
     }
 
     fn check(&self, params: &ServiceParams) -> Result<(), String> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || ":_.@\\-".contains(c);
-        let name = &params.name;
-        if name.is_empty() || name.len() > 255 || name.starts_with(['-', '.']) || !name.chars().all(plain) {
-            return Err(format!("{name:?} cannot be the name of a service"));
-        }
-        let runlevel = params.runlevel();
-        if runlevel.is_empty() || !runlevel.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-            return Err(format!("{runlevel:?} cannot be the name of a runlevel"));
-        }
+        check_service_name(&params.name).map_err(|why| format!("`name` {:?}: {why}", params.name))?;
+        check_runlevel(params.runlevel()).map_err(|why| format!("`runlevel`: {why}"))?;
         if params.masked == Some(true) && (params.running == Some(true) || params.enabled == Some(true)) {
             return Err("a service that is `masked` can neither run nor be enabled".into());
         }

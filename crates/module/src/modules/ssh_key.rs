@@ -53,6 +53,7 @@ pub struct SshKey;
 #[serde(deny_unknown_fields)]
 pub struct SshKeyParams {
     /// The user who may log in with them.
+    #[schemars(extend("format" = "account-name"))]
     user: String,
     /// A public key as its `.pub` file has it: kind, key, and a comment perhaps.
     key: Option<String>,

@@ -15,6 +15,7 @@ use crate::content;
 use crate::failure::Failure;
 use crate::field::{Account, HostPath, Mode};
 use crate::forecast::Resource;
+use crate::format::Glob;
 use crate::host::{EntryKind, MAX_FILE, Ownership};
 use crate::module::{About, Analysis, Analyze, Applied, Apply, Blobs, Module};
 use crate::replacement;
@@ -26,6 +27,7 @@ pub struct Sync;
 #[serde(deny_unknown_fields)]
 pub struct Params {
     /// The directory on the machine: an absolute path. It is made if it is missing; its parent has to be there.
+    #[schemars(extend("format" = "path-below-root"))]
     pub path: HostPath,
     /// A folder beside the states file. Files, directories and links in it are put into the directory.
     pub source: Tree,
@@ -36,6 +38,7 @@ pub struct Params {
     /// Globs of what is neither copied nor removed. One without a slash is a name at any depth; one with a slash is a
     /// path from the top of the folder, where `*` stays within a directory and `**` does not.
     #[serde(default)]
+    #[schemars(with = "Vec<Glob>")]
     pub exclude: Vec<String>,
     /// Permission bits of the files; those that are executable in the folder get x wherever it has r. Unset, a new file
     /// gets 0644 or 0755.
@@ -69,13 +72,7 @@ impl Params {
     fn excluded(&self) -> Result<GlobSet, String> {
         let mut set = GlobSetBuilder::new();
         for text in &self.exclude {
-            let pattern = match text.trim_end_matches('/').strip_prefix('/') {
-                Some(anchored) => anchored.to_owned(),
-                None if text.trim_end_matches('/').contains('/') => text.trim_end_matches('/').to_owned(),
-                None => format!("**/{}", text.trim_end_matches('/')),
-            };
-            let glob = GlobBuilder::new(&pattern).literal_separator(true).build();
-            set.add(glob.map_err(|error| format!("exclude: {error}"))?);
+            set.add(glob(text).map_err(|error| format!("exclude: {error}"))?);
         }
         set.build().map_err(|error| format!("exclude: {error}"))
     }
@@ -133,6 +130,20 @@ impl Params {
 
 fn executable_mode(mode: Mode, executable: bool) -> Mode {
     if executable { Mode(mode.0 | (mode.0 & 0o444) >> 2) } else { mode }
+}
+
+fn glob(text: &str) -> Result<globset::Glob, globset::Error> {
+    let text = text.trim_end_matches('/');
+    let pattern = match text.strip_prefix('/') {
+        Some(anchored) => anchored.to_owned(),
+        None if text.contains('/') => text.to_owned(),
+        None => format!("**/{text}"),
+    };
+    GlobBuilder::new(&pattern).literal_separator(true).build()
+}
+
+pub(crate) fn check_glob(text: &str) -> Result<(), String> {
+    glob(text).map(drop).map_err(|error| error.kind().to_string())
 }
 
 impl Module for Sync {

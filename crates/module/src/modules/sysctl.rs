@@ -16,6 +16,7 @@ pub struct Sysctl;
 #[serde(deny_unknown_fields)]
 pub struct SysctlParams {
     /// The setting, as `net.ipv4.ip_forward`. Where a part has a dot in it, write slashes: `net/ipv4/conf/eth0.1/forwarding`.
+    #[schemars(extend("format" = "sysctl-name"))]
     name: String,
     /// Its value: a number, or a text of words and numbers.
     value: Option<SettingValue>,
@@ -53,20 +54,34 @@ fn normal(value: &str) -> String {
     value.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-impl SysctlParams {
-    /// The name with slashes between its parts, as the tools read it: the first separator says which is one.
-    fn key(&self) -> String {
-        match self.name.find(['.', '/']).map(|at| self.name.as_bytes()[at]) {
-            Some(b'.') => {
-                let swap = |c| match c {
-                    '.' => '/',
-                    '/' => '.',
-                    c => c,
-                };
-                self.name.chars().map(swap).collect()
-            }
-            _ => self.name.clone(),
+/// A name with slashes between its parts, as the tools read it: the first separator says which is one.
+fn key(name: &str) -> String {
+    match name.find(['.', '/']).map(|at| name.as_bytes()[at]) {
+        Some(b'.') => {
+            let swap = |c| match c {
+                '.' => '/',
+                '/' => '.',
+                c => c,
+            };
+            name.chars().map(swap).collect()
         }
+        _ => name.to_owned(),
+    }
+}
+
+/// What is wrong with the name of a setting.
+pub(crate) fn check_setting(name: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.:/@-".contains(c);
+    let is_part = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.starts_with('-');
+    match key(name).split('/').all(is_part) && name.chars().all(plain) {
+        true => Ok(()),
+        false => Err("no setting has such a name".into()),
+    }
+}
+
+impl SysctlParams {
+    fn key(&self) -> String {
+        key(&self.name)
     }
 
     fn live(&self) -> PathBuf {
@@ -110,14 +125,7 @@ vm.swappiness:
     }
 
     fn check(&self, params: &SysctlParams) -> Result<(), String> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "_.:/@-".contains(c);
-        let key = params.key();
-        let parts = key
-            .split('/')
-            .all(|part| !part.is_empty() && part != "." && part != ".." && !part.starts_with('-'));
-        if !parts || !params.name.chars().all(plain) {
-            return Err(format!("{:?} cannot be the name of a setting", params.name));
-        }
+        check_setting(&params.name).map_err(|why| format!("`name` {:?}: {why}", params.name))?;
         match (&params.value, params.absent) {
             (None, false) => return Err("`value` is missing".into()),
             (Some(_), true) => return Err("a setting that is `absent` has no value".into()),

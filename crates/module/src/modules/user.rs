@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::accounts::{self, GroupEntry, UserEntry, check_field, check_name};
 use crate::failure::Failure;
 use crate::forecast::Resource;
+use crate::format::AccountName;
 use crate::host::Command;
 use crate::module::{About, Analysis, Analyze, Applied, Apply, Module};
 
@@ -21,6 +22,7 @@ pub struct User;
 #[serde(deny_unknown_fields)]
 pub struct UserParams {
     /// The user's name.
+    #[schemars(extend("format" = "account-name"))]
     name: String,
     /// Its number. Without it a new user gets a free one.
     uid: Option<u32>,
@@ -30,15 +32,19 @@ pub struct UserParams {
     system: bool,
     /// The user's own group, by name. Without it a new user gets a group of its own name: the one that is there, or a
     /// new one.
+    #[schemars(extend("format" = "account-name"))]
     group: Option<String>,
     /// Further groups: just these, or with `append` at least these.
+    #[schemars(with = "Option<BTreeSet<AccountName>>")]
     groups: Option<BTreeSet<String>>,
     /// Leave it in further groups that are not named.
     #[serde(default)]
     append: bool,
     /// What stands beside the name, as a rule the full one.
+    #[schemars(extend("format" = "account-field"))]
     comment: Option<String>,
     /// The home directory's path.
+    #[schemars(extend("format" = "home"))]
     home: Option<PathBuf>,
     /// Make the home directory of a new user, with what `/etc/skel` holds. By default yes, for a system user no.
     create_home: Option<bool>,
@@ -46,6 +52,7 @@ pub struct UserParams {
     #[serde(default)]
     move_home: bool,
     /// The login shell's path.
+    #[schemars(extend("format" = "shell"))]
     shell: Option<PathBuf>,
     /// The hash of a password as `/etc/shadow` has it (`openssl passwd -6` makes one), or `!` for a user that cannot log
     /// in with one. It is never shown.
@@ -151,7 +158,7 @@ admin:
             check_field("password", hash)?;
             // A password in clear would lock the user out, and lie readable in the table.
             if !(hash.starts_with('$') || hash.starts_with(['!', '*']) || hash.starts_with('_')) {
-                return Err("`password` is not a hash: `openssl passwd -6` makes one; `!` allows none".into());
+                return Err("the password is not a hash: `openssl passwd -6` makes one; `!` allows none".into());
             }
         }
         if params.append && params.groups.is_none() {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mainstay_core::frame::Facts;
 use mainstay_core::state::catalog::Catalog;
 use mainstay_core::state::session::Ask;
+use mainstay_core::state::schema::Formats;
 use mainstay_core::state::site::{self, FileEntry, Files, ModuleSchema, ModuleTable, SiteInput};
 use mainstay_core::state::{StateOutcome, StepWord, Values};
 use mainstay_module::registry;
@@ -36,7 +37,12 @@ impl ModuleTable for Builtin {
             params: module.schema(),
             identity: module.about().identity.map(str::to_owned),
             refreshes: module.refreshes(),
+            outputs: None,
         })
+    }
+
+    fn formats(&self) -> Formats {
+        mainstay_module::format::format
     }
 
     fn names(&self) -> Vec<String> {

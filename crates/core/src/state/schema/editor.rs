@@ -20,8 +20,8 @@ pub fn site_schema(modules: &dyn ModuleTable) -> Value {
     defs.insert("texts".into(), json!({"anyOf": [text(), {"type": "array", "items": text()}]}));
     defs.insert(
         "time".into(),
-        json!({"anyOf": [{"type": "integer", "minimum": 0}, text()], "description":
-        "Whole seconds, or a text such as 90s or 1h30m."}),
+        json!({"anyOf": [{"type": "number", "minimum": 0}, text()], "description":
+        "A number of seconds, or a text like 30s or 1h30m."}),
     );
     let mut properties = options();
     for name in modules.names() {

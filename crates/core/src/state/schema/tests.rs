@@ -75,11 +75,11 @@ fn what_does_not_fit_is_told_in_words() {
             json!(1),
             "`file` has no parameter `wrong` (there are args, either, env, force, from, kind, mode, next, path, port, run, share and 5 more)",
         ),
-        ("path", json!(7), "`path` must be a text, not a number"),
+        ("path", json!(7), "`path` must be a text, not a number (a template alone keeps its type: add | string to it)"),
         ("path", json!(""), "`path` is empty"),
         ("path", Value::Null, "`path` must be a text, not nothing (give it a value, or leave the line out)"),
         ("mode", json!("rw"), "`mode` cannot be `rw` (Permission bits in octal, as 0644)"),
-        ("mode", json!([1]), "`mode` must be a text, not a list"),
+        ("mode", json!([1]), "`mode` must be a text, not a list (a template alone keeps its type: add | tojson to it, or name a part of it)"),
         ("state", json!("presnt"), "`state` must be present or absent, not `presnt` (did you mean present?)"),
         ("state", json!(3), "`state` must be present or absent, not a number"),
         ("kind", json!("link"), "`kind` must be file or directory, not `link`"),
@@ -95,13 +95,13 @@ fn what_does_not_fit_is_told_in_words() {
         ("force", json!(0), "`force` must be true or false, not a number"),
         ("args", json!("a"), "`args` must be a list, not a text (write args: [a])"),
         ("args", json!([]), "`args` is an empty list"),
-        ("args", json!(["a", 1]), "`args[1]` must be a text, not a number"),
-        ("env", json!({"A": 1}), "`env.A` must be a text, not a number"),
+        ("args", json!(["a", 1]), "`args[1]` must be a text, not a number (a template alone keeps its type: add | string to it)"),
+        ("env", json!({"A": 1}), "`env.A` must be a text, not a number (a template alone keeps its type: add | string to it)"),
         ("env", json!(["A=1"]), "`env` must be a map, not a list"),
         ("source", json!(1), "`source` must be a text that names a file, not a number"),
         ("tree", json!(true), "`tree` must be a text that names a folder, not true or false"),
         ("run", json!({}), "`run` must be a list or a text, not a map"),
-        ("run", json!([1]), "`run[0]` must be a text, not a number"),
+        ("run", json!([1]), "`run[0]` must be a text, not a number (a template alone keeps its type: add | string to it)"),
         ("from", json!({"type": "url", "file": "x"}), "`from.url` is missing"),
         (
             "from",
@@ -119,6 +119,32 @@ fn what_does_not_fit_is_told_in_words() {
     }
     assert_eq!(said(json!({})), ["`path` is missing (Where it is)"]);
     assert_eq!(said(json!({"mod": "x", "port": "x"})).len(), 3, "all at once");
+}
+
+#[test]
+fn formats_are_asked_of_texts_alone() {
+    let formats: Formats = |name| match name {
+        "path" => Some(|text| if text.starts_with('/') { Ok(()) } else { Err("it is not absolute".into()) }),
+        _ => None,
+    };
+    let schema = json!({"type": "object", "properties": {
+        "path": {"type": ["string", "null"], "format": "path"},
+        "paths": {"type": "array", "items": {"type": "string", "format": "path"}},
+        "time": {"type": ["string", "number"], "format": "duration", "minimum": 0},
+        "other": {"type": "string", "format": "unheard-of"},
+    }});
+    let checker = Checker::new(formats);
+    let said = |params: Value| checker.check_values("m", &schema, params.as_object().unwrap());
+    assert_eq!(said(json!({"path": "/x", "paths": ["/y"], "time": 0.5, "other": "x"})), Vec::<String>::new());
+    assert_eq!(said(json!({"path": null, "time": "30s"})), Vec::<String>::new());
+    assert_eq!(
+        said(json!({"path": "x", "paths": ["/y", ""], "time": -1})),
+        ["`path` cannot be `x`: it is not absolute", "`paths[1]` is empty", "`time` must be at least 0"]
+    );
+    assert_eq!(
+        said(json!({"time": true})),
+        ["`time` must be a number of seconds or a text like 30s, not true or false"]
+    );
 }
 
 #[test]

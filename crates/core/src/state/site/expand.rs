@@ -337,7 +337,10 @@ impl<'a> Builder<'a> {
         used: &[(StateIndex, Place)],
     ) -> (Expanded, BTreeSet<Read>) {
         let settler = self.settler(skeleton.unit, &skeleton.locals);
-        let (guards, options) = options::read(&settler, &skeleton.source, &skeleton.written().entries);
+        let (guards, options) = {
+            let entries = &skeleton.written().entries;
+            options::read(&settler, &skeleton.source, entries, &skeleton.schema, &self.site.checker)
+        };
         let params = self.params(&settler, skeleton, skeletons, used);
         let declared = Declared {
             id: skeleton.id.clone(),
@@ -409,7 +412,8 @@ impl<'a> Builder<'a> {
         }
         let mut params = Param { value: ParamValue::Map(entries), at, raw: None };
         schema::marked(&skeleton.schema.params, &mut params, &mut |mark, param| {
-            files::resolve(mark, param, settler, &self.site.library);
+            let outputs = skeleton.schema.outputs.as_deref();
+            files::resolve(mark, param, settler, &self.site.library, outputs);
         });
         let found = self.site.checker.check(&skeleton.module, &skeleton.schema.params, &params);
         let fits = found.is_empty();
@@ -417,14 +421,15 @@ impl<'a> Builder<'a> {
             self.problems().note(problem.at, problem.message, problem.hint);
         }
         let is_known = params.is_known();
-        let Json::Object(params) = params.to_json() else { return Values::new() };
+        let Json::Object(values) = params.to_json() else { return Values::new() };
         if fits
             && is_known
-            && let Err(words) = self.site.modules.check(&skeleton.module, &params)
+            && let Err(words) = self.site.modules.check(&skeleton.module, &values)
         {
-            self.problems().note(at, format!("`{}`: {words}", skeleton.module), None);
+            let (at, message) = placed(&words, &params, &skeleton.module);
+            self.problems().note(at, message, None);
         }
-        params
+        values
     }
 
     fn targets(&self, names: &Names<'_>) -> Option<Vec<(Target, Vec<StateIndex>)>> {
@@ -498,6 +503,23 @@ impl<'a> Builder<'a> {
             }
         }
         Some(kept)
+    }
+}
+
+/// Words of a module about its parameters, at the one with which they begin, if they do.
+fn placed(words: &str, params: &Param, module: &str) -> (Place, String) {
+    let ParamValue::Map(entries) = &params.value else { return (params.at, words.to_owned()) };
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let (quoted, bare) = match words.strip_prefix('`') {
+        Some(quoted) => (true, quoted),
+        None => (false, words),
+    };
+    let (name, rest) = bare.split_at(bare.find(|c| !is_word(c)).unwrap_or(bare.len()));
+    let is_named = if quoted { rest.starts_with('`') } else { rest.starts_with(": ") };
+    match entries.iter().find(|entry| is_named && entry.name == name) {
+        Some(entry) if quoted => (entry.param.at, words.to_owned()),
+        Some(entry) => (entry.param.at, format!("`{name}`{rest}")),
+        None => (params.at, format!("`{module}`: {words}")),
     }
 }
 

@@ -10,10 +10,17 @@ use crate::state::schema::Mark;
 use crate::state::template::MAX_TEMPLATE;
 
 /// Replaces what a marked parameter says by what the catalog holds.
-pub(super) fn resolve(mark: Mark, param: &mut Param, settler: &Settler<'_>, library: &Library<'_>) {
+pub(super) fn resolve(
+    mark: Mark,
+    param: &mut Param,
+    settler: &Settler<'_>,
+    library: &Library<'_>,
+    outputs: Option<&[String]>,
+) {
     if mark == Mark::Expression {
         if let ParamValue::Text(text) = &param.value {
-            settler.plain_expression(text, param.at, Beside::Outputs);
+            let file = library.text(param.at.file).unwrap_or_default();
+            settler.plain_expression(text, param.at, &file, Beside::Outputs(outputs));
         }
         return;
     }

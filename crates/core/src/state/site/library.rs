@@ -194,6 +194,10 @@ impl<'a> Library<'a> {
         self.kept().entries.get(number).map(|entry| entry.path.clone()).unwrap_or_default()
     }
 
+    pub(super) fn text(&self, number: usize) -> Option<Arc<str>> {
+        self.kept().entries.get(number).and_then(|entry| entry.text.clone())
+    }
+
     /// Of the states files.
     pub(super) fn names(&self) -> Vec<String> {
         let kept = self.kept();

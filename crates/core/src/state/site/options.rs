@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use super::ModuleSchema;
 use super::settle::{Beside, Settler};
 use super::source::{Source, kind};
 use crate::near_miss::near_miss;
 use crate::state::catalog::{Guards, Options, Place, Rank, RequisiteKind, Retry};
 use crate::state::param::{Param, ParamValue};
-use crate::state::schema::shown;
+use crate::state::schema::{Checker, shown};
+use crate::state::template::is_template;
 use crate::time::Span;
 use crate::yaml::{Key, Tree, Value};
 
@@ -64,21 +66,33 @@ impl Word {
 }
 
 /// Reads guards and options; other entries are passed over.
-pub(super) fn read(settler: &Settler<'_>, source: &Source, entries: &[(Key, Tree)]) -> (Guards, Options) {
-    let reader = Reader { settler, source };
+pub(super) fn read(
+    settler: &Settler<'_>,
+    source: &Source,
+    entries: &[(Key, Tree)],
+    module: &ModuleSchema,
+    checker: &Checker,
+) -> (Guards, Options) {
+    let reader = Reader { settler, source, module, checker };
     let (mut guards, mut options) = (Guards::default(), Options::default());
     for (key, tree) in entries {
         match key.name.as_str() {
             "unless" => guards.unless = reader.texts(tree, "unless"),
             "onlyif" => guards.onlyif = reader.texts(tree, "onlyif"),
-            "creates" => guards.creates = reader.texts(tree, "creates"),
+            "creates" => {
+                guards.creates = reader.texts(tree, "creates");
+                reader.paths(tree);
+            }
             "when" => guards.when = settler.expression(source, tree, "when", Beside::Nothing),
             "order" => options.order = reader.rank(tree),
             "failhard" => options.failhard = reader.truth(tree, "failhard").unwrap_or_default(),
             "parallel" => options.parallel = reader.truth(tree, "parallel"),
             "sensitive" => options.sensitive = reader.truth(tree, "sensitive").unwrap_or_default(),
             "check_cmd" => options.check_cmd = reader.text(tree, "check_cmd"),
-            "become" => options.become_user = reader.text(tree, "become"),
+            "become" => {
+                options.become_user = reader.text(tree, "become");
+                reader.format(tree, "become", "account");
+            }
             "retry" => options.retry = reader.retry(tree),
             _ => {}
         }
@@ -89,6 +103,8 @@ pub(super) fn read(settler: &Settler<'_>, source: &Source, entries: &[(Key, Tree
 struct Reader<'a> {
     settler: &'a Settler<'a>,
     source: &'a Source,
+    module: &'a ModuleSchema,
+    checker: &'a Checker,
 }
 
 impl Reader<'_> {
@@ -125,6 +141,22 @@ impl Reader<'_> {
             }
             Value::List(items) => items.iter().filter_map(|item| self.text(item, what)).collect(),
             _ => self.text(tree, what).into_iter().collect(),
+        }
+    }
+
+    /// Asks a format of a text that is known already.
+    fn format(&self, tree: &Tree, what: &str, format: &str) {
+        let Some(text) = tree.as_text().filter(|text| !text.trim().is_empty() && !is_template(text)) else { return };
+        if let Err(why) = self.checker.format(format, text) {
+            let message = format!("`{what}` cannot be {}: {why}", shown(text));
+            self.note(self.source.place(tree.position), message, None);
+        }
+    }
+
+    fn paths(&self, tree: &Tree) {
+        match &tree.value {
+            Value::List(items) => items.iter().for_each(|item| self.format(item, "creates", "absolute-path")),
+            _ => self.format(tree, "creates", "absolute-path"),
         }
     }
 
@@ -169,7 +201,10 @@ impl Reader<'_> {
                 "attempts" => attempts = Some(self.attempts(tree)),
                 "interval" => retry.interval = self.time(tree, "interval").unwrap_or(DEFAULT_INTERVAL),
                 "splay" => retry.splay = self.time(tree, "splay").unwrap_or_default(),
-                "until" => retry.until = self.settler.expression(self.source, tree, "until", Beside::Outputs),
+                "until" => {
+                    let outputs = Beside::Outputs(self.module.outputs.as_deref());
+                    retry.until = self.settler.expression(self.source, tree, "until", outputs);
+                }
                 name => {
                     let hint = near_miss(name, WORDS).map(|near| format!("did you mean {near}?"));
                     let at = self.source.place(key.position);
@@ -211,7 +246,7 @@ impl Reader<'_> {
             None => {
                 self.note(
                     param.at,
-                    format!("`{what}` is a time: whole seconds, or a text such as 90s"),
+                    format!("`{what}` must be a number of seconds or a text like 30s"),
                     None,
                 );
                 None
@@ -223,6 +258,7 @@ impl Reader<'_> {
 fn duration(param: &Param) -> Option<Duration> {
     match (&param.value, param.as_text()) {
         (ParamValue::Int(seconds), _) => u64::try_from(*seconds).ok().map(Duration::from_secs),
+        (ParamValue::Float(seconds), _) => Span::from_seconds(*seconds).map(|span| span.0),
         (_, Some(text)) => text.parse::<Span>().ok().map(|span| span.0),
         _ => None,
     }

@@ -41,10 +41,10 @@ pub(super) struct Settler<'a> {
 
 /// What may stand in an expression besides variables.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Beside {
+pub(super) enum Beside<'a> {
     Nothing,
-    /// Outputs of an attempt, whose names only the module knows.
-    Outputs,
+    /// Outputs of an attempt; of a module that does not say what it gives out, it may be any name.
+    Outputs(Option<&'a [String]>),
 }
 
 /// What is to say of a name in a template.
@@ -189,7 +189,7 @@ impl Settler<'_> {
         source: &Source,
         tree: &Tree,
         what: &str,
-        beside: Beside,
+        beside: Beside<'_>,
     ) -> Option<String> {
         let at = source.place(tree.position);
         match &tree.value {
@@ -212,9 +212,14 @@ impl Settler<'_> {
         }
     }
 
-    /// An expression that a parameter holds.
-    pub(super) fn plain_expression(&self, text: &str, at: Place, beside: Beside) {
-        self.check(&template::scan_expression(text), &|_| at, beside);
+    /// An expression that a parameter holds, which stands at `at` in the text of a file.
+    pub(super) fn plain_expression(&self, text: &str, at: Place, file: &str, beside: Beside<'_>) {
+        let place = |offset| {
+            let start = Position { line: at.line, column: at.column };
+            let Position { line, column } = locate_in(file, start, text, offset);
+            Place { line, column, ..at }
+        };
+        self.check(&template::scan_expression(text), &place, beside);
     }
 
     /// The value of an expression over variables, as `for_each` has it.
@@ -282,7 +287,7 @@ impl Settler<'_> {
     }
 
     /// Notes what is wrong with a template whatever the machine is, and what it reads.
-    fn check(&self, scan: &Scan, place: &dyn Fn(usize) -> Place, beside: Beside) -> bool {
+    fn check(&self, scan: &Scan, place: &dyn Fn(usize) -> Place, beside: Beside<'_>) -> bool {
         let mut good = true;
         let words = self.templates.unknown_words(scan);
         for Fault { at, message, hint } in scan.faults.iter().chain(&words) {
@@ -311,7 +316,7 @@ impl Settler<'_> {
     }
 
     /// Whether anything defines a name.
-    fn missing(&self, scan: &Scan, name: &Name, beside: Beside) -> Missing {
+    fn missing(&self, scan: &Scan, name: &Name, beside: Beside<'_>) -> Missing {
         let required = || scan.is_required(name);
         let variable = match (name.name.as_str(), &name.attribute) {
             ("facts" | "states", _) | ("vars" | "secrets", None) => return Missing::Nothing,
@@ -335,16 +340,25 @@ impl Settler<'_> {
         if self.loose.contains(variable) {
             return Missing::Waits;
         }
-        if beside == Beside::Outputs && name.attribute.is_none() {
-            return Missing::Nothing;
-        }
-        let known = self.vars.keys().chain(self.locals.keys()).map(String::as_str);
+        let outputs = match beside {
+            Beside::Outputs(outputs) if name.attribute.is_none() => match outputs {
+                Some(outputs) if !outputs.iter().any(|output| output == variable) => outputs,
+                _ => return Missing::Nothing,
+            },
+            _ => &[],
+        };
+        let known = self.vars.keys().chain(self.locals.keys()).chain(outputs).map(String::as_str);
         let hint = match (variable, near_miss(variable, known)) {
             (_, Some(near)) => Some(format!("did you mean {near}?")),
             ("item", None) => Some("`item` is there with `for_each` only".into()),
+            _ if !outputs.is_empty() => Some(format!("what it gives out is {}", outputs.join(", "))),
+            ("exit_code" | "stdout" | "stderr", None) => {
+                Some("an expression over outputs, as `failed_when` and `until`, has no braces".into())
+            }
             _ => None,
         };
-        Missing::Wrong(format!("there is no variable `{variable}`"), hint)
+        let kind = if outputs.is_empty() { "variable" } else { "variable or output" };
+        Missing::Wrong(format!("there is no {kind} `{variable}`"), hint)
     }
 
     pub(super) fn too_early(&self, at: Place, what: &str) {
@@ -394,14 +408,27 @@ fn locate(source: &Source, tree: &Tree, text: &str, offset: usize) -> Place {
     } else if quoted && line == 1 {
         Position { line: start.line, column: start.column + column }
     } else {
-        in_block(source, start, text, line, column).unwrap_or(start)
+        in_block(&source.text, start, text, line, column).unwrap_or(start)
     };
     source.place(position)
 }
 
+/// The same where only the place of the text is known.
+fn locate_in(file: &str, start: Position, text: &str, offset: usize) -> Position {
+    let (line, column) = template::place(text, offset);
+    let written = file.lines().nth(start.line.saturating_sub(1)).unwrap_or_default();
+    let written: String = written.chars().skip(start.column.saturating_sub(1)).collect();
+    let quoted = written.strip_prefix(['"', '\'']).is_some_and(|inner| inner.starts_with(text));
+    match line {
+        1 if written.starts_with(text) => Position { line: start.line, column: start.column + column - 1 },
+        1 if quoted => Position { line: start.line, column: start.column + column },
+        _ => in_block(file, start, text, line, column).unwrap_or(start),
+    }
+}
+
 /// The place within a block text (`|`), whose lines are those of the file without their indentation.
-fn in_block(source: &Source, start: Position, text: &str, line: usize, column: usize) -> Option<Position> {
-    let header = source.text.lines().nth(start.line - 1)?;
+fn in_block(file: &str, start: Position, text: &str, line: usize, column: usize) -> Option<Position> {
+    let header = file.lines().nth(start.line - 1)?;
     // The parser may point at the sign, or at what comes below it.
     let first = if header.trim_end().ends_with(['|', '-', '+']) && header.contains('|') {
         start.line + 1
@@ -409,7 +436,7 @@ fn in_block(source: &Source, start: Position, text: &str, line: usize, column: u
         start.line
     };
     let number = first + line - 1;
-    let written = source.text.lines().nth(number - 1)?;
+    let written = file.lines().nth(number - 1)?;
     let wanted = text.lines().nth(line - 1)?;
     let indent = written.chars().count().checked_sub(wanted.chars().count())?;
     let fits =

@@ -88,11 +88,21 @@ impl ModuleTable for Table {
         };
         let required: Vec<&str> = identity.into_iter().collect();
         let params = json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false});
-        Some(ModuleSchema { params, identity: identity.map(str::to_owned), refreshes })
+        let outputs = (name == "cmd").then(|| ["exit_code", "stderr", "stdout"].map(str::to_owned).into());
+        Some(ModuleSchema { params, identity: identity.map(str::to_owned), refreshes, outputs })
     }
 
     fn names(&self) -> Vec<String> {
         ["cmd", "file", "pkg", "service", "user"].map(str::to_owned).into()
+    }
+
+    fn formats(&self) -> Formats {
+        |name| match name {
+            "absolute-path" => {
+                Some(|text| if text.starts_with('/') { Ok(()) } else { Err("it is not absolute".into()) })
+            }
+            _ => None,
+        }
     }
 
     fn check(&self, module: &str, params: &Values) -> Result<(), String> {
@@ -100,6 +110,7 @@ impl ModuleTable for Table {
         assert!(!Value::Object(params.clone()).to_string().contains("{{"));
         match (module, &params.get("content"), &params.get("source")) {
             ("file", Some(_), Some(_)) => Err("content and source exclude each other".into()),
+            ("file", Some(content), _) if *content == "odd" => Err("content: it is odd".into()),
             _ => Ok(()),
         }
     }
@@ -113,7 +124,7 @@ impl ModuleTable for Table {
             program: b"#!/bin/sh\n".to_vec(),
             signature: extension.minisign.as_ref().map(|_| "signed".into()),
             describe: json!({"name": extension.name}),
-            schema: ModuleSchema { params, identity: None, refreshes: false },
+            schema: ModuleSchema { params, identity: None, refreshes: false, outputs: None },
         })
     }
 }

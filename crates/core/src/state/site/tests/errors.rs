@@ -173,13 +173,63 @@ fn parameters() {
       1 | states: {a: {file: {path: /a, content: {$blob: x}}}}
         |                                         ^
 
-    site.yaml:1:42: the template cannot be read: unexpected end of input, expected expression
+    site.yaml:1:50: the template cannot be read: unexpected end of input, expected expression
       1 | states: {a: {cmd: {run: a, changed_when: "'x' in ("}}}
-        |                                          ^
+        |                                                  ^
 
     site.yaml:2:7: `file`: content and source exclude each other
       2 |   a: {file: {path: /a, content: x, source: latin}}
         |       ^
+    "#);
+}
+
+#[test]
+fn expressions() {
+    insta::assert_snapshot!(all(&[
+        "states:\n  a:\n    cmd: {run: a, changed_when: \"nosuch in stdout\"}\n    retry: {attempts: 2, until: 'exit_cod == 0'}\n  b:\n    cmd:\n      run: b\n      changed_when: |\n        'x' in stdout and\n        stdot | upcase\n  c: {pkg: {}, retry: {attempts: 2, until: version}}",
+        "states: {a: {cmd: {run: a, changed_when: '{{ stdout }}'}, when: stdout}}",
+        "vars: {x: 1}\nstates: {a: {cmd: {run: a, changed_when: \"states['b'].x == x and signal is undefined and stdout.strip()\"}}}",
+    ]), @r#"
+    site.yaml:3:34: there is no variable or output `nosuch` (what it gives out is exit_code, stderr, stdout)
+      3 |     cmd: {run: a, changed_when: "nosuch in stdout"}
+        |                                  ^
+    site.yaml:4:34: there is no variable or output `exit_cod` (did you mean exit_code?)
+      4 |     retry: {attempts: 2, until: 'exit_cod == 0'}
+        |                                  ^
+    site.yaml:10:9: there is no variable or output `stdot` (did you mean stdout?)
+      10 |         stdot | upcase
+         |         ^
+    site.yaml:10:17: there is no filter `upcase`
+      10 |         stdot | upcase
+         |                 ^
+
+    site.yaml:1:46: there is no variable `stdout` (an expression over outputs, as `failed_when` and `until`, has no braces)
+      1 | states: {a: {cmd: {run: a, changed_when: '{{ stdout }}'}, when: stdout}}
+        |                                              ^
+    site.yaml:1:65: there is no variable `stdout` (an expression over outputs, as `failed_when` and `until`, has no braces)
+      1 | md: {run: a, changed_when: '{{ stdout }}'}, when: stdout}}
+        |                                                   ^
+
+    site.yaml:2:43: there is no state `b` to read
+      2 | states: {a: {cmd: {run: a, changed_when: "states['b'].x == x and signal is undefined and stdout.stri
+        |                                           ^
+    "#);
+}
+
+#[test]
+fn formats() {
+    insta::assert_snapshot!(all(&[
+        "states:\n  c: {file: {path: '{{ facts.os }}'}, creates: [b, /c, '{{ facts.os }}']}\n  d: {file: {path: /d, content: odd}, creates: e}",
+    ]), @r#"
+    site.yaml:2:49: `creates` cannot be `b`: it is not absolute
+      2 |   c: {file: {path: '{{ facts.os }}'}, creates: [b, /c, '{{ facts.os }}']}
+        |                                                 ^
+    site.yaml:3:33: `content`: it is odd
+      3 |   d: {file: {path: /d, content: odd}, creates: e}
+        |                                 ^
+    site.yaml:3:48: `creates` cannot be `e`: it is not absolute
+      3 |   d: {file: {path: /d, content: odd}, creates: e}
+        |                                                ^
     "#);
 }
 
@@ -344,7 +394,7 @@ fn requisites() {
     site.yaml:4:23: `retry` has no `attempts` (the first attempt counts as one)
       4 |   c: {pkg: {}, retry: {interval: soon, atempts: 1}}
         |                       ^
-    site.yaml:4:34: `interval` is a time: whole seconds, or a text such as 90s
+    site.yaml:4:34: `interval` must be a number of seconds or a text like 30s
       4 |   c: {pkg: {}, retry: {interval: soon, atempts: 1}}
         |                                  ^
     site.yaml:4:40: `retry` has no `atempts` (did you mean attempts?)
