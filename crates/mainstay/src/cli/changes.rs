@@ -60,6 +60,8 @@ pub(super) struct Detail {
     pub(super) verbose: bool,
     /// Every state with the reason for its place.
     pub(super) explain: bool,
+    /// What is owed for states that are gone is given up in this run.
+    pub(super) drops_orphans: bool,
 }
 
 fn line(tone: Tone, text: impl Into<String>) -> Line {
@@ -76,10 +78,13 @@ pub(super) fn plan(plan: &Plan, detail: Detail) -> Vec<Line> {
         }
     }
     for orphan in &plan.orphans {
-        let text = format!(
-            "  still owed for a state that is gone: {} (up --drop-orphans gives it up)",
-            one_line(orphan)
-        );
+        let orphan = one_line(orphan);
+        let text = match detail.drops_orphans {
+            true => format!("  to be given up, as its state is gone: {orphan}"),
+            false => {
+                format!("  still owed for a state that is gone: {orphan} (up --drop-orphans gives it up)")
+            }
+        };
         lines.push(line(Tone::Unsure, text));
     }
     lines
@@ -466,8 +471,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_owed_and_given_up_in_this_run_is_said_so() {
+        let all = text(&plan(&example(), Detail { drops_orphans: true, ..Detail::default() }));
+        assert!(all.contains("  to be given up, as its state is gone: refresh of gone (service)\n"), "{all}");
+        assert!(!all.contains("--drop-orphans"), "{all}");
+    }
+
+    #[test]
     fn verbose_shows_what_stays() {
-        let all = text(&plan(&example(), Detail { verbose: true, explain: false }));
+        let all = text(&plan(&example(), Detail { verbose: true, ..Detail::default() }));
         assert!(all.starts_with("  = base (directory) unchanged\n"), "{all}");
     }
 
@@ -502,7 +514,7 @@ mod tests {
         let lines = plan(&example, Detail::default());
         assert_eq!(lines.len(), 2 + DIFF_LINES + 2);
         assert_eq!(lines[2 + DIFF_LINES].text, "        … 941 more lines; -v shows them");
-        let all = plan(&example, Detail { verbose: true, explain: false });
+        let all = plan(&example, Detail { verbose: true, ..Detail::default() });
         assert_eq!(all.len(), 2 + 1001 + 1);
     }
 

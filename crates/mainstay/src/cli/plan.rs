@@ -142,7 +142,7 @@ pub(super) async fn bring(
     screen: &mut Screen,
 ) -> Done {
     let mut options = Options { forks: args.forks, explain: args.explain, ..options };
-    let detail = Detail { verbose: args.verbose, explain: args.explain };
+    let detail = Detail { verbose: args.verbose, explain: args.explain, drops_orphans: options.drop_orphans };
     // The file first: what is wrong with it is said before any machine is touched.
     args.check(&options)?;
     let unattended = (options.goal == Goal::Up { yes: true }).then_some(options.cycles);
@@ -384,7 +384,13 @@ mod tests {
 
     #[test]
     fn a_failure_outweighs_what_is_only_not_done() {
-        let end = |verdict| MachineEnd { name: "m".into(), verdict, counts: Default::default(), cycles: 0 };
+        let end = |verdict| MachineEnd {
+            name: "m".into(),
+            verdict,
+            counts: Default::default(),
+            foreseen: true,
+            cycles: 0,
+        };
         let gone = || Verdict::Aside(Aside::Lost(String::new()));
         for (verdicts, expected) in [
             (vec![], 0),

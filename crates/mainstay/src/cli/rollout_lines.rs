@@ -47,6 +47,8 @@ struct SummaryLine<'a> {
     #[serde(flatten)]
     counts: StateCounts,
     cycles: u32,
+    /// `analyze`: the counts say what would become of the states; `modify`: what did.
+    phase: &'static str,
     /// `stable`, `failed`, or `pending`.
     result: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,6 +89,7 @@ impl<'a> RolloutLines<'a> {
             node: &end.name,
             counts: end.counts,
             cycles: end.cycles,
+            phase: if end.foreseen { "analyze" } else { "modify" },
             result,
             reason,
             hints,
@@ -199,11 +202,19 @@ mod tests {
         front.event(&Event::Report { machine: "m", cycle: 1, report: &report }).unwrap();
         let counts = StateCounts { failed: 1, ..StateCounts::default() };
         let verdict = Verdict::Aside(Aside::States { failed: 1, blocked: 0 });
-        front.event(&Event::Ended(&MachineEnd { name: "m".into(), verdict, counts, cycles: 1 })).unwrap();
+        front
+            .event(&Event::Ended(&MachineEnd {
+                name: "m".into(),
+                verdict,
+                counts,
+                foreseen: false,
+                cycles: 1,
+            }))
+            .unwrap();
         insta::assert_snapshot!(buffer.text(), @r#"
         {"event":"step","node":"m","cycle":1,"phase":"analyze","state":"conf","module":"file","step":"change","reason":null,"diff":"mode: \"0644\" → \"0640\"\ncontent: absent → ‹secret›\n","changes":[{"field":"mode","before":{"known":"0644"},"after":{"known":"0640"}},{"field":"content","before":"absent","after":{"secret":{"digest":"ab"}}}],"refresh":["other"]}
         {"event":"step","node":"m","cycle":1,"phase":"modify","state":"conf","module":"file","outcome":"failed","reason":"write /x: No space left on device","diff":null,"duration_ms":7}
-        {"event":"summary","node":"m","changed":0,"unchanged":0,"skipped":0,"failed":1,"blocked":0,"cycles":1,"result":"failed","reason":"1 failed, 0 blocked"}
+        {"event":"summary","node":"m","changed":0,"unchanged":0,"skipped":0,"failed":1,"blocked":0,"cycles":1,"phase":"modify","result":"failed","reason":"1 failed, 0 blocked"}
         "#);
     }
 }

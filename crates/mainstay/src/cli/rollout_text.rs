@@ -52,9 +52,10 @@ impl<'a> RolloutText<'a> {
         // Of one machine that was only looked at, its plan's heading has said it all.
         let is_said = |end: &MachineEnd| end.cycles == 0 && !matches!(end.verdict, Verdict::Aside(_));
         if self.ends.len() != 1 || !self.ends.iter().all(is_said) {
-            let rows: Vec<Vec<String>> = self.ends.iter().map(row).collect();
-            let head =
-                ["MACHINE", "RESULT", "CHANGED", "UNCHANGED", "SKIPPED", "FAILED", "BLOCKED", "CYCLES"];
+            let columns = columns(&self.ends);
+            let head: Vec<&str> =
+                ["MACHINE", "RESULT"].into_iter().chain(columns.iter().map(|c| c.0)).collect();
+            let rows: Vec<Vec<String>> = self.ends.iter().map(|end| row(end, &columns)).collect();
             table::show(self.screen, &head, &rows)?;
         }
         self.screen.flush()?;
@@ -162,7 +163,29 @@ impl<'a> RolloutText<'a> {
     }
 }
 
-fn row(end: &MachineEnd) -> Vec<String> {
+/// What stands in a column of the table, and its number for a machine.
+type Column = (&'static str, fn(&MachineEnd) -> u64);
+
+/// What would change is another thing than what did, and mostly there is but one of the two.
+fn columns(ends: &[MachineEnd]) -> Vec<Column> {
+    let mut columns: Vec<Column> = Vec::new();
+    if ends.iter().any(|end| end.foreseen) {
+        columns.push(("TO CHANGE", |end| if end.foreseen { end.counts.changed } else { 0 }));
+    }
+    if ends.iter().any(|end| !end.foreseen) {
+        columns.push(("CHANGED", |end| if end.foreseen { 0 } else { end.counts.changed }));
+    }
+    columns.extend([
+        ("UNCHANGED", (|end| end.counts.unchanged) as fn(&MachineEnd) -> u64),
+        ("SKIPPED", |end| end.counts.skipped),
+        ("FAILED", |end| end.counts.failed),
+        ("BLOCKED", |end| end.counts.blocked),
+        ("CYCLES", |end| u64::from(end.cycles)),
+    ]);
+    columns
+}
+
+fn row(end: &MachineEnd, columns: &[Column]) -> Vec<String> {
     let result = match &end.verdict {
         Verdict::Stable => "stable",
         Verdict::Planned => "would change",
@@ -175,18 +198,8 @@ fn row(end: &MachineEnd) -> Vec<String> {
         Verdict::Aside(Aside::Drift(_)) => "drifted",
         Verdict::Aside(_) => "failed",
     };
-    let counts = &end.counts;
-    let numbers = [
-        counts.changed,
-        counts.unchanged,
-        counts.skipped,
-        counts.failed,
-        counts.blocked,
-        u64::from(end.cycles),
-    ];
-    let mut row = vec![end.name.clone(), result.to_owned()];
-    row.extend(numbers.iter().map(ToString::to_string));
-    row
+    let numbers = columns.iter().map(|(_, number)| number(end).to_string());
+    [end.name.clone(), result.to_owned()].into_iter().chain(numbers).collect()
 }
 
 #[async_trait(?Send)]
@@ -294,7 +307,23 @@ mod tests {
 
     fn end(name: &str, verdict: Verdict, changed: u64, failed: u64, cycles: u32) -> MachineEnd {
         let counts = StateCounts { changed, failed, ..StateCounts::default() };
-        MachineEnd { name: name.into(), verdict, counts, cycles }
+        MachineEnd { name: name.into(), verdict, counts, foreseen: false, cycles }
+    }
+
+    #[test]
+    fn what_would_change_is_not_said_to_have_changed() {
+        let (mut screen, buffer) = captured::screen(false);
+        let mut front = RolloutText::new(&mut screen, Detail::default());
+        let looked = |name, verdict| MachineEnd { foreseen: true, ..end(name, verdict, 2, 1, 0) };
+        front.event(&Event::Ended(&looked("web1", Verdict::Aside(Aside::Errors(1))))).unwrap();
+        front.event(&Event::Ended(&looked("web2", Verdict::Planned))).unwrap();
+        front.summary().unwrap();
+        insta::assert_snapshot!(buffer.text(), @r#"
+        MACHINE  RESULT        TO CHANGE  UNCHANGED  SKIPPED  FAILED  BLOCKED  CYCLES
+        web1     failed        2          0          0        1       0        0
+        web2     would change  2          0          0        1       0        0
+        Set aside: web1: 1 of its states could not be analysed
+        "#);
     }
 
     #[test]

@@ -291,7 +291,7 @@ async fn show(client: &Client, id: Option<&str>, output: bool, screen: &mut Scre
     screen.line("")?;
     if let Some(mut states) = StateRun::new(run.run, &run.method) {
         nodes.iter().filter_map(|node| node.result.as_ref()).for_each(|result| states.add(result));
-        states.show(client, Detail { verbose: output, explain: false }, screen).await?;
+        states.show(client, Detail { verbose: output, ..Detail::default() }, screen).await?;
         nodes.retain(|node| node.result.is_none());
         if !nodes.is_empty() {
             away(&RunDetail { run, nodes }, screen)?;

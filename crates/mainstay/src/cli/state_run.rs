@@ -157,13 +157,13 @@ mod tests {
         ── blind · 1 in error, 1 unchanged
           ✗ conf (file) error: read /etc/app: Permission denied
               mode: 0644 → 0640^[[2J
-        MACHINE  RESULT        CHANGED  UNCHANGED  SKIPPED  FAILED  BLOCKED  CYCLES
-        blind    failed        0        1          0        1       0        0
-        done     stable        0        1          0        0       0        0
-        gone     failed        0        0          0        0       0        0
-        large    failed        1        1          0        0       0        0
-        web1     would change  1        1          0        0       0        0
-        web2     would change  1        1          0        0       0        0
+        MACHINE  RESULT        TO CHANGE  UNCHANGED  SKIPPED  FAILED  BLOCKED  CYCLES
+        blind    failed        0          1          0        1       0        0
+        done     stable        0          1          0        0       0        0
+        gone     failed        0          0          0        0       0        0
+        large    failed        1          1          0        0       0        0
+        web1     would change  1          1          0        0       0        0
+        web2     would change  1          1          0        0       0        0
         Set aside: blind: 1 of its states could not be analysed
         Set aside: gone: expired
         Set aside: large: it said more than is kept; look at it by --ssh

@@ -181,7 +181,7 @@ async fn bring(tool: &Tool, args: &PlanArgs, options: Options, screen: &mut Scre
     };
     let ways = ssh.among(&tool.inventory()?, &args.hosts.target)?.into_iter().map(way).collect();
     let options = Options { forks: args.hosts.forks, explain: args.explain, ..options };
-    let detail = Detail { verbose: args.verbose, explain: args.explain };
+    let detail = Detail { verbose: args.verbose, explain: args.explain, ..Detail::default() };
     let rollout = Rollout { ways, source: tool, options, interrupt: Interrupt::default() };
     show(rollout, None, detail, screen).await
 }

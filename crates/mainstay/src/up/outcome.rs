@@ -13,6 +13,8 @@ pub struct MachineEnd {
     pub name: String,
     pub verdict: Verdict,
     pub counts: StateCounts,
+    /// Nothing was modified: the counts say what would become of its states.
+    pub foreseen: bool,
     /// How many times it was modified.
     pub cycles: u32,
 }

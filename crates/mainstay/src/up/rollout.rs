@@ -613,7 +613,13 @@ impl Member {
             (None, Goal::Plan) if self.is_wanting() => Verdict::Planned,
             (None, _) => Verdict::Stable,
         };
-        MachineEnd { name: self.way.name().to_owned(), verdict, counts: tally.counts(), cycles: self.cycles }
+        MachineEnd {
+            name: self.way.name().to_owned(),
+            verdict,
+            counts: tally.counts(),
+            foreseen: goal == Goal::Plan,
+            cycles: self.cycles,
+        }
     }
 }
 

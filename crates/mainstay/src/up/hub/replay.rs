@@ -2,7 +2,7 @@
 
 use std::io;
 
-use mainstay_control::hub::approval::APPLY;
+use mainstay_control::hub::approval::{APPLY, PLAN};
 use mainstay_control::view::ResultView;
 use mainstay_core::id::RunId;
 use mainstay_core::state::plan::Plan;
@@ -80,7 +80,7 @@ pub fn tell(method: &str, results: &[&ResultView], front: &mut dyn Front) -> io:
     if !left.is_empty() {
         front.plans(&left)?;
     }
-    let ends: Vec<MachineEnd> = parts.into_iter().map(Part::end).collect();
+    let ends: Vec<MachineEnd> = parts.into_iter().map(|part| part.end(method)).collect();
     for end in &ends {
         front.event(&Event::Ended(end))?;
     }
@@ -143,7 +143,7 @@ impl Part {
         self.proposal(last, again).filter(|proposal| !is_first && !proposal.plan.stable)
     }
 
-    fn end(self) -> MachineEnd {
+    fn end(self, method: &str) -> MachineEnd {
         let (mut tally, mut cycles, mut last) = (Tally::default(), 0, None);
         for tell in &self.tells {
             match tell {
@@ -160,7 +160,9 @@ impl Part {
             tally.plan(plan);
             counts = tally.counts();
         }
-        MachineEnd { name: self.name, verdict: self.verdict, counts, cycles }
+        // What was never applied cannot have changed anything, whatever the run was for.
+        let foreseen = cycles == 0 && (method == PLAN || counts.changed > 0);
+        MachineEnd { name: self.name, verdict: self.verdict, counts, foreseen, cycles }
     }
 }
 
