@@ -200,6 +200,7 @@ pub fn compile<'a>(
     let library = Library::new(files);
     let problems = Problems::default();
     let Some(root) = library.source(&input.file, None, &problems) else {
+        library.look_behind(&input.file, &problems);
         return Err(library.errors(problems).unwrap_or_else(SiteErrors::unreadable));
     };
     let mut site = Site {

@@ -129,6 +129,26 @@ impl<'a> Library<'a> {
         source
     }
 
+    /// Notes what is wrong with the files that one which cannot be read includes, as far as its text says plainly which they are.
+    pub(super) fn look_behind(&self, path: &str, problems: &Problems) {
+        let Some(&number) = self.kept().by_path.get(path) else { return };
+        let text = self.text(number).unwrap_or_default();
+        let mut paths: Vec<String> = plain_includes(&text).map(|name| beside(path, name)).collect();
+        let mut met = BTreeSet::from([path.to_owned()]);
+        while let Some(path) = paths.pop() {
+            if !met.insert(path.clone()) || met.len() > MAX_SOURCES {
+                continue;
+            }
+            // One that is not there may be no file at all, but a word that stands beside the error.
+            if self.files.read(&path, MAX_STATES_FILE).is_err() {
+                continue;
+            }
+            let Some(source) = self.source(&path, None, problems) else { continue };
+            let names = source.includes.iter().filter_map(|include| include.file.as_text());
+            paths.extend(names.filter(|name| !template::is_template(name)).map(|name| beside(&path, name)));
+        }
+    }
+
     /// The bytes of a file that a parameter names.
     pub(super) fn blob(&self, path: &str) -> Result<BlobId, String> {
         let mut kept = self.kept();
@@ -291,6 +311,20 @@ impl SiteErrors {
     }
 }
 
+/// The names of files that stand in the part `include` of a text that is no YAML.
+fn plain_includes(text: &str) -> impl Iterator<Item = &str> {
+    let mut inside = false;
+    let of_include = text.lines().filter_map(move |line| {
+        let rest = line.strip_prefix("include:");
+        if rest.is_some() || line.starts_with(|c: char| c.is_alphanumeric() || c == '"') {
+            inside = rest.is_some();
+        }
+        inside.then_some(rest.unwrap_or(line))
+    });
+    let words = of_include.flat_map(|line| line.split(['[', ']', '{', '}', ',', ' ', '"', '\'']));
+    words.filter(|word| word.ends_with(".yaml") || word.ends_with(".yml"))
+}
+
 /// `name` as it is written in `file`: relative to its folder.
 pub(super) fn beside(file: &str, name: &str) -> String {
     let folder =
@@ -323,6 +357,14 @@ pub(super) fn stem(path: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn includes_are_found_in_what_is_no_yaml() {
+        let text = "vars: {a: [}\ninclude:\n  - a.yaml\n- {file: 'b/c.yml', vars: {x: y.txt}}\nstates:\n  d: e.yaml\n";
+        assert_eq!(plain_includes(text).collect::<Vec<_>>(), ["a.yaml", "b/c.yml"]);
+        assert_eq!(plain_includes("include: [a.yaml, \"b.yaml\"]").collect::<Vec<_>>(), ["a.yaml", "b.yaml"]);
+        assert_eq!(plain_includes("a: b.yaml\n").count(), 0);
+    }
 
     #[test]
     fn names_are_relative_to_the_file_that_says_them() {

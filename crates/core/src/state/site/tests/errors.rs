@@ -217,6 +217,24 @@ fn expressions() {
 }
 
 #[test]
+fn what_a_broken_file_includes_is_told_too() {
+    let files = [
+        ("site.yaml", "include:\n  - a.yaml\n  - gone.yaml\nvars: {x: [}\n"),
+        ("a.yaml", "include: b.yaml\nstates: {s: 1}\n"),
+        ("b.yaml", "stats: {}\nsecrets: {x: ]}\n"),
+    ];
+    insta::assert_snapshot!(errors(&files), @r#"
+    site.yaml:4:11: mismatched bracket '[' closed by '}'
+      4 | vars: {x: [}
+        |           ^
+    a.yaml:2:10: the state `s` is a map, not a number (write a module with its parameters below it)
+      2 | states: {s: 1}
+        |          ^
+    b.yaml:2:10: mismatched bracket '{' closed by ']'
+    "#);
+}
+
+#[test]
 fn formats() {
     insta::assert_snapshot!(all(&[
         "states:\n  c: {file: {path: '{{ facts.os }}'}, creates: [b, /c, '{{ facts.os }}']}\n  d: {file: {path: /d, content: odd}, creates: e}",
