@@ -224,7 +224,12 @@ impl ModuleTable for OneModule {
             "run": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
         }, "additionalProperties": false});
         let is_known = matches!(name, "file" | "cmd");
-        is_known.then(|| ModuleSchema { params, identity: Some("path".into()), refreshes: name == "cmd", outputs: None })
+        is_known.then(|| ModuleSchema {
+            params,
+            identity: Some("path".into()),
+            refreshes: name == "cmd",
+            outputs: None,
+        })
     }
 
     fn names(&self) -> Vec<String> {

@@ -64,16 +64,18 @@ impl Spot {
 }
 
 pub fn expression(field: &str, text: &str) -> Result<regex::bytes::Regex, String> {
-    compiled(text).map_err(|error| format!("{field}: {error}"))
+    check_expression(text).map_err(|why| format!("{field}: {why}"))?;
+    regex::bytes::Regex::new(text).map_err(|error| format!("{field}: {error}"))
 }
 
-/// What is wrong with it, on one line.
-pub fn compiled(text: &str) -> Result<regex::bytes::Regex, String> {
-    regex::bytes::Regex::new(text).map_err(|error| {
-        let words = error.to_string();
-        // The expression itself is shown with it, and a mark below the place, which needs lines of its own.
-        words.rsplit("error: ").next().unwrap_or(&words).trim().to_owned()
-    })
+/// What is wrong with it, in a few words. Making an expression of it costs ten times as much.
+pub fn check_expression(text: &str) -> Result<(), String> {
+    match regex_syntax::ParserBuilder::new().utf8(false).build().parse(text) {
+        Ok(_) => Ok(()),
+        Err(regex_syntax::Error::Parse(error)) => Err(error.kind().to_string()),
+        Err(regex_syntax::Error::Translate(error)) => Err(error.kind().to_string()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// The lines with their ends; only the last may have none.

@@ -271,7 +271,8 @@ mod tests {
         for (value, millis) in [(json!(90), 90_000), (json!(0.5), 500), (json!("1h30m"), 5_400_000)] {
             assert_eq!(read(value.clone()).unwrap(), millis, "{value}");
         }
-        for bad in [json!(-1), json!(-0.5), json!("5"), json!("soon"), json!(1e300), json!(true), json!(null)] {
+        for bad in [json!(-1), json!(-0.5), json!("5"), json!("soon"), json!(1e300), json!(true), json!(null)]
+        {
             assert!(read(bad.clone()).is_err(), "{bad}");
         }
     }

@@ -28,7 +28,7 @@ pub fn format(name: &str) -> Option<Format> {
         "shell" => shell,
         "http-url" => http_url,
         "sha256" => sha256,
-        "regex" => |text| edit::compiled(text).map(drop),
+        "regex" => edit::check_expression,
         "one-line" => one_line,
         "validate-command" => validate_command,
         "block-marker" => block::check_marker,
@@ -38,7 +38,9 @@ pub fn format(name: &str) -> Option<Format> {
         "git-revision" => git::check_revision,
         "fstab-field" => mount::check_field,
         "mount-option" => mount::check_option,
-        "package-version" => |text| packages::check_version(text).map_err(|_| "no package manager writes one so".into()),
+        "package-version" => {
+            |text| packages::check_version(text).map_err(|_| "no package manager writes one so".into())
+        }
         "repository-name" => pkgrepo::check_file_name,
         "repository-word" => pkgrepo::check_word,
         "fingerprint" => pkgrepo::check_fingerprint,

@@ -178,7 +178,8 @@ impl Module for Mount {
             let text = text.as_deref().ok_or_else(|| format!("`{name}` is missing"))?;
             check_field(text).map_err(|why| format!("`{name}` cannot be {text:?}: {why}"))?;
         }
-        let of = |option: &String| check_option(option).map_err(|why| format!("`options`: {option:?}: {why}"));
+        let of =
+            |option: &String| check_option(option).map_err(|why| format!("`options`: {option:?}: {why}"));
         params.options.iter().flatten().try_for_each(of)
     }
 

@@ -318,9 +318,8 @@ pub(crate) fn check_file_name(text: &str) -> Result<(), String> {
 /// What is wrong with a word in the file of a repository.
 pub(crate) fn check_word(word: &str) -> Result<(), String> {
     // apk writes `@TAG URL`.
-    let text = word
-        .strip_prefix('@')
-        .map_or(word, |tagged| tagged.split_once(' ').map_or(tagged, |(_, rest)| rest));
+    let text =
+        word.strip_prefix('@').map_or(word, |tagged| tagged.split_once(' ').map_or(tagged, |(_, rest)| rest));
     let wrong = text.is_empty()
         || text.contains(|c: char| c.is_whitespace() || c.is_control())
         || text.starts_with(['-', '#']);

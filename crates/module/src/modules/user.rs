@@ -158,7 +158,9 @@ admin:
             check_field("password", hash)?;
             // A password in clear would lock the user out, and lie readable in the table.
             if !(hash.starts_with('$') || hash.starts_with(['!', '*']) || hash.starts_with('_')) {
-                return Err("the password is not a hash: `openssl passwd -6` makes one; `!` allows none".into());
+                return Err(
+                    "the password is not a hash: `openssl passwd -6` makes one; `!` allows none".into()
+                );
             }
         }
         if params.append && params.groups.is_none() {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use mainstay_core::frame::Facts;
 use mainstay_core::state::catalog::Catalog;
-use mainstay_core::state::session::Ask;
 use mainstay_core::state::schema::Formats;
+use mainstay_core::state::session::Ask;
 use mainstay_core::state::site::{self, FileEntry, Files, ModuleSchema, ModuleTable, SiteInput};
 use mainstay_core::state::{StateOutcome, StepWord, Values};
 use mainstay_module::registry;

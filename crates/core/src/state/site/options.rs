@@ -146,7 +146,9 @@ impl Reader<'_> {
 
     /// Asks a format of a text that is known already.
     fn format(&self, tree: &Tree, what: &str, format: &str) {
-        let Some(text) = tree.as_text().filter(|text| !text.trim().is_empty() && !is_template(text)) else { return };
+        let Some(text) = tree.as_text().filter(|text| !text.trim().is_empty() && !is_template(text)) else {
+            return;
+        };
         if let Err(why) = self.checker.format(format, text) {
             let message = format!("`{what}` cannot be {}: {why}", shown(text));
             self.note(self.source.place(tree.position), message, None);
@@ -244,11 +246,7 @@ impl Reader<'_> {
                 None
             }
             None => {
-                self.note(
-                    param.at,
-                    format!("`{what}` must be a number of seconds or a text like 30s"),
-                    None,
-                );
+                self.note(param.at, format!("`{what}` must be a number of seconds or a text like 30s"), None);
                 None
             }
         }

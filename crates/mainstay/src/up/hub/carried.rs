@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn the_names_of_the_nodes_take_room_too() {
-        let many: Vec<String> = (0..1_000).map(|number| format!("node-with-a-longer-name-{number:04}")).collect();
+        let many: Vec<String> =
+            (0..1_000).map(|number| format!("node-with-a-longer-name-{number:04}")).collect();
         assert_eq!(carried(430 << 10, &many).unwrap(), 1_000);
         assert!(carried(460 << 10, &many).is_err());
     }
