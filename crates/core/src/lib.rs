@@ -20,7 +20,7 @@ pub mod journal;
 pub mod listed;
 pub mod message;
 pub mod method;
-mod near_miss;
+pub mod near_miss;
 pub mod outcome;
 pub mod received_path;
 pub mod seal;

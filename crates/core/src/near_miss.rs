@@ -4,7 +4,7 @@
 const MAX_NAME: usize = 40;
 
 /// The known name that is written most alike; none if nothing is near. Case, `_` and `-` do not count.
-pub(crate) fn near_miss<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn near_miss<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if written.len() > MAX_NAME {
         return None;
     }

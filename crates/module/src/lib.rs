@@ -9,6 +9,7 @@
 pub mod accounts;
 pub mod blob;
 pub mod content;
+pub mod contradiction;
 pub mod edit;
 pub mod extension;
 pub mod failure;

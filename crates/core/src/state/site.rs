@@ -19,6 +19,7 @@
 //! **`--only`** keeps the states that a pattern means, and what they name in requisites or read, transitively; of `listen` only the edge goes.
 //! A state that waits for others (`onchanges`, `onfail`, `prereq`) would mean nothing without them.
 
+mod contradictions;
 mod cycle;
 mod expand;
 mod extensions;
@@ -125,6 +126,18 @@ pub trait ModuleTable: Sync {
     fn check(&self, module: &str, params: &Values) -> Result<(), String> {
         let (_, _) = (module, params);
         Ok(())
+    }
+
+    /// What a state is about, where it is known: two that are about the same thing may contradict each other.
+    fn thing<'p>(&self, module: &str, params: &'p Values) -> Option<&'p str> {
+        let (_, _) = (module, params);
+        None
+    }
+
+    /// Why two states about the same thing, each a module with its parameters, undo each other.
+    fn contradiction(&self, one: (&str, &Values), other: (&str, &Values)) -> Option<String> {
+        let (_, _) = (one, other);
+        None
     }
 
     /// Fetches a program that serves as a module, verifies it as declared, and asks it what it is.

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use clap::Args;
 use mainstay_control::view::{Problem, ProblemKind};
+use mainstay_core::near_miss::near_miss;
 use mainstay_core::state::schema::editor::site_schema;
 use mainstay_module::About;
 use mainstay_module::registry::Registry;
@@ -76,8 +77,12 @@ fn object(about: &About, schema: &Value, refreshes: bool) -> Value {
 fn one(name: &str, registry: &Registry, screen: &mut Screen) -> Result<(), Stop> {
     let Some(module) = registry.get(name) else {
         let known: Vec<&str> = registry.iter().map(|(name, _)| name).collect();
+        let hint = match near_miss(name, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("there are {}", known.join(", ")),
+        };
         return Err(Problem::new(ProblemKind::NotFound, format!("there is no module {name:?}"))
-            .hint(format!("there are {}", known.join(", ")))
+            .hint(hint)
             .into());
     };
     let (about, schema) = (module.about(), module.schema());

@@ -17,6 +17,7 @@ use mainstay_core::state::site::{
     ExtensionSource, Fetched, FileEntry, FileKind, Files, Machine, ModuleSchema, ModuleTable, Site,
     SiteErrors, SiteInput, compile,
 };
+use mainstay_module::contradiction;
 use mainstay_module::registry::Registry;
 
 use super::extensions;
@@ -180,6 +181,14 @@ impl ModuleTable for Modules<'_> {
         self.0.get(module).map_or(Ok(()), |module| module.read(params).map(drop))
     }
 
+    fn thing<'p>(&self, module: &str, params: &'p Values) -> Option<&'p str> {
+        contradiction::thing(module, params)
+    }
+
+    fn contradiction(&self, one: (&str, &Values), other: (&str, &Values)) -> Option<String> {
+        contradiction::contradiction(one, other)
+    }
+
     fn fetch(&self, extension: &ExtensionSource) -> Result<Fetched, String> {
         extensions::directory()
             .and_then(|directory| extensions::fetch(extension, &directory))
@@ -339,6 +348,40 @@ mod tests {
         site.yaml:11:37: `creates` cannot be `/a/../b`: it holds `..`
         site.yaml:11:55: `become` cannot be `a:`: it is neither the name nor the number of an account
         site.yaml:11:92: `interval` must be a number of seconds or a text like 30s
+        "#);
+    }
+
+    #[test]
+    fn states_that_undo_each_other_are_warned_of_with_both_places() {
+        let registry = mainstay_module::registry::builtin();
+        let files = Example(
+            "vars: {who: web}
+states:
+  a: {file: {path: /etc/a, content: one, mode: '0644'}}
+  b: {file: {path: /etc/a, content: two}}
+  guarded: {file: {path: /etc/a, content: three}, when: facts.os == 'debian'}
+  called: {file: {path: /etc/a, content: four}, onchanges: [a]}
+  elsewhere: {file: {path: /etc/a, content: five}}
+  other-side: {file: {path: /etc/a, owner: root}}
+  dir: {directory: {path: /etc/d}}
+  below: {file: {path: /etc/d/x, content: x}}
+  gone: {file: {path: /etc/d/, absent: true}}
+  edit: {line: {path: /etc/d/x, line: y}}
+targets: {'*': [a, b, guarded, called, other-side, dir, below, gone, edit], 'role=x': [elsewhere]}
+"
+            .into(),
+        );
+        let vars = params(serde_json::json!({"whoo": 1, "who": "db", "read": 1}));
+        let input = SiteInput { file: "site.yaml".into(), vars, ..SiteInput::default() };
+        let modules = Modules(&registry);
+        let site = compile(&input, &files, &modules).unwrap();
+        let warnings: String = site.warnings().iter().map(|warning| format!("{warning}\n")).collect();
+        insta::assert_snapshot!(warnings, @r#"
+        site.yaml:1:1: -e read: no file declares this variable, and nothing reads it
+        site.yaml:1:1: -e whoo: no file declares this variable, and nothing reads it (did you mean who?)
+        site.yaml:4:3: `b` and `a` (line 3) are both about /etc/a: their contents differ (each run would undo what the other did)
+        site.yaml:11:3: `gone` and `dir` (line 9) are both about /etc/d: one wants it, the other wants it gone (each run would undo what the other did)
+        site.yaml:12:3: `edit` and `below` (line 10) are both about /etc/d/x: one gives it its whole content, and the line of the other is not in it (each run would undo what the other did)
         "#);
     }
 

@@ -1,11 +1,12 @@
 //! All states of a site for one set of variables: ids, parameters, and what each names.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value as Json;
 
+use super::contradictions;
 use super::extensions::Modules;
 use super::library::stem;
 use super::names::{self, By, Named, Names, NoSuch};
@@ -18,6 +19,7 @@ use super::source::{Source, kind};
 use super::unit::{Outside, Step, Units, units};
 use super::vars::{Definition, Definitions, Ground, Vars};
 use super::{MAX_STATES, Site, files};
+use crate::near_miss::near_miss;
 use crate::state::catalog::{Declared, Extension, OrderMode, Place, RequisiteKind};
 use crate::state::param::{Entry, Param, ParamValue};
 use crate::state::schema::{self, shown};
@@ -81,7 +83,14 @@ impl Site<'_> {
     ) -> Expansion {
         let deferred = Cell::new(false);
         let loose = if may_wait { self.loose() } else { BTreeSet::new() };
-        let ground = Ground { templates: &self.templates, problems, loose: &loose, deferred: &deferred };
+        let unread = RefCell::new(self.input.vars.keys().cloned().collect());
+        let ground = Ground {
+            templates: &self.templates,
+            problems,
+            loose: &loose,
+            deferred: &deferred,
+            unread: &unread,
+        };
         let outside = Outside { machine, target, command_line: &self.input.vars };
         let found = units(&self.root, &outside, &self.library, ground);
         let modules = Modules::new(self.modules, &self.library, &self.fetches, &found.extensions, problems);
@@ -110,6 +119,11 @@ impl Site<'_> {
         let targets = builder.targets(&names);
         let only = builder.only(&names, &skeletons, &references);
         drop(names);
+        let file = |number| self.library.name(number);
+        contradictions::note(self.modules, &states, &references, targets.as_deref(), &file, warnings);
+        if !deferred.get() {
+            self.note_unread(&unread.take(), &found, warnings);
+        }
         requisites::note_contradictions(&states, &references, problems);
         requisites::note_cycles(&states, &references, problems);
         let root = &self.root;
@@ -125,6 +139,24 @@ impl Site<'_> {
             targets,
             only,
             deferred: deferred.get(),
+        }
+    }
+
+    /// Variables of the command line that no file declares, and that nothing reads: most likely they are misspelt.
+    fn note_unread(&self, unread: &BTreeSet<String>, units: &Units, warnings: &Problems) {
+        if unread.is_empty() {
+            return;
+        }
+        let mut declared = self.loose();
+        for source in &units.sources {
+            let included = source.includes.iter().flat_map(|include| &include.vars);
+            declared.extend(source.vars.iter().chain(included).map(|(key, _)| key.name.clone()));
+        }
+        let at = Place { file: self.root.number, line: 1, column: 1 };
+        for name in unread.iter().filter(|name| !declared.contains(*name)) {
+            let near = near_miss(name, declared.iter().map(String::as_str));
+            let message = format!("-e {name}: no file declares this variable, and nothing reads it");
+            warnings.note(at, message, near.map(|near| format!("did you mean {near}?")));
         }
     }
 
@@ -544,7 +576,14 @@ impl Site<'_> {
             return found;
         }
         let (none, loose, deferred) = (Values::new(), BTreeSet::new(), Cell::new(false));
-        let ground = Ground { templates: &self.templates, problems, loose: &loose, deferred: &deferred };
+        let unread = RefCell::default();
+        let ground = Ground {
+            templates: &self.templates,
+            problems,
+            loose: &loose,
+            deferred: &deferred,
+            unread: &unread,
+        };
         // Which machines a target means cannot hang on what it gives them.
         let file = |(key, tree): &(crate::yaml::Key, Tree)| {
             let at = root.place(key.position);

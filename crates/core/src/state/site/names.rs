@@ -214,7 +214,9 @@ impl<'a> Names<'a> {
         if name.contains(['*', '?', '[']) {
             return self.by_pattern(unit, name);
         }
-        let hint = match self.near_id(unit, name) {
+        let others = self.groups.keys().chain(self.each.keys()).map(String::as_str);
+        let near = self.near_id(unit, name).or_else(|| near_miss(name, others).map(str::to_owned));
+        let hint = match near {
             Some(near) => Some(format!("did you mean {near}?")),
             None if matches!(self.modules.find(name), Found::Module(_)) => {
                 Some(format!("write {{{name}: …}} to name a state by its module"))

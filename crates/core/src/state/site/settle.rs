@@ -34,6 +34,8 @@ pub(super) struct Settler<'a> {
     pub(super) loose: &'a BTreeSet<String>,
     /// Something could not be settled, since only a machine brings its variable.
     pub(super) deferred: &'a Cell<bool>,
+    /// The variables of the command line that nothing has read so far.
+    pub(super) unread: &'a RefCell<BTreeSet<String>>,
     pub(super) reads: RefCell<Vec<Read>>,
     /// The secrets that are read; an empty name for all of them.
     pub(super) secrets_read: RefCell<BTreeSet<String>>,
@@ -295,6 +297,7 @@ impl Settler<'_> {
             good = false;
         }
         for name in &scan.names {
+            self.note_read(name);
             match self.missing(scan, name, beside) {
                 Missing::Nothing => {}
                 Missing::Waits => {
@@ -313,6 +316,18 @@ impl Settler<'_> {
         let reads = scan.states.iter().map(|(name, at)| Read { name: name.clone(), at: place(*at) });
         self.reads.borrow_mut().extend(reads);
         good
+    }
+
+    fn note_read(&self, name: &Name) {
+        let mut unread = self.unread.borrow_mut();
+        if unread.is_empty() {
+            return;
+        }
+        match (name.name.as_str(), &name.attribute) {
+            ("vars", None) => unread.clear(),
+            ("vars", Some(variable)) => drop(unread.remove(variable)),
+            (variable, _) => drop(unread.remove(variable)),
+        }
     }
 
     /// Whether anything defines a name.

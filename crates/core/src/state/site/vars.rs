@@ -42,6 +42,8 @@ pub(super) struct Ground<'a> {
     /// Variables that a machine may bring.
     pub(super) loose: &'a BTreeSet<String>,
     pub(super) deferred: &'a Cell<bool>,
+    /// The variables of the command line that nothing has read so far.
+    pub(super) unread: &'a RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Ground<'a> {
@@ -58,6 +60,7 @@ impl<'a> Ground<'a> {
             secrets: None,
             loose: &vars.loose,
             deferred: self.deferred,
+            unread: self.unread,
             reads: RefCell::default(),
             secrets_read: RefCell::default(),
         }

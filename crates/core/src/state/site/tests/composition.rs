@@ -214,6 +214,26 @@ fn only_keeps_what_is_meant_and_what_that_names() {
 }
 
 #[test]
+fn variables_of_the_command_line_that_mean_nothing_are_warned_of() {
+    let warnings = |name: &str, text: &str| -> Vec<String> {
+        let input = SiteInput { vars: values(json!({name: 1})), ..input() };
+        let disk = Disk::of(&[("site.yaml", text), ("inner.yaml", "vars: {inner: 1}\nstates: {}")]);
+        let site = compile(&input, &disk, &Table).unwrap();
+        site.warnings().iter().map(ToString::to_string).collect()
+    };
+    let text = "include: inner.yaml\nvars: {port: 80}\nstates:\n  a: {cmd: {run: 'x {{ host | default(1) }}', changed_when: flag is defined}, when: on_it is defined}";
+    for known in ["port", "inner", "host", "flag", "on_it"] {
+        assert_eq!(warnings(known, text), Vec::<String>::new(), "{known}");
+    }
+    assert_eq!(
+        warnings("prot", text),
+        ["site.yaml:1:1: -e prot: no file declares this variable, and nothing reads it (did you mean port?)"]
+    );
+    assert_eq!(warnings("other", text).len(), 1);
+    assert_eq!(warnings("any", "states: {a: {cmd: {run: 'x {{ vars | length }}'}}}"), Vec::<String>::new());
+}
+
+#[test]
 fn what_only_leaves_deaf_is_said() {
     let text = "states:\n  conf: {cmd: {run: a}, watch_in: [reload]}\n  restart: {cmd: {run: b}, onchanges: [conf]}\n  reload: {cmd: {run: c}}\n  \
                 after: {cmd: {run: d}, require: [conf]}\n";
