@@ -161,11 +161,14 @@ impl Walk<'_> {
 impl ModuleTable for Modules<'_> {
     fn module(&self, name: &str) -> Option<ModuleSchema> {
         let module = self.0.get(name)?;
+        let about = module.about();
         Some(ModuleSchema {
             params: module.schema(),
-            identity: module.about().identity.map(str::to_owned),
+            identity: about.identity.map(str::to_owned),
             refreshes: module.refreshes(),
-            outputs: Some(module.about().outputs.iter().map(|(name, _)| (*name).to_owned()).collect()),
+            // One that says nothing may give anything.
+            outputs: (!about.outputs.is_empty())
+                .then(|| about.outputs.iter().map(|(name, _)| (*name).to_owned()).collect()),
         })
     }
 

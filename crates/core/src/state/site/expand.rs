@@ -308,6 +308,12 @@ impl<'a> Builder<'a> {
                 match requisites::read(names, skeletons, index, &read) {
                     Ok(reference) => {
                         let target = reference.meant.states[0];
+                        if let Some(output) = &read.output {
+                            if let Err(problem) = requisites::check_output(&skeletons[target], output) {
+                                self.wrong(read.at, problem);
+                            }
+                            continue;
+                        }
                         if skeletons[target].id.as_str() != read.name {
                             expanded.aliases.insert(read.name, target);
                         }

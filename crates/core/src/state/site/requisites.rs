@@ -8,6 +8,7 @@ use super::names::{Meant, Named, Names, NoSuch};
 use super::problem::Problems;
 use super::settle::Read;
 use super::skeleton::Skeleton;
+use crate::near_miss::near_miss;
 use crate::state::StateIndex;
 use crate::state::catalog::{Place, RequisiteKind, Requisites};
 
@@ -90,6 +91,24 @@ pub(super) fn read(
     }
     let meant = Meant { states: vec![state], strict: true };
     Ok(Reference { owner, kind: RequisiteKind::Require, reversed: false, at: read.at, meant, is_read: true })
+}
+
+/// What every state gives out, whatever its module.
+const OUTPUTS_OF_ALL: [&str; 2] = ["changed", "outcome"];
+
+/// Whether a state gives out something of this name, if its module says what it gives.
+pub(super) fn check_output(state: &Skeleton, output: &str) -> Result<(), NoSuch> {
+    let Some(outputs) = &state.schema.outputs else { return Ok(()) };
+    let known = || outputs.iter().map(String::as_str).chain(OUTPUTS_OF_ALL);
+    if known().any(|known| known == output) {
+        return Ok(());
+    }
+    let hint = match near_miss(output, known()) {
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("there are {}", known().collect::<Vec<_>>().join(", ")),
+    };
+    let message = format!("`{}`, a `{}`, gives out no `{output}`", state.id, state.module);
+    Err(NoSuch { message, hint: Some(hint) })
 }
 
 /// The requisites of each state, by places in `states`.

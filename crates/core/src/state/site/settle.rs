@@ -20,6 +20,8 @@ use crate::yaml::{Position, Tree, Value};
 pub(super) struct Read {
     pub(super) name: String,
     pub(super) at: Place,
+    /// Which of its outputs has to be there, where that is known.
+    pub(super) output: Option<String>,
 }
 
 /// What templates of one state, or of one part of a file, are read with.
@@ -313,8 +315,10 @@ impl Settler<'_> {
                 self.secrets_read.borrow_mut().insert(name.attribute.clone().unwrap_or_default());
             }
         }
-        let reads = scan.states.iter().map(|(name, at)| Read { name: name.clone(), at: place(*at) });
-        self.reads.borrow_mut().extend(reads);
+        let read = |name: &String, at, output| Read { name: name.clone(), at: place(at), output };
+        let states = scan.states.iter().map(|(name, at)| read(name, *at, None));
+        let outputs = scan.outputs.iter().map(|o| read(&o.state, o.at, Some(o.name.clone())));
+        self.reads.borrow_mut().extend(states.chain(outputs));
         good
     }
 

@@ -24,6 +24,8 @@ pub(crate) struct Scan {
     /// Names that are not bound within the template itself.
     pub(crate) names: Vec<Name>,
     pub(crate) states: Vec<(String, usize)>,
+    /// Outputs that have to be there: `states['x'].y`.
+    pub(crate) outputs: Vec<Output>,
     pub(crate) faults: Vec<Fault>,
     /// Filters and tests by their names, which may not exist.
     pub(crate) words: Vec<Word>,
@@ -39,6 +41,13 @@ pub(crate) struct Name {
     pub(crate) at: usize,
     /// It has a `default()`, or is asked whether it is defined.
     pub(crate) optional: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Output {
+    pub(crate) state: String,
+    pub(crate) name: String,
+    pub(crate) at: usize,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -260,7 +269,10 @@ impl Scanner {
     }
 
     fn call(&mut self, called: &Expr<'_>, args: &[CallArg<'_>]) {
+        let before = self.scan.outputs.len();
         self.expr(called);
+        // A method is no output.
+        self.scan.outputs.truncate(before);
         self.args(args);
     }
 
@@ -314,13 +326,21 @@ impl Scanner {
             }
             Expr::GetAttr(get) => match &get.expr {
                 Expr::Var(var) => self.name(var.id, Some(get.name), var.span()),
-                other => self.expr(other),
+                other => {
+                    self.output(other, get.name);
+                    self.expr(other);
+                }
             },
             Expr::GetItem(get) => match (&get.expr, &get.subscript_expr) {
                 (Expr::Var(var), Expr::Const(key)) if key.value.as_str().is_some() => {
                     self.name(var.id, key.value.as_str(), var.span());
                 }
                 (inner, key) => {
+                    if let Expr::Const(key) = key
+                        && let Some(name) = key.value.as_str()
+                    {
+                        self.output(inner, name);
+                    }
                     self.expr(inner);
                     self.expr(key);
                 }
@@ -335,6 +355,23 @@ impl Scanner {
         }
     }
 
+    /// Something of `state`, which may be `states['x']`.
+    fn output(&mut self, state: &Expr<'_>, name: &str) {
+        let (of, id) = match state {
+            Expr::GetAttr(get) => (&get.expr, Some(get.name)),
+            Expr::GetItem(get) => match &get.subscript_expr {
+                Expr::Const(key) => (&get.expr, key.value.as_str()),
+                _ => return,
+            },
+            _ => return,
+        };
+        let (Expr::Var(var), Some(id)) = (of, id) else { return };
+        if var.id == "states" {
+            let at = var.span().start_offset as usize;
+            self.scan.outputs.push(Output { state: id.to_owned(), name: name.to_owned(), at });
+        }
+    }
+
     fn word(&mut self, name: &str, is_filter: bool, span: Span) {
         let at = span.start_offset as usize;
         self.scan.words.push(Word { name: name.to_owned(), is_filter, at });
@@ -342,8 +379,11 @@ impl Scanner {
 
     /// What a filter or a test stands on.
     fn operand(&mut self, expr: &Expr<'_>, optional: bool) {
-        let before = self.scan.names.len();
+        let (before, outputs) = (self.scan.names.len(), self.scan.outputs.len());
         self.expr(expr);
+        if optional {
+            self.scan.outputs.truncate(outputs);
+        }
         // `a.b | default(…)`: minijinja wants `a` all the same. For `vars.b` it is the `b` that may be missing.
         let direct = match expr {
             Expr::Var(_) => true,

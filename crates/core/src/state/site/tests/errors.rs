@@ -188,6 +188,7 @@ fn expressions() {
     insta::assert_snapshot!(all(&[
         "states:\n  a:\n    cmd: {run: a, changed_when: \"nosuch in stdout\"}\n    retry: {attempts: 2, until: 'exit_cod == 0'}\n  b:\n    cmd:\n      run: b\n      changed_when: |\n        'x' in stdout and\n        stdot | upcase\n  c: {pkg: {}, retry: {attempts: 2, until: version}}",
         "states: {a: {cmd: {run: a, changed_when: '{{ stdout }}'}, when: stdout}}",
+        "states:\n  a: {cmd: {run: a}}\n  b: {cmd: {run: \"{{ states['a'].stdot }} {{ states.a['changed'] }} {{ states['a'].none | default(1) }}\"}, when: \"states['a'].get('x') and states['a'].stdout.foo and states['a'].other\"}\n  c: {pkg: {name: \"{{ states['b'].stdout }}{{ states['d'].any }}\"}}\n  d: {user: {}}",
         "vars: {x: 1}\nstates: {a: {cmd: {run: a, changed_when: \"states['b'].x == x and signal is undefined and stdout.strip()\"}}}",
     ]), @r#"
     site.yaml:3:34: there is no variable or output `nosuch` (what it gives out is exit_code, stderr, stdout)
@@ -208,6 +209,13 @@ fn expressions() {
         |                                              ^
     site.yaml:1:65: there is no variable `stdout` (an expression over outputs, as `failed_when` and `until`, has no braces)
       1 | md: {run: a, changed_when: '{{ stdout }}'}, when: stdout}}
+        |                                                   ^
+
+    site.yaml:3:22: `a`, a `cmd`, gives out no `stdot` (did you mean stdout?)
+      3 |   b: {cmd: {run: "{{ states['a'].stdot }} {{ states.a['changed'] }} {{ states['a'].none | default(1)
+        |                      ^
+    site.yaml:3:167: `a`, a `cmd`, gives out no `other` (there are exit_code, stderr, stdout, changed, outcome)
+      3 | ates['a'].get('x') and states['a'].stdout.foo and states['a'].other"}
         |                                                   ^
 
     site.yaml:2:43: there is no state `b` to read
@@ -371,6 +379,9 @@ fn requisites() {
       6 |   e: {pkg: {}, require: [e]}
         |                          ^
 
+    site.yaml:2:22: `b`, a `cmd`, gives out no `x` (there are exit_code, stderr, stdout, changed, outcome)
+      2 |   a: {cmd: {run: "{{ states['b'].x }}"}}
+        |                      ^
     site.yaml:2:22: these states wait for each other: a (reads) → b (require) → a
       2 |   a: {cmd: {run: "{{ states['b'].x }}"}}
         |                      ^

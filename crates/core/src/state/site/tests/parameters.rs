@@ -13,7 +13,7 @@ fn params(catalog: &Catalog, id: &str) -> Value {
 fn what_reads_variables_alone_is_rendered_and_the_rest_waits() {
     let catalog = site(
         "vars: {a: x, n: 7, braces: '{{ facts.os }}{{ b }}', b: '{% raw %}{{ y }}{% endraw %}', list: ['{% raw %}{{ z }}{% endraw %}']}\n\
-         states:\n  s:\n    cmd:\n      run: ['{{ a }}', '{{ a }} {{ facts.os }}', \"{{ secrets.t }}\", '{{ b }}', '{{ list[0] }}!']\n      env: {'{{ a }}1': '{{ a }}', B: '{{ a }}{{ states.v.x }}'}\n  v: {cmd: {run: v}}\nsecrets: {t: canary}\n"
+         states:\n  s:\n    cmd:\n      run: ['{{ a }}', '{{ a }} {{ facts.os }}', \"{{ secrets.t }}\", '{{ b }}', '{{ list[0] }}!']\n      env: {'{{ a }}1': '{{ a }}', B: '{{ a }}{{ states.v.stdout }}'}\n  v: {cmd: {run: v}}\nsecrets: {t: canary}\n"
             .replace(", braces: '{{ facts.os }}{{ b }}'", "")
             .as_str(),
     );
@@ -22,7 +22,7 @@ fn what_reads_variables_alone_is_rendered_and_the_rest_waits() {
         json!({
             // What looks like a template when it is rendered stays as it was written: the machine renders it once.
             "run": ["x", "{{ a }} {{ facts.os }}", "{{ secrets.t }}", "{{ b }}", "{{ list[0] }}!"],
-            "env": {"x1": "x", "B": "{{ a }}{{ states.v.x }}"},
+            "env": {"x1": "x", "B": "{{ a }}{{ states.v.stdout }}"},
         })
     );
     assert_eq!(catalog.secrets, values(json!({"t": "canary"})));

@@ -79,7 +79,7 @@ fn reads_of_outputs_are_edges() {
             "states:\n  v: {cmd: {run: v}}\n  w: {cmd: {run: w}}\n  x: {cmd: {run: x}}\n  \
              a: {cmd: {run: \"echo {{ states['v'].stdout }}\"}}\n  \
              b: {file: {path: /b, template: b.j2}}\n  \
-             c: {cmd: {run: c}, when: \"states['v'].exit == 0\", unless: \"test {{ states.w.stdout }}\", \
+             c: {cmd: {run: c}, when: \"states['v'].exit_code == 0\", unless: \"test {{ states.w.stdout }}\", \
                  retry: {attempts: 2, until: \"stdout == states['x'].stdout\"}}\n",
         ),
         ("b.j2", "{{ states['w'].stdout }}\n"),
