@@ -12,7 +12,7 @@ use std::io::{self, Read};
 use std::ops::Deref;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use mainstay_core::state::plan::Datum;
@@ -21,6 +21,7 @@ use crate::failure::Failure;
 use accounts::Accounts;
 use placing::Syncs;
 
+pub use command::register::Register;
 pub use command::{Cancel, Command, Ending, Ran};
 pub use placing::{Ownership, Staged, Unsynced};
 
@@ -37,6 +38,8 @@ pub struct View {
     accounts: Accounts,
     /// Ends commands that run when the work is called off.
     cancel: Option<Cancel>,
+    /// Where commands that run are written down.
+    register: Option<Arc<Register>>,
 }
 
 /// A machine that may be changed.
@@ -70,12 +73,18 @@ pub enum EntryKind {
 
 impl View {
     pub fn new(scratch: Option<PathBuf>) -> Self {
-        Self { scratch, key: process_key(), accounts: Accounts::default(), cancel: None }
+        Self { scratch, key: process_key(), accounts: Accounts::default(), cancel: None, register: None }
     }
 
     /// Commands are ended, and no further ones started, once `cancel` says so.
     pub fn cancelled_by(mut self, cancel: Cancel) -> Self {
         self.cancel = Some(cancel);
+        self
+    }
+
+    /// Commands are written down while they run.
+    pub fn registered(mut self, register: Option<Arc<Register>>) -> Self {
+        self.register = register;
         self
     }
 
@@ -194,7 +203,7 @@ impl View {
 
     /// Runs a command that promises to change nothing. Its TMPDIR is private in the analyze phase.
     pub fn run(&self, command: &Command) -> Result<Ran, Failure> {
-        command.run(self.scratch.as_deref(), self.cancel.as_ref())
+        command.run(self.scratch.as_deref(), self.cancel.as_ref(), self.register.as_ref())
     }
 
     pub fn scratch(&self) -> Option<&Path> {

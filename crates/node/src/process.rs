@@ -13,7 +13,7 @@
 
 mod account;
 mod cgroup;
-mod leftovers;
+pub(crate) mod leftovers;
 mod pump;
 mod spawn;
 
@@ -39,6 +39,7 @@ use tracing::{info, warn};
 
 use crate::method::OutputSink;
 use account::Account;
+pub(crate) use cgroup::GONE_WITHIN;
 use cgroup::{Cgroup, Cgroups};
 pub use leftovers::{MARK, Mark};
 use pump::Pump;

@@ -19,6 +19,7 @@ mod facts;
 mod failpoint;
 mod glances;
 mod guard;
+mod leftovers;
 mod lock;
 mod machine;
 mod merge;

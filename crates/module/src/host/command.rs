@@ -6,13 +6,16 @@
 mod account;
 mod cancel;
 mod process;
+pub mod register;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::failure::Failure;
 pub use cancel::Cancel;
+use register::Register;
 
 /// Most output kept of each stream: a module looks at a few lines, and an output that later states read is a value.
 pub const MAX_OUTPUT: usize = 1 << 20;
@@ -107,8 +110,13 @@ impl Command {
     ///
     /// What it leaves in the background goes on: it is waited for only as long as it writes, and killed only when the
     /// time is over.
-    pub(super) fn run(&self, scratch: Option<&Path>, cancel: Option<&Cancel>) -> Result<Ran, Failure> {
-        process::run(self, scratch, cancel)
+    pub(super) fn run(
+        &self,
+        scratch: Option<&Path>,
+        cancel: Option<&Cancel>,
+        register: Option<&Arc<Register>>,
+    ) -> Result<Ran, Failure> {
+        process::run(self, scratch, cancel, register)
     }
 
     /// The command as people write it, for messages. Values with secrets do not belong into arguments.

@@ -15,14 +15,14 @@ use std::os::unix::fs::{
     DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, lchown, symlink,
 };
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg};
 use nix::libc;
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 
-use super::{Cancel, Host, View};
+use super::{Cancel, Host, Register, View};
 use crate::failure::Failure;
 
 /// How temporary names end.
@@ -116,6 +116,11 @@ impl Host {
     /// See [`View::cancelled_by`].
     pub fn cancelled_by(self, cancel: Cancel) -> Self {
         Self { view: self.view.cancelled_by(cancel), ..self }
+    }
+
+    /// See [`View::registered`].
+    pub fn registered(self, register: Option<Arc<Register>>) -> Self {
+        Self { view: self.view.registered(register), ..self }
     }
 
     /// Makes durable whatever is not yet.

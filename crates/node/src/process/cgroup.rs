@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// How long killed processes may take to be gone: one in an uninterruptible sleep is not worth waiting for.
-pub(super) const GONE_WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const GONE_WITHIN: Duration = Duration::from_secs(5);
 
 /// How often to look whether they are. Killing takes well below a millisecond as a rule.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);

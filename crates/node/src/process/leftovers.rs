@@ -48,10 +48,34 @@ impl Mark {
 
 /// A process that has not ended.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Found {
-    pub(super) pid: i32,
+pub(crate) struct Found {
+    pub(crate) pid: i32,
     /// When it started, in ticks since boot: with the pid it names one process.
     started: u64,
+}
+
+impl Found {
+    /// The process of this line of the kernel's, if it leads a session and still lives.
+    pub(crate) fn leader(line: &[u8]) -> Option<Self> {
+        let pid = std::str::from_utf8(line).ok()?.split(' ').next()?.parse().ok()?;
+        let (then, now) = (Stat::parse(line)?, Stat::of(pid)?);
+        (then.session == pid && now == then).then_some(Self { pid, started: then.started })
+    }
+
+    /// The living processes of the sessions that have these numbers.
+    pub(crate) fn members(sessions: &BTreeSet<i32>) -> BTreeSet<Self> {
+        let of = |pid| {
+            let stat = Stat::of(pid).filter(|stat| sessions.contains(&stat.session))?;
+            Some(Self { pid, started: stat.started })
+        };
+        pids().filter_map(of).collect()
+    }
+
+    /// The program's name as the kernel has it, cut off at 15 bytes.
+    pub(crate) fn name(self) -> String {
+        let name = fs::read_to_string(format!("/proc/{}/comm", self.pid)).unwrap_or_default();
+        name.trim_end().to_owned()
+    }
 }
 
 /// The living processes that carry the mark, or live in the session of one that does, or in `session`.
@@ -94,15 +118,15 @@ pub(super) fn kill_until_gone(mark: &Mark, session: Option<i32>) -> (usize, usiz
             return (all.len(), alive.len());
         }
         for process in alive {
-            kill(process);
+            send(process, libc::SIGKILL);
             all.insert(process);
         }
         thread::sleep(LOOK_AGAIN);
     }
 }
 
-/// Kills exactly this process, not one that got its number since.
-pub(super) fn kill(process: Found) {
+/// Sends a signal to exactly this process, not to one that got its number since.
+pub(crate) fn send(process: Found, signal: libc::c_int) {
     // SAFETY: system calls without pointers but null.
     unsafe {
         let fd = libc::syscall(libc::SYS_pidfd_open, process.pid, 0);
@@ -112,15 +136,15 @@ pub(super) fn kill(process: Found) {
                 libc::syscall(
                     libc::SYS_pidfd_send_signal,
                     fd,
-                    libc::SIGKILL,
+                    signal,
                     std::ptr::null::<libc::siginfo_t>(),
                     0,
                 );
             }
             libc::close(fd as libc::c_int);
         } else if same && Errno::last() != Errno::ESRCH {
-            // Older than pidfds: what remains is the moment between looking and killing.
-            libc::kill(process.pid, libc::SIGKILL);
+            // Older than pidfds: what remains is the moment between looking and sending.
+            libc::kill(process.pid, signal);
         }
     }
 }
@@ -133,6 +157,7 @@ fn pids() -> impl Iterator<Item = i32> {
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
+#[derive(PartialEq, Eq)]
 struct Stat {
     session: i32,
     started: u64,

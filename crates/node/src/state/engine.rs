@@ -9,7 +9,7 @@ use mainstay_core::state::catalog::Catalog;
 use mainstay_core::state::plan::{PlanHead, PlanStep};
 use mainstay_core::state::session::{Approval, Ask, Tell};
 use mainstay_core::state::walk::{Debt, Owed, Ran};
-use mainstay_module::host::{Cancel, View};
+use mainstay_module::host::{Cancel, Register, View};
 
 use super::analyze::{self, Question};
 use super::apply::{self, Order};
@@ -19,6 +19,7 @@ use super::debts::{Debts, Log};
 use super::digest_key;
 use super::extensions;
 use super::facts;
+use super::leftovers;
 use super::lock::ApplyLock;
 use super::machine::{Changing, Looking, own_id};
 use super::outputs::Table;
@@ -36,6 +37,10 @@ pub(super) struct Engine {
     machine_id: String,
     facts: Arc<Values>,
     key: [u8; 32],
+    /// Where what it has at work is written down.
+    register: Option<Arc<Register>>,
+    /// Why nothing may be begun here.
+    obstacle: Option<String>,
     work: Option<Work>,
 }
 
@@ -57,23 +62,31 @@ impl Work {
 }
 
 impl Engine {
-    /// Greets.
+    /// Ends what killed sessions left running, and greets.
     pub(super) fn new(options: SessionOptions, teller: Teller, cancel: &Cancel) -> Self {
-        let view = View::new(None).cancelled_by(cancel.clone());
-        let (facts, notes) =
-            facts::gather(&options.version, &options.labels, &options.facts_directory, &view);
+        let running = options.data.join("state/running");
+        let ended = leftovers::end_all(&running);
+        let register = Register::new(&running, &options.title);
         let machine_id = options.machine.clone().unwrap_or_else(|| own_id().into_owned());
-        teller.tell(Tell::Hello {
-            version: options.version.clone(),
-            machine: machine_id.clone(),
-            facts: facts.clone(),
-            landlock: Some(confine::offered()),
-            notes,
-        });
-        Self { options, teller, machine_id, facts: Arc::new(facts), key: [0; 32], work: None }
+        let (facts, obstacle) = match ended {
+            Ok(notes) => {
+                let view = View::new(None).cancelled_by(cancel.clone()).registered(register.clone());
+                (greet(&options, &teller, &machine_id, &view, notes), None)
+            }
+            Err(words) => {
+                teller.problem(words.clone());
+                (Values::new(), Some(words))
+            }
+        };
+        let facts = Arc::new(facts);
+        Self { options, teller, machine_id, facts, key: [0; 32], register, obstacle, work: None }
     }
 
     pub(super) fn answer(&mut self, ask: Ask, cancel: &CancelPair) {
+        if let Some(words) = &self.obstacle {
+            self.teller.problem(words.clone());
+            return;
+        }
         match ask {
             Ask::Catalog(catalog) => self.take(*catalog),
             Ask::Analyze { cycle, explain } => self.analyze(cycle, explain, cancel),
@@ -147,7 +160,7 @@ impl Engine {
             }
         };
         let place = scratch.path().to_owned();
-        let machine = Looking::new(self.key, cancel.further.clone(), scratch);
+        let machine = Looking::new(self.key, cancel.further.clone(), self.register.clone(), scratch);
         let question = Question {
             prepared: &work.prepared,
             machine: &machine,
@@ -251,7 +264,7 @@ impl Engine {
             }
         };
         let owed: Owed = log.debts().of(&work.prepared.catalog.name).cloned().collect();
-        let machine = Changing::new(self.key, cancel.all.clone());
+        let machine = Changing::new(self.key, cancel.all.clone(), self.register.clone());
         let order = Order {
             prepared: &work.prepared,
             machine: &machine,
@@ -274,6 +287,26 @@ impl Engine {
         drop((log, held));
         self.teller.tell(Tell::Applied { counts, drift: drift.map(|drift| self.teller.redact_text(&drift)) });
     }
+}
+
+/// Says what this machine is. Its facts.
+fn greet(
+    options: &SessionOptions,
+    teller: &Teller,
+    machine: &str,
+    view: &View,
+    mut notes: Vec<String>,
+) -> Values {
+    let (facts, missing) = facts::gather(&options.version, &options.labels, &options.facts_directory, view);
+    notes.extend(missing);
+    teller.tell(Tell::Hello {
+        version: options.version.clone(),
+        machine: machine.to_owned(),
+        facts: facts.clone(),
+        landlock: Some(confine::offered()),
+        notes,
+    });
+    facts
 }
 
 /// The books, for the one who alone may write in them.

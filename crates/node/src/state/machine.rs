@@ -1,11 +1,12 @@
 //! The machine as one phase of one catalog meets it: whether it may be changed, and as whom.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use mainstay_core::state::StateIndex;
 use mainstay_module::Failure;
 use mainstay_module::forecast::{Forecast, Resource};
-use mainstay_module::host::{Cancel, Host, View};
+use mainstay_module::host::{Cancel, Host, Register, View};
 
 use super::confine::Scratch;
 use super::other_user::Account;
@@ -17,6 +18,7 @@ pub(super) struct Looking {
     scratch: Scratch,
     key: [u8; 32],
     cancel: Cancel,
+    register: Option<Arc<Register>>,
 }
 
 /// As whom something is to be done.
@@ -43,9 +45,14 @@ pub(super) enum Looked<T> {
 }
 
 impl Looking {
-    pub(super) fn new(key: [u8; 32], cancel: Cancel, scratch: Scratch) -> Self {
+    pub(super) fn new(
+        key: [u8; 32],
+        cancel: Cancel,
+        register: Option<Arc<Register>>,
+        scratch: Scratch,
+    ) -> Self {
         let view = View::new(Some(scratch.path().to_owned())).keyed(key).cancelled_by(cancel.clone());
-        Self { view, scratch, key, cancel }
+        Self { view: view.registered(register.clone()), scratch, key, cancel, register }
     }
 
     pub(super) fn look<T: Send>(
@@ -61,6 +68,7 @@ impl Looking {
                 let failed = |error| Failure::on("make", self.scratch.path(), error);
                 let scratch = self.scratch.of_user(account.uid, account.gid).map_err(failed)?;
                 let view = View::new(Some(scratch)).keyed(self.key).cancelled_by(self.cancel.clone());
+                let view = view.registered(self.register.clone());
                 account.run(|| look(&view)).map(Looked::Done)
             }
             Whom::Missing(name) => {
@@ -89,8 +97,8 @@ pub(super) struct Changing {
 }
 
 impl Changing {
-    pub(super) fn new(key: [u8; 32], cancel: Cancel) -> Self {
-        Self { host: Host::deferring_syncs().keyed(key).cancelled_by(cancel) }
+    pub(super) fn new(key: [u8; 32], cancel: Cancel, register: Option<Arc<Register>>) -> Self {
+        Self { host: Host::deferring_syncs().keyed(key).cancelled_by(cancel).registered(register) }
     }
 
     pub(super) fn act<T: Send>(

@@ -6,12 +6,13 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -24,6 +25,7 @@ use nix::unistd::Pid;
 
 use super::account::{Account, Identity};
 use super::cancel::{LOOK_AGAIN, poll_for};
+use super::register::{Place, Register, write_own_line};
 use super::{Cancel, Command, Ending, MAX_OUTPUT, Ran};
 use crate::failure::Failure;
 
@@ -52,6 +54,7 @@ pub(super) fn run(
     command: &Command,
     scratch: Option<&Path>,
     cancel: Option<&Cancel>,
+    register: Option<&Arc<Register>>,
 ) -> Result<Ran, Failure> {
     let failed = |words: String| Failure::new(format!("run {}", command.program), words);
     if cancel.is_some_and(Cancel::is_cancelled) {
@@ -77,15 +80,18 @@ pub(super) fn run(
     let identity = account.identity.clone();
     let directory = std::ffi::CString::new(cwd.as_os_str().as_bytes())
         .map_err(|_| failed("the directory to run it in holds a zero byte".into()))?;
+    let place = register.and_then(Register::place);
+    let written_to = place.as_ref().map(Place::target);
     // SAFETY: only system calls on values made before the fork; nothing allocates or can panic.
-    unsafe { starter.pre_exec(move || in_child(identity.as_ref(), &directory)) };
+    unsafe { starter.pre_exec(move || in_child(identity.as_ref(), &directory, written_to)) };
     let child = spawn(&mut starter).map_err(|error| {
         let missing = error.kind() == io::ErrorKind::NotFound && program.exists();
         let hint = if missing { "; the interpreter that its first line names may be missing" } else { "" };
         let whom = command.user.as_ref().map(|user| format!(" as {user}")).unwrap_or_default();
         failed(format!("it cannot be started{whom} in {}: {error}{hint}", cwd.display()))
     })?;
-    Running::of(child, command, cancel).and_then(Running::see_to_the_end).map_err(|e| failed(e.to_string()))
+    let running = Running::of(child, command, cancel, place);
+    running.and_then(Running::see_to_the_end).map_err(|e| failed(e.to_string()))
 }
 
 /// A program that was written a moment ago may still be open in a process that another thread is just starting: until
@@ -138,7 +144,11 @@ fn find(program: &str, path: &OsStr) -> Result<PathBuf, String> {
 }
 
 /// The steps between the new process and its program.
-fn in_child(identity: Option<&Identity>, directory: &std::ffi::CStr) -> io::Result<()> {
+fn in_child(
+    identity: Option<&Identity>,
+    directory: &std::ffi::CStr,
+    written_to: Option<(RawFd, libc::off_t)>,
+) -> io::Result<()> {
     // SAFETY: plain system calls on this process itself, with values that live on.
     unsafe {
         let mut default: libc::sigaction = std::mem::zeroed();
@@ -150,6 +160,9 @@ fn in_child(identity: Option<&Identity>, directory: &std::ffi::CStr) -> io::Resu
         // A session of its own: no terminal to ask at, and a process group that is ended as one.
         if libc::setsid() < 0 {
             return Err(io::Error::last_os_error());
+        }
+        if let Some(place) = written_to {
+            write_own_line(place);
         }
         libc::umask(0o022);
         // Everything here is opened close-on-exec; this is for what a library or whoever started us might not have.
@@ -230,12 +243,19 @@ struct Running<'a> {
     stderr: Stream<ChildStderr>,
     deadline: Option<Instant>,
     cancel: Option<&'a Cancel>,
+    /// Where it is written down while it runs.
+    place: Option<Place>,
     /// Reaped, or given up.
     done: bool,
 }
 
 impl<'a> Running<'a> {
-    fn of(mut child: Child, command: &'a Command, cancel: Option<&'a Cancel>) -> io::Result<Self> {
+    fn of(
+        mut child: Child,
+        command: &'a Command,
+        cancel: Option<&'a Cancel>,
+        place: Option<Place>,
+    ) -> io::Result<Self> {
         let group = Pid::from_raw(child.id().cast_signed());
         let (input, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let running = Self {
@@ -248,6 +268,7 @@ impl<'a> Running<'a> {
             stderr: Stream { pipe: stderr, kept: Vec::new(), size: 0 },
             deadline: Instant::now().checked_add(command.timeout),
             cancel,
+            place,
             done: false,
         };
         // An error from here on drops `running`, which kills and reaps.
@@ -286,6 +307,7 @@ impl<'a> Running<'a> {
                 Stage::Killed { ending, .. } if over => break Some(ending),
                 Stage::Killed { ending, give_up_at } if now >= give_up_at => {
                     self.done = true;
+                    self.place.iter().for_each(Place::leave);
                     return Ok(self.ran(ending));
                 }
                 stage => stage,

@@ -8,7 +8,7 @@ use nix::unistd::{Pid, geteuid};
 use super::*;
 
 fn run(command: Command) -> Ran {
-    command.run(None, None).unwrap()
+    command.run(None, None, None).unwrap()
 }
 
 /// Waits, with a bound, until there is no such process.
@@ -147,18 +147,18 @@ fn work_that_is_called_off_ends() {
             std::thread::sleep(Duration::from_millis(50));
             other.cancel();
         });
-        command.run(None, Some(&cancel)).unwrap()
+        command.run(None, Some(&cancel), None).unwrap()
     });
     assert_eq!(ran.ending, Ending::Cancelled);
     assert!(begun.elapsed() < Duration::from_secs(60));
-    let failure = command.run(None, Some(&cancel)).unwrap_err();
+    let failure = command.run(None, Some(&cancel), None).unwrap_err();
     assert_eq!(failure.to_string(), "run sleep: it was called off");
     assert!(!cancel.sleep(Duration::from_secs(60)));
 }
 
 #[test]
 fn what_cannot_be_started_says_why() {
-    let failure = |command: Command| command.run(None, None).unwrap_err().to_string();
+    let failure = |command: Command| command.run(None, None, None).unwrap_err().to_string();
     let told = failure(Command::new("no-such-program"));
     assert!(told.starts_with("run no-such-program: no such program in /usr/local/sbin:"), "{told}");
     assert_eq!(
@@ -196,12 +196,12 @@ fn another_user_is_another_user() {
     let mut command =
         Command::shell("id -u; id -g; id -G; echo $USER; touch $TMPDIR/x && stat -c %U $TMPDIR/x");
     command.user = Some("daemon".into());
-    let ran = command.run(Some(scratch.path()), None).unwrap();
+    let ran = command.run(Some(scratch.path()), None, None).unwrap();
     assert_eq!(ran.text(), "1\n1\n1\ndaemon\ndaemon", "{}", ran.error_text());
 }
 
 #[test]
 fn the_analyze_phase_has_a_place_to_scribble() {
-    let ran = Command::shell("echo $TMPDIR").run(Some(Path::new("/tmp/of-its-own")), None).unwrap();
+    let ran = Command::shell("echo $TMPDIR").run(Some(Path::new("/tmp/of-its-own")), None, None).unwrap();
     assert_eq!(ran.text(), "/tmp/of-its-own");
 }

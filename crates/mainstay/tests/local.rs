@@ -1,0 +1,211 @@
+//! Runs on this machine as real processes, ended in the middle: by a kill, by Ctrl-C, beside another.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Nothing here takes longer, on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A directory that stands for a machine.
+struct Place {
+    root: tempfile::TempDir,
+}
+
+impl Place {
+    fn new(states: &str) -> Self {
+        let place = Self { root: tempfile::tempdir().unwrap() };
+        fs::create_dir(place.at("tmp")).unwrap();
+        let path = place.root.path().to_str().unwrap();
+        fs::write(place.at("site.yaml"), states.replace("HERE", path)).unwrap();
+        place
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.at(name)).unwrap_or_default()
+    }
+
+    fn start(&self, args: &[&str]) -> Run {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
+        command.args(args).current_dir(self.root.path()).stdin(Stdio::null());
+        command.env("MAINSTAY_DATA", self.at("data")).env("TMPDIR", self.at("tmp"));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Run(Some(command.spawn().unwrap()))
+    }
+
+    fn wait_until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        while !is_so() {
+            assert!(begun.elapsed() < PATIENCE, "never: {what}; log: {:?}", self.read("log"));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until the states file's command wrote that many words.
+    fn wait_for_words(&self, count: usize) {
+        self.wait_until("the command began", || self.read("log").split_whitespace().count() >= count);
+    }
+
+    /// The living shells of the states file that a run started: their line names this place, and each leads a session.
+    fn shells(&self) -> Vec<i32> {
+        let path = self.root.path().to_str().unwrap();
+        let is_one = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            // Of an ended process the line is empty.
+            let leads = nix::unistd::getsid(Some(Pid::from_raw(*pid))).is_ok_and(|sid| sid.as_raw() == *pid);
+            leads && line.starts_with("/bin/sh\0") && line.contains(path)
+        };
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_one).collect()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for pid in self.shells() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// A running program; killed if nobody waited for it.
+struct Run(Option<Child>);
+
+impl Run {
+    fn signal(&self, signal: Signal) {
+        let pid = self.0.as_ref().unwrap().id();
+        kill(Pid::from_raw(pid as i32), signal).unwrap();
+    }
+
+    fn kill(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.0.take().unwrap().wait().unwrap();
+    }
+
+    fn exits(mut self, code: i32) -> Said {
+        let Output { status, stdout, stderr } = self.0.take().unwrap().wait_with_output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let said = Said { stdout: text(stdout), stderr: text(stderr) };
+        assert_eq!(status.code(), Some(code), "{said:#?}");
+        said
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Said {
+    stdout: String,
+    stderr: String,
+}
+
+const UP: [&str; 3] = ["up", "site.yaml", "--yes"];
+
+/// Begins, and ends when it may.
+const SLOW: &str = "
+states:
+  slow:
+    cmd: {run: 'echo began >> HERE/log; while [ ! -e HERE/go ]; do sleep 0.01; done; echo ended >> HERE/log'}
+";
+
+#[test]
+fn a_command_that_outlived_its_killed_run_is_ended_before_it_is_run_again() {
+    let place = Place::new(SLOW);
+    let first = place.start(&UP);
+    place.wait_for_words(1);
+    let [left] = place.shells()[..] else { panic!("{:?}", place.shells()) };
+    first.kill();
+    assert_eq!(place.shells(), [left], "nobody ends it yet");
+    let second = place.start(&UP);
+    place.wait_for_words(2);
+    let now = place.shells();
+    assert!(now.len() == 1 && now != [left], "{left} and now {now:?}");
+    fs::write(place.at("go"), "").unwrap();
+    let said = second.exits(0);
+    assert_eq!(place.read("log"), "began\nbegan\nended\n");
+    let ended = format!("sh (process {left})");
+    let told: Vec<&str> = said.stderr.lines().filter(|line| line.contains("had left running")).collect();
+    assert!(matches!(told[..], [line] if line.contains(&ended)), "{said:#?}");
+    let third = place.start(&UP).exits(0);
+    assert!(third.stdout.contains("stable") && !third.stderr.contains("had left running"), "{third:#?}");
+}
+
+#[test]
+fn what_does_not_hear_that_it_should_end_is_killed() {
+    let place = Place::new(
+        "
+states:
+  deaf:
+    cmd: {run: \"trap '' TERM; echo began >> HERE/log; while [ ! -e HERE/go ]; do sleep 0.01; done\"}
+",
+    );
+    let first = place.start(&UP);
+    place.wait_for_words(1);
+    let left = place.shells();
+    first.kill();
+    let second = place.start(&UP);
+    place.wait_for_words(2);
+    assert!(!place.shells().contains(&left[0]));
+    fs::write(place.at("go"), "").unwrap();
+    assert!(second.exits(0).stderr.contains(&format!("(process {})", left[0])));
+}
+
+#[test]
+fn what_a_killed_plan_left_is_ended() {
+    let place = Place::new(
+        "
+states:
+  guarded:
+    file: {path: HERE/file, content: x}
+    unless: 'touch $TMPDIR/mark; while [ ! -e HERE/go ]; do sleep 0.01; done; false'
+",
+    );
+    let scratch = || fs::read_dir(place.at("tmp")).unwrap().flatten().map(|entry| entry.path()).next();
+    let first = place.start(&["plan", "site.yaml"]);
+    place.wait_until("the guard runs", || scratch().is_some_and(|path| path.join("mark").exists()));
+    first.kill();
+    let left = place.shells();
+    fs::write(place.at("go"), "").unwrap();
+    // Whether the guard ends by itself or is ended, nothing of it stays.
+    place.start(&["plan", "site.yaml"]).exits(3);
+    assert!(!place.shells().iter().any(|pid| left.contains(pid)));
+}
+
+#[test]
+fn two_runs_beside_each_other_do_not_end_each_others_commands() {
+    let place = Place::new(SLOW);
+    let first = place.start(&UP);
+    place.wait_for_words(1);
+    let planned = place.start(&["plan", "site.yaml"]).exits(3);
+    assert!(!planned.stderr.contains("had left running"), "{planned:#?}");
+    let second = place.start(&UP).exits(1);
+    assert!(second.stderr.contains("another apply is under way on this machine: process"), "{second:#?}");
+    assert_eq!(place.shells().len(), 1);
+    fs::write(place.at("go"), "").unwrap();
+    first.exits(0);
+    assert_eq!(place.read("log"), "began\nended\n");
+}
+
+#[test]
+fn a_run_that_starts_no_command_writes_nothing_down() {
+    let place = Place::new("states:\n  file:\n    file: {path: HERE/file, content: x}\n");
+    place.start(&UP).exits(0);
+    place.start(&UP).exits(0);
+    assert!(!place.at("data/state/running").exists());
+}
