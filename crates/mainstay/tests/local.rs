@@ -167,7 +167,7 @@ states:
 }
 
 #[test]
-fn what_a_killed_plan_left_is_ended() {
+fn what_a_killed_plan_left_is_ended_and_cleared_away() {
     let place = Place::new(
         "
 states:
@@ -180,11 +180,13 @@ states:
     let first = place.start(&["plan", "site.yaml"]);
     place.wait_until("the guard runs", || scratch().is_some_and(|path| path.join("mark").exists()));
     first.kill();
+    assert!(scratch().is_some());
     let left = place.shells();
     fs::write(place.at("go"), "").unwrap();
     // Whether the guard ends by itself or is ended, nothing of it stays.
     place.start(&["plan", "site.yaml"]).exits(3);
     assert!(!place.shells().iter().any(|pid| left.contains(pid)));
+    assert_eq!(scratch(), None);
 }
 
 #[test]

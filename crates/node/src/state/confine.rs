@@ -4,15 +4,17 @@
 //! extension is anybody's: for them there is Landlock, where the kernel has it. It does not know modes, owners and times,
 //! and a process may still ask another one (systemd, a database) to do something.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
     RulesetStatus,
 };
+use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 
 /// Where programs write without keeping anything.
@@ -80,24 +82,50 @@ fn restrict(scratch: &Path, no_new_privs: bool) -> Result<bool, io::Error> {
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
 
-/// A private directory for what programs of the analyze phase scribble; removed with all in it when dropped.
+/// How the names of scratch directories begin.
+const PREFIX: &str = "mainstay-analyze-";
+
+/// Each is lost only to somebody who looks for abandoned directories in the moment in which it is made.
+const ATTEMPTS: u32 = 8;
+
+/// A private directory for what programs of the analyze phase scribble; removed with all in it when dropped. Its lock is
+/// held for as long, so that one whose owner was killed is told from the others.
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
+    _held: Flock<File>,
 }
 
 impl Scratch {
+    /// Removes the directories of owners that were killed.
+    pub fn clear_abandoned() {
+        Self::clear_abandoned_in(&std::env::temp_dir());
+    }
+
+    fn clear_abandoned_in(place: &Path) {
+        let entries = fs::read_dir(place).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_name().as_bytes().starts_with(PREFIX.as_bytes())) {
+            // What cannot be removed is in nobody's way.
+            if let Ok(_held) = hold(&entry.path()) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+
     pub fn make() -> io::Result<Self> {
         Self::make_in(&std::env::temp_dir())
     }
 
     fn make_in(place: &Path) -> io::Result<Self> {
-        let of = |errno| {
-            let error = io::Error::from(errno);
-            io::Error::new(error.kind(), format!("{}: {error}", place.display()))
+        let of = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", place.display()));
+        let make = || {
+            let path = nix::unistd::mkdtemp(&place.join(format!("{PREFIX}XXXXXX")))?;
+            let held = hold(&path)?;
+            // Nobody removes it from here on.
+            fs::symlink_metadata(&path)?;
+            Ok(Self { path, _held: held })
         };
-        let path = nix::unistd::mkdtemp(&place.join("mainstay-analyze-XXXXXX")).map_err(of)?;
-        Ok(Self { path })
+        (1..ATTEMPTS).find_map(|_| make().ok()).map_or_else(make, Ok).map_err(of)
     }
 
     pub fn path(&self) -> &Path {
@@ -123,10 +151,49 @@ impl Drop for Scratch {
     }
 }
 
+/// Takes the lock of a directory of our own; a link to one is none.
+fn hold(path: &Path) -> io::Result<Flock<File>> {
+    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if opened.metadata()?.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::process::Command;
+
+    #[test]
+    fn what_the_killed_left_is_removed_and_nothing_else() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        let alive = Scratch::make_in(place.path()).unwrap();
+        let killed = at("mainstay-analyze-killed");
+        fs::create_dir_all(killed.join("some/thing")).unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::write(elsewhere.path().join("kept"), "").unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), at("mainstay-analyze-link")).unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), killed.join("link")).unwrap();
+        fs::write(at("mainstay-analyze-file"), "").unwrap();
+        fs::create_dir(at("mainstay-other")).unwrap();
+        let mut left = vec!["mainstay-analyze-file", "mainstay-analyze-link", "mainstay-other"];
+        left.extend(alive.path().file_name().unwrap().to_str());
+        if nix::unistd::geteuid().is_root() {
+            fs::create_dir(at("mainstay-analyze-others")).unwrap();
+            std::os::unix::fs::chown(at("mainstay-analyze-others"), Some(1), None).unwrap();
+            left.push("mainstay-analyze-others");
+        }
+        left.sort_unstable();
+        Scratch::clear_abandoned_in(place.path());
+        let found = fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut found: Vec<_> = found.map(|name| name.into_string().unwrap()).collect();
+        found.sort();
+        assert_eq!(found, left);
+        assert!(elsewhere.path().join("kept").exists());
+    }
 
     #[test]
     fn where_there_is_no_room_for_scribbles_is_said() {

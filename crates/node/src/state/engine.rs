@@ -66,6 +66,7 @@ impl Engine {
     pub(super) fn new(options: SessionOptions, teller: Teller, cancel: &Cancel) -> Self {
         let running = options.data.join("state/running");
         let ended = leftovers::end_all(&running);
+        Scratch::clear_abandoned();
         let register = Register::new(&running, &options.title);
         let machine_id = options.machine.clone().unwrap_or_else(|| own_id().into_owned());
         let (facts, obstacle) = match ended {
