@@ -1,8 +1,9 @@
 //! Runs on this machine as real processes, ended in the middle: by a kill, by Ctrl-C, beside another.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -38,7 +39,9 @@ impl Place {
         command.args(args).current_dir(self.root.path()).stdin(Stdio::null());
         command.env("MAINSTAY_DATA", self.at("data")).env("TMPDIR", self.at("tmp"));
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        Run(Some(command.spawn().unwrap()))
+        let mut child = command.spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        Run { child: Some(child), stderr, heard: String::new() }
     }
 
     fn wait_until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
@@ -78,23 +81,35 @@ impl Drop for Place {
 }
 
 /// A running program; killed if nobody waited for it.
-struct Run(Option<Child>);
+struct Run {
+    child: Option<Child>,
+    stderr: BufReader<ChildStderr>,
+    heard: String,
+}
 
 impl Run {
     fn signal(&self, signal: Signal) {
-        let pid = self.0.as_ref().unwrap().id();
+        let pid = self.child.as_ref().unwrap().id();
         kill(Pid::from_raw(pid as i32), signal).unwrap();
     }
 
     fn kill(mut self) {
         self.signal(Signal::SIGKILL);
-        self.0.take().unwrap().wait().unwrap();
+        self.child.take().unwrap().wait().unwrap();
+    }
+
+    /// Waits until it says this on standard error.
+    fn hear(&mut self, words: &str) {
+        while !self.heard.contains(words) {
+            assert_ne!(self.stderr.read_line(&mut self.heard).unwrap(), 0, "{words}: {}", self.heard);
+        }
     }
 
     fn exits(mut self, code: i32) -> Said {
-        let Output { status, stdout, stderr } = self.0.take().unwrap().wait_with_output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        let said = Said { stdout: text(stdout), stderr: text(stderr) };
+        self.stderr.read_to_string(&mut self.heard).unwrap();
+        let Output { status, stdout, .. } = self.child.take().unwrap().wait_with_output().unwrap();
+        let said =
+            Said { stdout: String::from_utf8(stdout).unwrap(), stderr: std::mem::take(&mut self.heard) };
         assert_eq!(status.code(), Some(code), "{said:#?}");
         said
     }
@@ -102,7 +117,7 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
+        if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -210,4 +225,23 @@ fn a_run_that_starts_no_command_writes_nothing_down() {
     place.start(&UP).exits(0);
     place.start(&UP).exits(0);
     assert!(!place.at("data/state/running").exists());
+}
+
+#[test]
+fn a_second_ctrl_c_says_what_it_ended_and_what_was_not_reached() {
+    let after = "  last:\n    file: {path: HERE/last, content: x}\n";
+    let place = Place::new(&format!("{SLOW}{after}"));
+    let mut run = place.start(&UP);
+    place.wait_for_words(1);
+    run.signal(Signal::SIGINT);
+    run.hear("Cancelled: slow may end");
+    run.signal(Signal::SIGINT);
+    let said = run.exits(1);
+    assert!(said.stdout.contains("✗ slow (cmd) failed: it was ended in the middle"), "{said:#?}");
+    assert!(said.stdout.contains("⊘ last (file) blocked: it was not reached"), "{said:#?}");
+    assert!(said.stderr.contains("interrupted: slow ended in the middle, 1 not reached"), "{said:#?}");
+    let row = said.stdout.lines().last().unwrap().split_whitespace();
+    assert_eq!(row.skip(1).collect::<Vec<_>>(), ["interrupted", "0", "0", "0", "1", "1", "1"], "{said:#?}");
+    assert_eq!(place.shells(), [0; 0]);
+    assert_eq!(place.read("log"), "began\n");
 }

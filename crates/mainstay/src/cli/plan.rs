@@ -401,7 +401,7 @@ mod tests {
             (
                 vec![Verdict::Aside(Aside::Unstable {
                     cycles: crate::up::machine::Cycles(3),
-                    restless: crate::up::machine::Restless(vec!["a".into()]),
+                    restless: crate::up::machine::Names(vec!["a".into()]),
                 })],
                 1,
             ),

@@ -1,6 +1,6 @@
 //! A rollout as a person watches it: plans folded, a question, a bar for each machine at work, what was done, a table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead as _};
 
 use async_trait::async_trait;
@@ -14,6 +14,7 @@ use super::rollout_bars::Bars;
 use super::screen::{Screen, harmless, one_line};
 use super::table;
 use crate::up::front::{Answer, Event, Front, Proposal};
+use crate::up::machine::Names;
 use crate::up::{Aside, MachineEnd, Verdict};
 
 pub(super) struct RolloutText<'a> {
@@ -23,6 +24,8 @@ pub(super) struct RolloutText<'a> {
     machines: usize,
     /// What each machine's latest plan said of its states.
     foreseen: BTreeMap<String, BTreeMap<StateId, StepWord>>,
+    /// States that are being modified.
+    at_work: BTreeSet<(String, StateId)>,
     /// What was done on each machine and not shown yet.
     done: BTreeMap<String, Vec<Line>>,
     ends: Vec<MachineEnd>,
@@ -39,6 +42,7 @@ impl<'a> RolloutText<'a> {
             bars,
             machines: 0,
             foreseen: BTreeMap::new(),
+            at_work: BTreeSet::new(),
             done: BTreeMap::new(),
             ends: Vec::new(),
             unheld: Vec::new(),
@@ -134,7 +138,11 @@ impl<'a> RolloutText<'a> {
                 let words = plan.steps.iter().map(|step| (step.state.clone(), step.step)).collect();
                 self.foreseen.insert((*machine).to_owned(), words);
             }
+            Event::Turn { machine, state, .. } => {
+                self.at_work.insert(((*machine).to_owned(), (*state).clone()));
+            }
             Event::Report { machine, report, .. } => {
+                self.at_work.remove(&((*machine).to_owned(), report.state.clone()));
                 let foreseen =
                     self.foreseen.get(*machine).and_then(|words| words.get(&report.state)).copied();
                 let lines = changes::report(report, foreseen, self.detail);
@@ -152,9 +160,15 @@ impl<'a> RolloutText<'a> {
             }
             Event::Cancelling => {
                 self.bars.hide();
-                self.screen.note(
-                    "Cancelled: what runs may end, and nothing more is begun. Ctrl-C again ends it now.",
-                )?;
+                let at_work = self.at_work.iter().map(|(_, state)| state.clone());
+                let what = match self.machines {
+                    1 if !self.at_work.is_empty() => Names(at_work.collect()).to_string(),
+                    _ => "what runs".to_owned(),
+                };
+                self.screen.note(&format!(
+                    "Cancelled: {} may end, and nothing more is begun. Ctrl-C again ends it now.",
+                    one_line(&what)
+                ))?;
             }
             Event::Ended(end) => self.ends.push((*end).clone()),
             _ => {}
@@ -192,6 +206,7 @@ fn row(end: &MachineEnd, columns: &[Column]) -> Vec<String> {
         Verdict::Aside(Aside::Away(_)) => "away",
         Verdict::Aside(Aside::Declined) => "not approved",
         Verdict::Aside(Aside::Cancelled) => "cancelled",
+        Verdict::Aside(Aside::Interrupted { .. }) => "interrupted",
         Verdict::Aside(Aside::Stopped) => "not started",
         Verdict::Aside(Aside::Unreachable { .. }) => "unreachable",
         Verdict::Aside(Aside::Unstable { .. }) => "not stable",

@@ -198,6 +198,10 @@ impl Way for NodeWay {
         &self.labels
     }
 
+    fn goes_on_alone(&self) -> bool {
+        true
+    }
+
     fn vars(&self) -> &Values {
         &self.vars
     }

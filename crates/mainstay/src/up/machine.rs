@@ -25,6 +25,11 @@ pub trait Way: Send + Sync {
     fn is_costly(&self) -> bool {
         false
     }
+
+    /// What was begun there does not end with an open session that is dropped.
+    fn goes_on_alone(&self) -> bool {
+        false
+    }
 }
 
 /// An open session with the engine on a machine. Dropped without [`Machine::close`], what it runs is killed.
@@ -55,8 +60,8 @@ pub enum Aside {
     States { failed: u64, blocked: u64 },
     #[error("it is not as it was when the plan was made: {0}")]
     Drift(String),
-    #[error("not stable after {cycles}: {restless}")]
-    Unstable { cycles: Cycles, restless: Restless },
+    #[error("not stable after {cycles}: {restless} would change again")]
+    Unstable { cycles: Cycles, restless: Names },
     /// It is away, and gets what it is owed when it returns.
     #[error("{0}")]
     Away(String),
@@ -64,6 +69,9 @@ pub enum Aside {
     Declined,
     #[error("cancelled")]
     Cancelled,
+    /// States were ended in the middle, and so many others had not been reached.
+    #[error("interrupted: {ended} ended in the middle, {missed} not reached")]
+    Interrupted { ended: Names, missed: usize },
     #[error("not started: too many others failed")]
     Stopped,
 }
@@ -78,20 +86,23 @@ impl std::fmt::Display for Cycles {
     }
 }
 
-/// The states that would change once more.
+/// The first of some states by name, and how many more there are.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Restless(pub Vec<StateId>);
+pub struct Names(pub Vec<StateId>);
 
-/// More would hide what else is said of the machine; most often it is two that undo each other.
+/// More would hide what else is said of the machine.
 const NAMED: usize = 3;
 
-impl std::fmt::Display for Restless {
+impl std::fmt::Display for Names {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
         let named: Vec<&str> = self.0.iter().take(NAMED).map(StateId::as_str).collect();
         write!(f, "{}", named.join(", "))?;
         match self.0.len().saturating_sub(NAMED) {
-            0 => write!(f, " would change again"),
-            more => write!(f, " and {more} more would change again"),
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! stable. One that fails is set aside and holds up no other. Everything that is shown is shown by this one task, so a front
 //! needs no locks.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use mainstay_core::batch::{BatchSize, Batches, FailureLimit};
 use mainstay_core::state::catalog::Catalog;
 use mainstay_core::state::plan::{Plan, PlanStep, StateCounts, StateReport};
 use mainstay_core::state::session::{Approval, Ask, Tell};
-use mainstay_core::state::{StateId, Values};
+use mainstay_core::state::{StateId, StateOutcome, Values};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::front::{Answer, Event, Front, Proposal};
-use super::machine::{Aside, Cycles, Machine, Restless, Way};
+use super::machine::{Aside, Cycles, Machine, Names, Way};
 use super::outcome::{MachineEnd, Tally, Verdict};
 use super::standing;
 
@@ -129,8 +129,17 @@ struct Member {
     /// The latest.
     plan: Option<Arc<Plan>>,
     tally: Tally,
+    /// Those in which a state had its turn.
     cycles: u32,
+    under_way: Option<UnderWay>,
     aside: Option<Aside>,
+}
+
+/// How far a machine's modification has come.
+struct UnderWay {
+    cycle: u32,
+    at_work: BTreeSet<StateId>,
+    reported: BTreeSet<StateId>,
 }
 
 /// What a machine's worker has to say.
@@ -347,9 +356,9 @@ async fn modify(
     let why = if interrupt.cancel.is_cancelled() { Aside::Cancelled } else { Aside::Stopped };
     waiting.into_iter().for_each(|member| member.aside = Some(why.clone()));
     if was_killed {
-        members.iter_mut().filter(|member| member.is_wanting()).for_each(|member| {
-            member.aside = Some(Aside::Cancelled);
-        });
+        for member in members.iter_mut().filter(|member| member.is_wanting()) {
+            member.interrupt(stage)?;
+        }
     }
     Ok(())
 }
@@ -365,6 +374,7 @@ impl Member {
             plan: None,
             tally: Tally::default(),
             cycles: 0,
+            under_way: None,
             aside: None,
         }
     }
@@ -524,7 +534,6 @@ impl Member {
             let cycle = self.cycles + 1;
             let approval = if yes { Approval::All } else { Approval::Plan { digest: plan.digest() } };
             let counts = self.apply(cycle, approval, shared).await?;
-            self.cycles = cycle;
             if shared.cancel.is_cancelled() {
                 return Err(Aside::Cancelled);
             }
@@ -542,7 +551,7 @@ impl Member {
             }
             if cycle >= shared.options.cycles {
                 let pending = plan.steps.iter().filter(|step| step.is_pending());
-                let restless = Restless(pending.map(|step| step.state.clone()).collect());
+                let restless = Names(pending.map(|step| step.state.clone()).collect());
                 return Err(Aside::Unstable { cycles: Cycles(cycle), restless });
             }
             if !yes && !standing::covers(&approved, &plan) {
@@ -566,6 +575,8 @@ impl Member {
         let machine = self.machine.as_mut().ok_or(Aside::Cancelled)?;
         shared.note(self.at, Note::Modify { cycle }).await;
         machine.send(Ask::Apply { cycle, approval }).await?;
+        let under_way =
+            self.under_way.insert(UnderWay { cycle, at_work: BTreeSet::new(), reported: BTreeSet::new() });
         let mut told = false;
         loop {
             let tell = tokio::select! {
@@ -577,18 +588,61 @@ impl Member {
                 }
             };
             let note = match tell {
-                Tell::Turn { state } => Note::Turn { cycle, state },
+                Tell::Turn { state } => {
+                    self.cycles = cycle;
+                    under_way.at_work.insert(state.clone());
+                    Note::Turn { cycle, state }
+                }
                 Tell::Report(report) => {
+                    self.cycles = cycle;
+                    under_way.at_work.remove(&report.state);
+                    under_way.reported.insert(report.state.clone());
                     self.tally.report(&report);
                     Note::Report { cycle, report: Box::new(report) }
                 }
-                Tell::Applied { drift: Some(drift), .. } => return Err(Aside::Drift(drift)),
-                Tell::Applied { counts, drift: None } => return Ok(counts),
+                Tell::Applied { counts, drift } => {
+                    self.under_way = None;
+                    return drift.map_or(Ok(counts), |drift| Err(Aside::Drift(drift)));
+                }
                 Tell::Problem { message } => return Err(Aside::Problem(message)),
                 Tell::Hello { .. } | Tell::Steps(_) | Tell::Planned(_) => continue,
             };
             shared.note(self.at, note).await;
         }
+    }
+
+    /// Its session was dropped in the middle: says of each state that has not ended what became of it.
+    fn interrupt(&mut self, stage: &mut Stage<'_>) -> io::Result<()> {
+        let cut = self.under_way.take().filter(|_| !self.way.goes_on_alone());
+        let (Some(UnderWay { cycle, at_work, reported }), Some(plan)) = (cut, &self.plan) else {
+            self.aside = Some(Aside::Cancelled);
+            return Ok(());
+        };
+        let mut missed = 0;
+        for step in &plan.steps {
+            let (outcome, reason) = if at_work.contains(&step.state) {
+                (StateOutcome::Failed, "it was ended in the middle")
+            } else if !reported.contains(&step.state) {
+                missed += 1;
+                (StateOutcome::Blocked, "it was not reached")
+            } else {
+                continue;
+            };
+            let report = StateReport {
+                state: step.state.clone(),
+                module: step.module.clone(),
+                outcome,
+                reason: Some(reason.to_owned()),
+                changes: Vec::new(),
+                refreshed: false,
+                outputs: Values::new(),
+                duration_ms: 0,
+            };
+            self.tally.report(&report);
+            stage.front.event(&Event::Report { machine: self.way.name(), cycle, report: &report })?;
+        }
+        self.aside = Some(Aside::Interrupted { ended: Names(at_work.into_iter().collect()), missed });
+        Ok(())
     }
 
     async fn close(&mut self) {

@@ -22,6 +22,9 @@ struct Script {
     dies: bool,
     /// It does not end before it is cancelled.
     hangs: bool,
+    /// This state's turn does not end, whatever it is asked.
+    stuck: Option<&'static str>,
+    goes_on_alone: bool,
     orphans: Vec<String>,
     costly: bool,
 }
@@ -98,6 +101,10 @@ impl Way for PlayedWay {
     fn is_costly(&self) -> bool {
         self.script.costly
     }
+
+    fn goes_on_alone(&self) -> bool {
+        self.script.goes_on_alone
+    }
 }
 
 impl Drop for Played {
@@ -169,6 +176,10 @@ impl Machine for Played {
                 self.log.most_at_work.fetch_max(now, Ordering::SeqCst);
                 let mut counts = StateCounts::default();
                 for step in &self.plan.as_ref().unwrap().steps {
+                    self.tells.push_back(Tell::Turn { state: step.state.clone() });
+                    if self.script.stuck == Some(step.state.as_str()) {
+                        return Ok(());
+                    }
                     let outcome = match step.step {
                         StepWord::Unchanged => StateOutcome::Unchanged,
                         _ if self.script.fails => StateOutcome::Failed,
@@ -191,6 +202,7 @@ impl Machine for Played {
                     self.tells.push_back(Tell::Applied { counts, drift });
                 }
             }
+            Ask::Cancel if self.script.stuck.is_some() => {}
             Ask::Cancel => {
                 self.tells.push_back(Tell::Applied { counts: StateCounts::default(), drift: None })
             }
@@ -247,6 +259,8 @@ struct Watcher {
     answers: VecDeque<Answer>,
     interrupt: Interrupt,
     cancel_on_modify: bool,
+    /// Twice asked to end, once this state has its turn.
+    kill_at: Option<&'static str>,
 }
 
 #[async_trait(?Send)]
@@ -254,6 +268,15 @@ impl Front for Watcher {
     fn event(&mut self, event: &Event<'_>) -> io::Result<()> {
         match event {
             Event::Modify { .. } if self.cancel_on_modify => self.interrupt.cancel.cancel(),
+            Event::Turn { state, .. } if self.kill_at == Some(state.as_str()) => {
+                self.interrupt.cancel.cancel();
+                self.interrupt.kill.cancel();
+            }
+            Event::Report { machine, report, .. } => {
+                if let Some(reason) = &report.reason {
+                    self.said.push(format!("{machine}: {} {}: {reason}", report.state, report.outcome));
+                }
+            }
             Event::Over { machine, aside } => {
                 self.said
                     .push(format!("{machine} over{}", aside.map(|a| format!(": {a}")).unwrap_or_default()));
@@ -506,6 +529,29 @@ async fn a_cancel_lets_what_runs_end_and_starts_nothing_more() {
     assert_eq!(outcome.verdicts(), ["a: cancelled", "b: cancelled"]);
     assert!(outcome.asks.contains(&"a: cancel".to_owned()));
     assert!(!outcome.asks.iter().any(|ask| ask.starts_with("b: apply")));
+}
+
+#[tokio::test]
+async fn what_a_second_cancel_ends_and_what_was_not_reached_is_told() {
+    let steps = ["a", "b", "c"].map(|state| (state, StepWord::Change, "x")).to_vec();
+    let script = Script { plans: vec![steps], stuck: Some("b"), ..Script::default() };
+    let alone = Script { goes_on_alone: true, ..script.clone() };
+    let watcher = || Watcher { kill_at: Some("b"), ..answers(&[]) };
+    let outcome =
+        play(&[("m", script), ("later", one_change())], Options { forks: 1, ..YES }, watcher()).await;
+    assert_eq!(
+        outcome.verdicts(),
+        ["m: interrupted: b ended in the middle, 1 not reached", "later: cancelled"]
+    );
+    let told = ["m: b failed: it was ended in the middle", "m: c blocked: it was not reached"];
+    assert!(told.iter().all(|told| outcome.said.iter().any(|said| said == told)), "{:?}", outcome.said);
+    let counts = outcome.ends[0].counts;
+    assert_eq!((counts.changed, counts.failed, counts.blocked), (1, 1, 1));
+    assert_eq!((outcome.ends[0].cycles, outcome.ends[1].cycles), (1, 0));
+    // Of what does not end with us, nothing of the kind is known.
+    let outcome = play(&[("m", alone)], YES, watcher()).await;
+    assert_eq!(outcome.verdicts(), ["m: cancelled"]);
+    assert_eq!(outcome.ends[0].counts.failed, 0);
 }
 
 #[tokio::test]
