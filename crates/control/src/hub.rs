@@ -90,6 +90,8 @@ pub(crate) struct Inner {
     courier: OnceLock<Arc<dyn CourierHandle>>,
     /// Runs whose nodes all have final ends.
     closed: Mutex<BTreeMap<RunId, Closing>>,
+    /// How many nodes of a run had ended when their plans were counted, and how many plans there were.
+    counted: Mutex<HashMap<RunId, (u64, u64)>>,
     positions: Mutex<HashMap<RunId, watch::Sender<u64>>>,
     /// Wakes the upkeep before its time.
     upkeep: tokio::sync::Notify,
@@ -141,6 +143,7 @@ impl Hub {
             room: Arc::new(Semaphore::new(recorder::WAITING_KIB)),
             courier: OnceLock::new(),
             closed: Mutex::default(),
+            counted: Mutex::default(),
             positions: Mutex::default(),
             upkeep: tokio::sync::Notify::new(),
             errors: tokio::sync::Mutex::default(),

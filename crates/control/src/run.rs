@@ -66,8 +66,8 @@ pub struct Slot {
     provisional: bool,
     /// This hub was restored from a backup, and its earlier life may have had answers of the node that never come again.
     forgotten: bool,
-    /// The node's own end: whether it is a good one, and how many pieces precede it.
-    end: Option<(bool, u64)>,
+    /// The node's own end: what it is, and how many pieces precede it.
+    end: Option<(Came, u64)>,
     /// All pieces up to this number are in the log …
     upto: u64,
     /// … and these.
@@ -104,6 +104,30 @@ pub struct Counts {
     pub failed: u64,
     /// Of those, the ones that may still be replaced.
     pub provisional: u64,
+    /// Of those, the ones that were cancelled before they began.
+    pub not_started: u64,
+    /// Of those, the ones that were cancelled while they ran.
+    pub cancelled: u64,
+}
+
+/// How a node came out, as far as it is counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Came {
+    Ok,
+    Failed,
+    NotStarted,
+    Cancelled,
+}
+
+impl Came {
+    fn of(outcome: &Outcome, began: bool) -> Self {
+        match outcome {
+            outcome if outcome.is_ok() => Self::Ok,
+            Outcome::Cancelled if began => Self::Cancelled,
+            Outcome::Cancelled => Self::NotStarted,
+            _ => Self::Failed,
+        }
+    }
 }
 
 /// How far a run with batches has come.
@@ -212,6 +236,8 @@ impl Run {
             nodes: self.record.nodes,
             ok: self.counts.ok,
             failed: self.counts.failed,
+            not_started: self.counts.not_started,
+            nodes_cancelled: self.counts.cancelled,
             cancelled: self.cancelled,
             stopped: self.stopped(),
             bytes: self.bytes,
@@ -280,7 +306,7 @@ impl Run {
             }
             Entry::Cut { node } if here(node) => {
                 let slot = self.slot_mut(*node);
-                slot.end = slot.end.map(|(ok, _)| (ok, slot.upto));
+                slot.end = slot.end.map(|(came, _)| (came, slot.upto));
                 self.settle(*node);
             }
             Entry::Cancelled { .. } => {
@@ -542,14 +568,14 @@ impl Run {
         for piece in &end.tail {
             slot.add_piece(piece);
         }
-        slot.end = Some((end.outcome.is_ok(), end.last_seq));
+        slot.end = Some((Came::of(&end.outcome, end.started.is_some()), end.last_seq));
         slot.taken();
     }
 
     /// Whether the node is done now: its end is there, and every piece that the end counts.
     fn settle(&mut self, node: u32) {
         let slot = &mut self.slots[node as usize];
-        let Some((ok, last)) = slot.end else { return };
+        let Some((came, last)) = slot.end else { return };
         if slot.stage == Stage::Done || (slot.upto < last && last <= MAX_PIECES) {
             return;
         }
@@ -560,8 +586,8 @@ impl Run {
             self.counts.provisional -= 1;
             self.counts.failed -= 1;
         }
-        self.count(ok);
-        self.leave_gate(node, ok, was_provisional);
+        self.count(came);
+        self.leave_gate(node, came == Came::Ok, was_provisional);
     }
 
     fn decide(&mut self, node: u32, outcome: &Outcome, provisional: bool) {
@@ -586,16 +612,16 @@ impl Run {
             self.counts.provisional -= 1;
         }
         self.counts.provisional += u64::from(provisional);
-        self.count(outcome.is_ok());
+        // The hub alone cancels only what it never sent.
+        self.count(Came::of(outcome, false));
         self.leave_gate(node, outcome.is_ok(), was_provisional);
     }
 
-    fn count(&mut self, ok: bool) {
-        if ok {
-            self.counts.ok += 1;
-        } else {
-            self.counts.failed += 1;
-        }
+    fn count(&mut self, came: Came) {
+        self.counts.ok += u64::from(came == Came::Ok);
+        self.counts.failed += u64::from(came != Came::Ok);
+        self.counts.not_started += u64::from(came == Came::NotStarted);
+        self.counts.cancelled += u64::from(came == Came::Cancelled);
     }
 
     fn leave_gate(&mut self, node: u32, ok: bool, was_provisional: bool) {

@@ -116,6 +116,11 @@ pub struct Closing {
     pub nodes: u64,
     pub ok: u64,
     pub failed: u64,
+    /// Of the failed ones, as [`crate::run::Counts`] has them.
+    #[serde(default)]
+    pub not_started: u64,
+    #[serde(default)]
+    pub nodes_cancelled: u64,
     pub cancelled: bool,
     pub stopped: bool,
     /// Bytes of its log.

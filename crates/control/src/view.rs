@@ -141,8 +141,18 @@ pub struct RunView {
     /// How many nodes it meant when it was accepted.
     pub nodes: u64,
     pub ok: u64,
+    /// Ended otherwise; those that were cancelled are counted by themselves.
     pub failed: u64,
+    /// Cancelled before they began, by an operator or since too many others had failed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub not_started: u64,
+    /// Cancelled while they ran.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nodes_cancelled: u64,
     pub pending: u64,
+    /// Nodes with a plan that nobody has approved; told only where it is asked for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub awaits_approval: u64,
     pub cancelled: bool,
     /// More failures than allowed: no further node is started.
     pub stopped: bool,

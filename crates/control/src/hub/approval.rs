@@ -17,6 +17,7 @@ use super::Hub;
 use super::runs::{invalid, may_call, no_random, parse_target};
 use crate::run_reader::RunReader;
 use crate::run_record::RunRecord;
+use crate::shelf::ShelfError;
 use crate::view::{Approve, Operator, Problem, ProblemKind, ResultView, RunEvent, RunView};
 
 /// Analyses the catalog in its standard input; changes nothing.
@@ -31,6 +32,14 @@ pub fn is_state(method: &str) -> bool {
     [PLAN, APPLY, UP].contains(&method)
 }
 
+/// Whether plans that nodes make for this method can be approved.
+pub fn makes_plans(method: &str) -> bool {
+    method == PLAN || method == APPLY
+}
+
+/// Runs whose plans were counted and are remembered: some bytes each, and many more than are listed.
+const MAX_COUNTED: usize = 10_000;
+
 /// Most plans named by one approval: 64 bytes each, and many nodes share one.
 const MAX_PLANS: usize = 4096;
 
@@ -39,7 +48,7 @@ impl Hub {
     pub async fn approve_run(&self, by: &Operator, run: RunId, approve: Approve) -> Result<RunView, Problem> {
         let inner = &self.inner;
         let record = inner.record_for(by, run).await?;
-        if record.method != PLAN && record.method != APPLY {
+        if !makes_plans(&record.method) {
             let what = format!("run {run} made no plan: its method is {}", record.method);
             return Err(invalid(what));
         }
@@ -55,12 +64,7 @@ impl Hub {
         }
         let approved: BTreeSet<&str> = approve.plans.iter().map(String::as_str).collect();
         let mut reader = RunReader::new(inner.shelf.clone(), Arc::new(record.clone()));
-        let mut made = HashMap::new();
-        while let Some((_, event)) = reader.next().await? {
-            if let RunEvent::Result(result) = event {
-                made.insert(result.node.clone(), plan_of(&result));
-            }
-        }
+        let made = plans_of(&mut reader).await?;
         let within = parse_target(&by.targets)?;
         let reachable: std::collections::HashSet<KeyId> =
             inner.registry.select(&[Target::all()], &within).into_iter().map(|(key, _)| key).collect();
@@ -103,6 +107,40 @@ impl Hub {
         let hub = self.clone();
         self.whole(async move { hub.accept_run(apply, nodes, "run.approve").await }).await
     }
+
+    /// How many nodes of this run made a plan that can be approved. The log is read again only when more have ended.
+    pub(super) async fn plans_made(&self, view: &RunView) -> Result<u64, Problem> {
+        let inner = &self.inner;
+        let ended = view.nodes - view.pending;
+        let counted = || inner.counted.lock().expect("no holder panics");
+        if let Some((_, plans)) = counted().get(&view.run).filter(|(then, _)| *then == ended) {
+            return Ok(*plans);
+        }
+        let record = match inner.record_of(view.run).await {
+            // Pruned meanwhile.
+            Err(problem) if problem.kind == ProblemKind::NotFound => return Ok(0),
+            record => record?,
+        };
+        let made = plans_of(&mut RunReader::new(inner.shelf.clone(), Arc::new(record))).await?;
+        let plans = made.values().flatten().count() as u64;
+        let mut counted = counted();
+        if counted.len() >= MAX_COUNTED {
+            counted.clear();
+        }
+        counted.insert(view.run, (ended, plans));
+        Ok(plans)
+    }
+}
+
+/// What each node of a run planned last.
+async fn plans_of(reader: &mut RunReader) -> Result<HashMap<NodeName, Option<String>>, ShelfError> {
+    let mut made = HashMap::new();
+    while let Some((_, event)) = reader.next().await? {
+        if let RunEvent::Result(result) = event {
+            made.insert(result.node.clone(), plan_of(&result));
+        }
+    }
+    Ok(made)
 }
 
 /// Targets that the record names for people; the frozen list has all of them.

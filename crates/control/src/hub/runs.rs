@@ -1,5 +1,6 @@
 //! What operators ask about runs: start, look, watch, take back, do again, forget.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use mainstay_core::time::Timestamp;
 use serde_json::json;
 use tokio::sync::{oneshot, watch};
 
-use super::{Hub, Inner, RunEvents, admin, upkeep};
+use super::{Hub, Inner, RunEvents, admin, approval, upkeep};
 use crate::dispatch::pending_reason;
 use crate::recorder::{Note, RunLog as _};
 use crate::run::{Run, Stage};
@@ -254,6 +255,25 @@ impl Hub {
                 // Pruned meanwhile.
                 Err(e) if e.kind == ProblemKind::NotFound => {}
                 Err(e) => return Err(e),
+            }
+        }
+        Ok(views)
+    }
+
+    /// The same, each with how many of its nodes await an approval of their plans.
+    pub async fn runs_with_plans(&self, by: &Operator, limit: usize) -> Result<Vec<RunView>, Problem> {
+        let mut views = self.runs(by, limit).await?;
+        // Whatever applies one of these runs is newer, and so among them.
+        let applied = views.iter().filter_map(|view| Some((view.applies?, view.nodes)));
+        let mut approved: HashMap<RunId, u64> = HashMap::new();
+        for (run, nodes) in applied {
+            *approved.entry(run).or_default() += nodes;
+        }
+        for view in &mut views {
+            let approved = approved.get(&view.run).copied().unwrap_or_default();
+            if approval::makes_plans(&view.method) && view.ok > approved {
+                let waiting = self.plans_made(view).await?;
+                view.awaits_approval = waiting.saturating_sub(approved);
             }
         }
         Ok(views)
@@ -571,7 +591,10 @@ fn view_of(record: &RunRecord) -> RunView {
         applies: record.applies,
         ok: 0,
         failed: 0,
+        not_started: 0,
+        nodes_cancelled: 0,
         pending: 0,
+        awaits_approval: 0,
         cancelled: false,
         stopped: false,
     }
@@ -581,7 +604,9 @@ fn view_open(run: &Run) -> RunView {
     let counts = run.counts();
     RunView {
         ok: counts.ok,
-        failed: counts.failed,
+        failed: counts.failed - counts.not_started - counts.cancelled,
+        not_started: counts.not_started,
+        nodes_cancelled: counts.cancelled,
         pending: run.pending(),
         cancelled: run.cancelled(),
         stopped: run.stopped(),
@@ -592,7 +617,9 @@ fn view_open(run: &Run) -> RunView {
 fn view_closed(record: &RunRecord, closing: &Closing) -> RunView {
     RunView {
         ok: closing.ok,
-        failed: closing.failed,
+        failed: closing.failed.saturating_sub(closing.not_started + closing.nodes_cancelled),
+        not_started: closing.not_started,
+        nodes_cancelled: closing.nodes_cancelled,
         cancelled: closing.cancelled,
         stopped: closing.stopped,
         ..view_of(record)

@@ -220,6 +220,7 @@ impl World {
         let provisional = slots().filter(|slot| slot.provisional).count() as u64;
         assert_eq!(provisional, counts.provisional);
         assert_eq!(counts.ok + counts.failed, done + provisional);
+        assert!(counts.not_started + counts.cancelled + provisional <= counts.failed, "{counts:?}");
         let good = self.ended.iter().filter(|(node, ok)| **ok && self.run.slot(**node).stage == Stage::Done);
         assert_eq!(counts.ok, good.count() as u64, "only nodes themselves say that it went well");
         if let Some(gate) = &self.run.gate {
@@ -267,4 +268,25 @@ proptest! {
         }
         prop_assert_eq!(world.run.pending(), 0);
     }
+}
+
+#[test]
+fn what_was_cancelled_is_told_from_what_failed() {
+    let end = |outcome, started: bool| EndNote {
+        outcome,
+        last_seq: 0,
+        tail: vec![],
+        started: started.then(|| Timestamp::from_millis(1)),
+        ended: Timestamp::from_millis(2),
+        stdout_bytes: 0,
+        stderr_bytes: 0,
+        truncated: false,
+    };
+    let mut world = World::new(false);
+    world.write(Entry::End { node: 0, end: end(Outcome::Cancelled, true) });
+    world.write(Entry::End { node: 1, end: end(Outcome::Cancelled, false) });
+    world.write(decided(2, Outcome::Cancelled, false));
+    world.write(Entry::End { node: 3, end: end(Outcome::TimedOut, true) });
+    let counts = world.run.counts();
+    assert_eq!((counts.failed, counts.cancelled, counts.not_started), (4, 1, 2));
 }

@@ -366,10 +366,13 @@ async fn batches_start_a_few_at_a_time_and_stop_after_too_many_failures() {
     nodes[3].end(&f.hub, run, 1, "").await;
     let (view, shown) = f.view(run).await;
     assert!(view.stopped);
-    assert_eq!((view.failed, view.pending), (5, 1), "{shown:?}");
+    assert_eq!((view.failed, view.not_started, view.pending), (2, 3, 1), "{shown:?}");
     assert_eq!((word(&shown, "n4"), word(&shown, "n2")), ("cancelled", "pending"));
     nodes[2].end(&f.hub, run, 0, "").await;
-    assert_eq!(f.view(run).await.0.pending, 0);
+    // So it stays when the run is closed and the hub has restarted.
+    let f = f.restart().await;
+    let view = f.view(run).await.0;
+    assert_eq!((view.ok, view.failed, view.not_started, view.pending), (1, 2, 3, 0));
 }
 
 #[tokio::test]

@@ -66,6 +66,7 @@ facade! {
     fn preview(&self, by: &Operator, targets: &[String]) -> Vec<NodeView>;
     fn start_run(&self, by: &Operator, spec: RunSpec) -> RunView;
     fn runs(&self, by: &Operator, limit: usize) -> Vec<RunView>;
+    fn runs_with_plans(&self, by: &Operator, limit: usize) -> Vec<RunView>;
     fn run(&self, by: &Operator, run: RunId) -> (RunView, Vec<RunNodeView>);
     fn watch_run(&self, by: &Operator, run: RunId, from: u64) -> RunEvents;
     fn cancel_run(&self, by: &Operator, run: RunId) -> RunView;

@@ -31,6 +31,9 @@ pub(super) struct Create {
 pub(super) struct Listed {
     /// How many of the newest; 100 unless given, 10,000 at most.
     limit: Option<usize>,
+    /// Count the plans that nobody has approved, too.
+    #[serde(default)]
+    plans: bool,
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -108,7 +111,9 @@ pub(super) async fn list(
     Caller(by): Caller,
 ) -> Answer<Vec<RunView>> {
     let limit = listed.limit.unwrap_or(100).min(MAX_LISTED);
-    Ok(Json(api.hub.runs(&by, limit).await?))
+    let runs =
+        if listed.plans { api.hub.runs_with_plans(&by, limit).await } else { api.hub.runs(&by, limit).await };
+    Ok(Json(runs?))
 }
 
 /// One run, and for each node its result or why there is none yet.

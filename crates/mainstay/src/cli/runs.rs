@@ -192,7 +192,7 @@ fn accepted(view: &RunView, screen: &mut Screen) -> Done {
 }
 
 async fn list(client: &Client, limit: usize, screen: &mut Screen) -> Done {
-    let runs: Vec<RunView> = client.get(&format!("/v1/runs?limit={limit}")).await?;
+    let runs: Vec<RunView> = client.get(&format!("/v1/runs?limit={limit}&plans=true")).await?;
     if screen.json {
         for run in &runs {
             screen.object(run)?;
@@ -221,17 +221,28 @@ async fn list(client: &Client, limit: usize, screen: &mut Screen) -> Done {
 }
 
 fn counts(run: &RunView) -> String {
-    let counts = [(run.ok, "ok"), (run.failed, "failed"), (run.pending, "pending")];
+    let counts = [
+        (run.ok, "ok"),
+        (run.failed, "failed"),
+        (run.nodes_cancelled, "cancelled"),
+        (run.not_started, "not started"),
+        (run.pending, "pending"),
+    ];
     let mut parts: Vec<String> = counts
         .iter()
         .filter(|(count, _)| *count > 0)
         .map(|(count, what)| format!("{count} {what}"))
         .collect();
-    if run.cancelled {
+    if run.cancelled && run.nodes_cancelled == 0 {
         parts.push("cancelled".into());
     }
     if run.stopped {
         parts.push("stopped".into());
+    }
+    match run.awaits_approval {
+        0 => {}
+        all if all == run.nodes => parts.push("awaits approval".into()),
+        some => parts.push(format!("{some} await approval")),
     }
     parts.join(", ")
 }
@@ -323,6 +334,28 @@ fn row(node: &RunNodeView) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_that_never_began_are_told_from_those_that_failed() {
+        let run = |more: serde_json::Value| {
+            let mut run = serde_json::json!({
+                "run": "0190a8a0-0000-7000-8000-00000000000a", "operator": "a", "created_at": 0, "expires_at": 1,
+                "method": "cmd", "args": [], "targets": ["*"], "nodes": 9, "ok": 0, "failed": 0, "pending": 0,
+                "cancelled": false, "stopped": false,
+            });
+            run.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            counts(&serde_json::from_value(run).unwrap())
+        };
+        let stopped = serde_json::json!({"ok": 4, "failed": 2, "not_started": 3, "stopped": true});
+        assert_eq!(run(stopped), "4 ok, 2 failed, 3 not started, stopped");
+        let cancelled =
+            serde_json::json!({"ok": 4, "nodes_cancelled": 2, "not_started": 3, "cancelled": true});
+        assert_eq!(run(cancelled), "4 ok, 2 cancelled, 3 not started");
+        assert_eq!(run(serde_json::json!({"pending": 9, "cancelled": true})), "9 pending, cancelled");
+        assert_eq!(run(serde_json::json!({"ok": 9, "awaits_approval": 9})), "9 ok, awaits approval");
+        let some = serde_json::json!({"ok": 5, "pending": 4, "awaits_approval": 3});
+        assert_eq!(run(some), "5 ok, 4 pending, 3 await approval");
+    }
 
     #[test]
     fn an_order_is_shown_as_what_it_is() {

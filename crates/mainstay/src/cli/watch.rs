@@ -58,7 +58,7 @@ pub(super) struct Look<'a> {
 enum End {
     /// Every node has ended.
     All,
-    Away(RunDetail),
+    Away(Box<RunDetail>),
     Waited(Duration),
     Detached,
 }
@@ -213,7 +213,7 @@ async fn follow(
             () = sleep_until(look_at), if patience.only_online => {
                 match pending_of(client, stream.run()).await {
                     Ok(detail) if !detail.nodes.is_empty() && detail.nodes.iter().all(is_away) => {
-                        return Ok(End::Away(detail));
+                        return Ok(End::Away(Box::new(detail)));
                     }
                     // The stream is the one to say that a hub does not come back.
                     Err(problem) if problem.kind != ProblemKind::Unreachable => return Err(problem.into()),

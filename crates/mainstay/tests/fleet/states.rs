@@ -149,6 +149,8 @@ fn a_plan_that_comes_later_is_approved_later_and_counts_only_for_what_it_saw() {
         shown.out
     );
     assert!(shown.err.contains("Awaits approval: `mainstay runs approve"), "{}", shown.err);
+    let listed = site.lab.run(&["runs", "list"]).exits(0);
+    assert_eq!(listed.out.matches("1 ok, awaits approval").count(), 1, "{}", listed.out);
     let watched = site.lab.run(&["runs", "watch", &run]).exits(0);
     assert!(watched.out.contains("+port = 80") && !watched.out.contains("{\"line\""), "{}", watched.out);
     site.lab.run(&["runs", "approve", &run, "--yes"]).exits(0);
@@ -157,6 +159,8 @@ fn a_plan_that_comes_later_is_approved_later_and_counts_only_for_what_it_saw() {
     assert!(applied.out.contains("── b · done\n  ✓ conf (file) changed\n"), "{}", applied.out);
     let shown = site.lab.run(&["runs", "show", &run]).exits(0);
     assert!(shown.err.contains("Approved for 1 node: see `mainstay runs show"), "{}", shown.err);
+    let listed = site.lab.run(&["runs", "list"]).exits(0);
+    assert!(!listed.out.contains("awaits approval"), "{}", listed.out);
 
     // Somebody was faster than the approval: nothing is touched, and it is said why.
     fs::write(site.of("b", "conf"), "port = 81\n").unwrap();

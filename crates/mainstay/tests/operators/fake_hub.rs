@@ -225,7 +225,10 @@ impl FakeHub {
             nodes: *targets,
             ok,
             failed: results.len() as u64 - ok,
+            not_started: 0,
+            nodes_cancelled: 0,
             pending: targets - results.len() as u64,
+            awaits_approval: 0,
             cancelled: false,
             stopped: false,
             applies: None,
@@ -366,6 +369,10 @@ impl Facade for FakeHub {
         }
         *self.order.lock().unwrap() = Some(spec);
         Ok(self.view())
+    }
+
+    async fn runs_with_plans(&self, by: &Operator, limit: usize) -> Result<Vec<RunView>, Problem> {
+        self.runs(by, limit).await
     }
 
     async fn runs(&self, _: &Operator, limit: usize) -> Result<Vec<RunView>, Problem> {
