@@ -402,6 +402,9 @@ impl Node {
                 (Some(role.clone()), TrustStore::of_hub(trust.clone()), counters.clone())
             }
         };
+        // Before a message that was interrupted is said to have ended.
+        let data = config.data.clone();
+        let _ = tokio::task::spawn_blocking(move || crate::state::end_leftovers(&data)).await;
         let methods = Methods::new(&Means {
             processes: self.processes.clone(),
             data: config.data.clone(),

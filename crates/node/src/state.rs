@@ -56,3 +56,11 @@ pub fn order(
     let prepared = prepared::Prepared::new(catalog, &registry, Arc::new(facts), || [0; 32]);
     prepared.map(|prepared| prepared.order).map_err(|error| error.to_string())
 }
+
+/// Ends what killed sessions on this machine left running; the next session would, but an agent's may be far off. Blocks:
+/// for seconds, where something does not want to end.
+pub fn end_leftovers(data: &Path) {
+    if let Err(words) = leftovers::end_all(&data.join(session::RUNNING)) {
+        tracing::warn!("{words}");
+    }
+}

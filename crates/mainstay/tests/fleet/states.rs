@@ -128,6 +128,27 @@ fn a_node_that_is_away_brings_itself_to_its_state_when_it_returns() {
 }
 
 #[test]
+fn what_a_killed_agent_was_running_is_ended_when_it_starts_again() {
+    let mut site = Site::new();
+    let (slow, began) = (site.lab.path("slow.yaml"), site.of("b", "began"));
+    let line = format!("echo $$ > {}; exec sleep 3000", began.display());
+    fs::write(&slow, format!("states:\n  slow:\n    cmd: {{run: '{line}'}}\n")).unwrap();
+    let up = site.lab.begin(&["up", slow.to_str().unwrap(), "-t", "b", "--yes"]);
+    let written =
+        eventually("the command began", || site.read("b", "began").filter(|pid| pid.ends_with('\n')));
+    let pid = nix::unistd::Pid::from_raw(written.trim().parse().unwrap());
+    site.lab.agent("b").crash();
+    assert!(nix::sys::signal::kill(pid, None).is_ok());
+    site.lab.start_agent("b");
+    // Whoever waited may have left by now, since the node was away.
+    up.end();
+    eventually("nothing of it runs", || {
+        let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        (state.is_empty() || state.contains(") Z ")).then_some(())
+    });
+}
+
+#[test]
 fn a_plan_that_comes_later_is_approved_later_and_counts_only_for_what_it_saw() {
     let mut site = Site::new();
     assert!(site.lab.agent("b").stop().success());

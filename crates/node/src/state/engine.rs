@@ -24,7 +24,7 @@ use super::lock::ApplyLock;
 use super::machine::{Changing, Looking, own_id};
 use super::outputs::Table;
 use super::prepared::Prepared;
-use super::session::SessionOptions;
+use super::session::{RUNNING, SessionOptions};
 use super::teller::Teller;
 use crate::memory;
 
@@ -64,7 +64,7 @@ impl Work {
 impl Engine {
     /// Ends what killed sessions left running, and greets.
     pub(super) fn new(options: SessionOptions, teller: Teller, cancel: &Cancel) -> Self {
-        let running = options.data.join("state/running");
+        let running = options.data.join(RUNNING);
         let ended = leftovers::end_all(&running);
         Scratch::clear_abandoned();
         let register = Register::new(&running, &options.title);

@@ -22,6 +22,9 @@ const ASKS: usize = 8;
 /// Answers that wait. One who does not read them holds the engine up; what it has begun it still ends.
 const TELLS: usize = 256;
 
+/// Where commands at work are written down, in the machine's own directory.
+pub(super) const RUNNING: &str = "state/running";
+
 /// Where custom facts lie on a machine.
 pub const FACTS_DIRECTORY: &str = "/etc/mainstay/facts.d";
 
