@@ -199,7 +199,7 @@ async fn a_cancel_takes_back_what_was_not_sent_and_follows_what_was() {
     let flying = nodes[2].receive(&f.hub);
     let view = f.hub.cancel_run(&admin(), run).await.unwrap();
     assert!(view.cancelled);
-    assert_eq!((view.failed, view.pending), (1, 2));
+    assert_eq!((view.failed, view.not_started, view.pending), (0, 1, 2));
     let (_, shown) = f.view(run).await;
     assert_eq!(word(&shown, "n0"), "cancelled");
     assert!(shown[1].pending.as_ref().unwrap().contains("to be cancelled"));
@@ -223,7 +223,8 @@ async fn a_cancel_takes_back_what_was_not_sent_and_follows_what_was() {
     // It had finished all the same; that beats the cancel.
     nodes[2].end(&f.hub, run, 0, "").await;
     let (view, shown) = f.view(run).await;
-    assert_eq!((view.ok, view.failed, view.pending), (1, 2, 0));
+    assert_eq!((view.ok, view.failed, view.pending), (1, 0, 0));
+    assert_eq!((view.not_started, view.nodes_cancelled), (1, 1));
     assert_eq!(word(&shown, "n1"), "cancelled");
 }
 
