@@ -322,7 +322,8 @@ fn plain_includes(text: &str) -> impl Iterator<Item = &str> {
         inside.then_some(rest.unwrap_or(line))
     });
     let words = of_include.flat_map(|line| line.split(['[', ']', '{', '}', ',', ' ', '"', '\'']));
-    words.filter(|word| word.ends_with(".yaml") || word.ends_with(".yml"))
+    let is_name = |word: &&str| word.ends_with(".yaml") || word.ends_with(".yml");
+    words.filter(is_name).filter(|word| !word.contains(char::is_control))
 }
 
 /// `name` as it is written in `file`: relative to its folder.
