@@ -8,6 +8,7 @@
 
 pub mod accounts;
 pub mod blob;
+pub mod confine;
 pub mod content;
 pub mod contradiction;
 pub mod edit;

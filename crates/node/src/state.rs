@@ -8,7 +8,6 @@ mod ahead;
 mod analyze;
 mod apply;
 mod awaited;
-mod confine;
 #[cfg(test)]
 mod crash;
 mod debts;
@@ -21,6 +20,7 @@ mod glances;
 mod guard;
 mod leftovers;
 mod lock;
+mod looking;
 mod machine;
 mod merge;
 mod other_user;
@@ -40,8 +40,8 @@ use mainstay_core::state::catalog::Catalog;
 use mainstay_core::state::order::Order;
 use mainstay_module::registry::Registry;
 
-pub use confine::offered as landlock;
 pub use extensions::describe;
+pub use mainstay_module::confine::offered as landlock;
 pub use session::{Session, SessionOptions};
 
 /// The order in which the states of a catalog would have their turn on a machine with these facts: for pictures of it.

@@ -193,6 +193,13 @@ pub struct Guards {
     pub when: Option<String>,
 }
 
+impl Guards {
+    /// Whether any of them is a command.
+    pub fn start_programs(&self) -> bool {
+        !(self.unless.is_empty() && self.onlyif.is_empty())
+    }
+}
+
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Options {

@@ -1,10 +1,19 @@
 //! dnf and rpm.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
 use super::{Available, Installed, Transaction, query};
 use crate::failure::Failure;
 use crate::host::{Command, Host, View};
+
+const CONFIG: &str = "/etc/dnf/dnf.conf";
+
+/// Where dnf's lists lie, unless [`CONFIG`] says otherwise.
+const CACHE: &str = "/var/cache/dnf";
 
 const HELD: &str = "/etc/dnf/plugins/versionlock.list";
 
@@ -47,12 +56,54 @@ fn parse_line(line: &str) -> Option<(String, String)> {
 pub(super) fn available(view: &View, names: &[&str]) -> Result<BTreeMap<String, Available>, Failure> {
     let format = "%{name}\t%{epoch}\t%{version}-%{release}\n";
     let command = Command::new("dnf")
+        .args(settings(view)?)
         // From what was read before: a look changes nothing.
         .args(["-q", "--cacheonly", "repoquery", "--qf", format, "--"])
         .args(names.iter().copied());
     let ran = view.run(&command)?;
-    // Without a list it knows nothing, and says so by failing.
-    Ok(if ran.succeeded() { parse_available(&ran.text()) } else { BTreeMap::new() })
+    if ran.succeeded() {
+        return Ok(parse_available(&ran.text()));
+    }
+    // Without a list it knows nothing, and with some versions says so by failing.
+    let words = ran.words().to_lowercase();
+    let has_no_list = words.contains("cache") && !words.contains("denied");
+    if has_no_list { Ok(BTreeMap::new()) } else { Err(ran.failure(&command)) }
+}
+
+/// Even to look, dnf writes a log, and a lock beside its lists: where nothing may be written, it gets links to the lists in a place where
+/// it may.
+fn settings(view: &View) -> Result<Vec<String>, Failure> {
+    let Some(scratch) = view.scratch() else { return Ok(Vec::new()) };
+    let place = scratch.join("dnf");
+    if !place.exists() {
+        let linked = fs::create_dir(&place).and_then(|()| link_all(&cache(view)?, &place));
+        linked.map_err(|error| Failure::on("link dnf's lists to", &place, error))?;
+    }
+    let set = |name: &str, place: &Path| format!("--setopt={name}={}", place.display());
+    Ok(vec![set("cachedir", &place), set("logdir", scratch)])
+}
+
+fn link_all(from: &Path, to: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(from) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        symlink(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+/// Where its lists lie.
+fn cache(view: &View) -> io::Result<PathBuf> {
+    let config = view.read(CONFIG.as_ref()).map_err(|failure| io::Error::other(failure.to_string()))?;
+    let config = config.unwrap_or_default();
+    let config = String::from_utf8_lossy(&config);
+    let mut lines = config.lines().filter_map(|line| line.split_once('='));
+    // The last one counts.
+    let set = lines.rfind(|(name, _)| name.trim() == "cachedir");
+    Ok(set.map_or_else(|| CACHE.into(), |(_, path)| path.trim().into()))
 }
 
 pub(super) fn parse_available(text: &str) -> BTreeMap<String, Available> {

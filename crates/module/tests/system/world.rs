@@ -1,10 +1,12 @@
 //! What the tests do inside a scratch root: analyze, apply, compare, and analyze again.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::path::Path;
 
 use mainstay_core::state::plan::{Change, Datum};
 use mainstay_core::state::{StateId, StepWord, Values};
+use mainstay_module::confine::{Scratch, confine, offered};
 use mainstay_module::forecast::Forecast;
 use mainstay_module::host::{Command, Host, View};
 use mainstay_module::module::Blobs;
@@ -37,10 +39,18 @@ impl State {
         &**self.registry.get(self.module).unwrap()
     }
 
+    /// As the engine has it done: on a thread that the kernel holds to looking, where it can.
     pub fn foresee(&self, forecast: &Forecast) -> Result<Analysis, Failure> {
-        let (view, blobs) = (View::new(None), BTreeMap::new());
-        self.module()
-            .analyze(&self.params, &Analyze { state: &self.id, view: &view, forecast, blobs: Blobs(&blobs) })
+        let scratch = Scratch::make().unwrap();
+        let (view, blobs) = (View::new(Some(scratch.path().to_owned())), BTreeMap::new());
+        let cx = Analyze { state: &self.id, view: &view, forecast, blobs: Blobs(&blobs) };
+        let look = || {
+            if offered() > 0 {
+                assert!(confine(Some(scratch.path())).unwrap(), "the kernel has Landlock and does nothing");
+            }
+            self.module().analyze(&self.params, &cx)
+        };
+        std::thread::scope(|scope| scope.spawn(look).join()).unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     pub fn analyze(&self) -> Analysis {

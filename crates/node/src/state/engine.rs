@@ -9,18 +9,19 @@ use mainstay_core::state::catalog::Catalog;
 use mainstay_core::state::plan::{PlanHead, PlanStep};
 use mainstay_core::state::session::{Approval, Ask, Tell};
 use mainstay_core::state::walk::{Debt, Owed, Ran};
+use mainstay_module::confine::{Scratch, offered};
 use mainstay_module::host::{Cancel, Register, View};
 
 use super::analyze::{self, Question};
 use super::apply::{self, Order};
 use super::awaited::{Awaited, Draft};
-use super::confine::{self, Scratch};
 use super::debts::{Debts, Log};
 use super::digest_key;
 use super::extensions;
 use super::facts;
 use super::leftovers;
 use super::lock::ApplyLock;
+use super::looking::looking;
 use super::machine::{Changing, Looking, own_id};
 use super::outputs::Table;
 use super::prepared::Prepared;
@@ -66,7 +67,6 @@ impl Engine {
     pub(super) fn new(options: SessionOptions, teller: Teller, cancel: &Cancel) -> Self {
         let running = options.data.join(RUNNING);
         let ended = leftovers::end_all(&running);
-        Scratch::clear_abandoned();
         let register = Register::new(&running, &options.title);
         let machine_id = options.machine.clone().unwrap_or_else(|| own_id().into_owned());
         let (facts, obstacle) = match ended {
@@ -153,14 +153,13 @@ impl Engine {
             }
         };
         let owed: Owed = debts.of(&work.prepared.catalog.name).cloned().collect();
-        let scratch = match Scratch::make() {
+        let scratch = match work.prepared.may_start_programs().then(scratch).transpose() {
             Ok(scratch) => scratch,
             Err(error) => {
                 self.teller.problem(format!("cannot make a directory for temporary files: {error}"));
                 return;
             }
         };
-        let place = scratch.path().to_owned();
         let machine = Looking::new(self.key, cancel.further.clone(), self.register.clone(), scratch);
         let question = Question {
             prepared: &work.prepared,
@@ -173,7 +172,7 @@ impl Engine {
             explain,
             machine_id: &self.machine_id,
         };
-        let plan = confine::looking(&place, || analyze::analyze(&question));
+        let plan = looking(machine.scratch(), || analyze::analyze(&question));
         match plan {
             Ok(Ok(Some((head, awaited)))) => {
                 work.plan = Some(awaited);
@@ -290,6 +289,12 @@ impl Engine {
     }
 }
 
+/// A place to scribble, once those of killed sessions are gone.
+fn scratch() -> std::io::Result<Scratch> {
+    Scratch::clear_abandoned();
+    Scratch::make()
+}
+
 /// Says what this machine is. Its facts.
 fn greet(
     options: &SessionOptions,
@@ -304,7 +309,7 @@ fn greet(
         version: options.version.clone(),
         machine: machine.to_owned(),
         facts: facts.clone(),
-        landlock: Some(confine::offered()),
+        landlock: Some(offered()),
         notes,
     });
     facts

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use mainstay_core::state::catalog::{BlobId, Catalog};
 use mainstay_module::Failure;
+use mainstay_module::confine::Scratch;
 use mainstay_module::extension::{self, Kept, Program};
 use mainstay_module::host::View;
 use mainstay_module::registry::Registry;
 use serde_json::Value;
 
-use super::confine::{self, Scratch};
+use super::looking::looking;
 
 /// Why a catalog's extensions are not used, none of them.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,6 @@ pub fn describe(kept: &Kept) -> Result<Value, Failure> {
     let failed = |error: std::io::Error| Failure::new("describe an extension", error);
     let scratch = Scratch::make().map_err(failed)?;
     let view = View::new(Some(scratch.path().to_owned()));
-    let described = confine::looking(scratch.path(), || kept.describe(&view)).map_err(failed)?;
+    let described = looking(Some(scratch.path()), || kept.describe(&view)).map_err(failed)?;
     described.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -1,21 +1,23 @@
 //! The machine as one phase of one catalog meets it: whether it may be changed, and as whom.
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::sync::Arc;
 
 use mainstay_core::state::StateIndex;
 use mainstay_module::Failure;
+use mainstay_module::confine::Scratch;
 use mainstay_module::forecast::{Forecast, Resource};
 use mainstay_module::host::{Cancel, Host, Register, View};
 
-use super::confine::Scratch;
 use super::other_user::Account;
 use super::prepared::Prepared;
 
 /// A machine that is only looked at.
 pub(super) struct Looking {
     view: View,
-    scratch: Scratch,
+    /// Where programs scribble, if any may be started.
+    scratch: Option<Scratch>,
     key: [u8; 32],
     cancel: Cancel,
     register: Option<Arc<Register>>,
@@ -49,10 +51,16 @@ impl Looking {
         key: [u8; 32],
         cancel: Cancel,
         register: Option<Arc<Register>>,
-        scratch: Scratch,
+        scratch: Option<Scratch>,
     ) -> Self {
-        let view = View::new(Some(scratch.path().to_owned())).keyed(key).cancelled_by(cancel.clone());
+        let place = scratch.as_ref().map(|scratch| scratch.path().to_owned());
+        let view = View::new(place).keyed(key).cancelled_by(cancel.clone());
         Self { view: view.registered(register.clone()), scratch, key, cancel, register }
+    }
+
+    /// Where what it starts may write.
+    pub(super) fn scratch(&self) -> Option<&Path> {
+        self.scratch.as_ref().map(Scratch::path)
     }
 
     pub(super) fn look<T: Send>(
@@ -65,9 +73,12 @@ impl Looking {
         match whom(prepared, state)? {
             Whom::Self_ => Ok(Looked::Done(look(&self.view))),
             Whom::Other(account) => {
-                let failed = |error| Failure::on("make", self.scratch.path(), error);
-                let scratch = self.scratch.of_user(account.uid, account.gid).map_err(failed)?;
-                let view = View::new(Some(scratch)).keyed(self.key).cancelled_by(self.cancel.clone());
+                let own = |scratch: &Scratch| {
+                    let made = scratch.of_user(account.uid, account.gid);
+                    made.map_err(|error| Failure::on("make", scratch.path(), error))
+                };
+                let scratch = self.scratch.as_ref().map(own).transpose()?;
+                let view = View::new(scratch).keyed(self.key).cancelled_by(self.cancel.clone());
                 let view = view.registered(self.register.clone());
                 account.run(|| look(&view)).map(Looked::Done)
             }

@@ -145,6 +145,12 @@ impl Prepared {
         Ok(Self { catalog, digest, order, states, key: DigestKey::new(key), facts, templates })
     }
 
+    /// Whether looking may start a program, for a guard or by a module.
+    pub(super) fn may_start_programs(&self) -> bool {
+        let mut states = self.catalog.states.iter().zip(&self.states);
+        states.any(|(declared, ready)| declared.guards.start_programs() || !ready.module.looks_ahead())
+    }
+
     pub(super) fn declared(&self, state: StateIndex) -> &Declared {
         &self.catalog.states[state]
     }

@@ -33,27 +33,9 @@ pub fn offered() -> u32 {
     u32::try_from(version).unwrap_or(0)
 }
 
-/// Has this done on a thread of its own, held to looking as far as the kernel can: it is never taken back. The inner result
-/// is what the thread came to, a panic among it.
-pub fn looking<T: Send>(
-    scratch: &Path,
-    look: impl FnOnce() -> T + Send,
-) -> io::Result<std::thread::Result<T>> {
-    std::thread::scope(|scope| {
-        let look = || {
-            if let Err(error) = confine(scratch) {
-                tracing::warn!(%error, "the kernel does not hold to looking what should only look");
-            }
-            look()
-        };
-        let thread = std::thread::Builder::new().name("state-looking".into()).spawn_scoped(scope, look)?;
-        Ok(thread.join())
-    })
-}
-
-/// From now on the calling thread, and what it starts, writes only beneath `scratch`. It is never taken back. Tells
+/// From now on the calling thread, and what it starts, writes only beneath `scratch`, or nowhere. It is never taken back. Tells
 /// whether the kernel does it.
-fn confine(scratch: &Path) -> Result<bool, io::Error> {
+pub fn confine(scratch: Option<&Path>) -> io::Result<bool> {
     // A program that may change its user could be asked to do what this one cannot; without the right to look
     // after that, the kernel wants that door shut.
     let privileged = nix::unistd::geteuid().is_root();
@@ -61,7 +43,7 @@ fn confine(scratch: &Path) -> Result<bool, io::Error> {
     if privileged && first.is_err() { restrict(scratch, true) } else { first }
 }
 
-fn restrict(scratch: &Path, no_new_privs: bool) -> Result<bool, io::Error> {
+fn restrict(scratch: Option<&Path>, no_new_privs: bool) -> Result<bool, io::Error> {
     let failed = |error: &dyn std::fmt::Display| io::Error::other(format!("Landlock: {error}"));
     let writes = AccessFs::from_write(VERSION);
     let mut rules = Ruleset::default()
@@ -70,8 +52,10 @@ fn restrict(scratch: &Path, no_new_privs: bool) -> Result<bool, io::Error> {
         .and_then(|rules| rules.create())
         .map_err(|error| failed(&error))?
         .no_new_privs(no_new_privs);
-    let scratch = PathFd::new(scratch).map_err(|error| failed(&error))?;
-    rules = rules.add_rule(PathBeneath::new(scratch, writes)).map_err(|error| failed(&error))?;
+    if let Some(scratch) = scratch {
+        let scratch = PathFd::new(scratch).map_err(|error| failed(&error))?;
+        rules = rules.add_rule(PathBeneath::new(scratch, writes)).map_err(|error| failed(&error))?;
+    }
     for sink in SINKS {
         // A container need not have every one.
         let Ok(sink) = PathFd::new(sink) else { continue };
@@ -218,7 +202,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope
                 .spawn(|| {
-                    assert!(confine(scratch.path()).unwrap());
+                    assert!(confine(Some(scratch.path())).unwrap());
                     let denied = |result: io::Result<()>| {
                         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
                     };
