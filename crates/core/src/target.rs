@@ -357,7 +357,11 @@ impl fmt::Display for Condition {
             Side::Fact => "fact.",
             Side::Label => "label.",
         })?;
-        f.write_str(&self.key)?;
+        if self.side == Side::Either && parse::KEYWORDS.contains(&self.key.as_str()) {
+            write!(f, "\"{}\"", self.key)?;
+        } else {
+            f.write_str(&self.key)?;
+        }
         f.write_str(match self.comparison {
             Comparison::Is => "=",
             Comparison::IsNot => "!=",

@@ -158,6 +158,13 @@ fn hostile_nesting_and_length_are_refused() {
 }
 
 #[test]
+fn a_label_may_be_named_like_a_word_of_the_grammar() {
+    for text in [r#""or"=x"#, r#"a or "not"!=x and "and">=2"#, r#""all"=x"#, "label.or=x"] {
+        assert_eq!(Target::parse(text).unwrap().to_string(), text);
+    }
+}
+
+#[test]
 fn plain_names_are_those_that_a_node_must_have() {
     let target = Target::parse("ship1,web* or (db and not old) or role=x").unwrap();
     assert_eq!(target.plain_names(), ["ship1", "db"]);
