@@ -116,7 +116,6 @@ fn a_second_ctrl_c_ends_what_runs_there_and_names_it() {
     stderr.read_to_string(&mut heard).unwrap();
     assert!(heard.contains("interrupted: slow ended in the middle, 1 not reached"), "{heard}");
     assert_eq!(client.wait_with_output().unwrap().status.code(), Some(1));
-    wait_until("all is gone", std::time::Duration::from_secs(2), || processes_with(&sign).is_empty());
 }
 
 #[test]
