@@ -2,14 +2,18 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use mainstay_core::state::catalog::{CatalogDigest, OrderMode};
-use mainstay_core::state::plan::{Change, Datum, PlanHead, PlanStep, StateReport};
+use mainstay_core::state::plan::{Change, Datum, PlanHead, PlanStep, StateCounts, StateReport};
+use mainstay_core::state::session::{Approval, Ask, Tell};
 use mainstay_core::state::{StateOutcome, StepWord};
+use tokio::time::timeout;
 
 use super::*;
-use crate::up::front::{Event, Proposal};
+use crate::up::machine::Machine;
+use crate::up::outcome::Verdict;
 
 /// What a played machine does.
 #[derive(Clone, Default)]
