@@ -115,6 +115,10 @@ fn default_method() -> String {
 pub struct Approve {
     /// By their content, as the nodes' `planned` lines name them.
     pub plans: Vec<String>,
+    /// On which nodes; on all that made one of them if none is named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub nodes: Vec<NodeName>,
     /// How many nodes at a time: `10` or `25%`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<String>,

@@ -68,6 +68,9 @@ pub struct Limits {
     pub receipts: usize,
     /// Methods that run at the same time.
     pub running: usize,
+    /// Methods of which one runs at a time, whichever of them it is: their messages are begun in the order of acceptance, each
+    /// when the one before has ended.
+    pub one_at_a_time: Vec<&'static str>,
     /// Most output that a message may ask to be kept.
     pub output_limit: u64,
     /// Frames and bytes in flight to one peer.
@@ -92,12 +95,19 @@ impl Default for Limits {
             receipts: 16_384,
             // Enough that sleeping commands do not starve short ones, few enough for a small board.
             running: 64,
+            one_at_a_time: Vec::new(),
             output_limit: 16 << 20,
             // One window covers the bandwidth-delay product of a 100 Mbit/s link with 300 ms round trip.
             window_frames: 512,
             window_bytes: 4 << 20,
             history: 10_000,
         }
+    }
+}
+
+impl Limits {
+    pub(crate) fn is_one_at_a_time(&self, method: &str) -> bool {
+        self.one_at_a_time.contains(&method)
     }
 }
 

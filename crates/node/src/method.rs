@@ -57,6 +57,11 @@ pub trait Method: Send + Sync + 'static {
         true
     }
 
+    /// Whether its messages wait for those of all methods of which this is true, so that one of them is at work at a time.
+    fn is_one_at_a_time(&self) -> bool {
+        false
+    }
+
     /// Checks what can be checked of a request before it is accepted. The error names the field.
     fn check(&self, request: &Request) -> Result<(), String>;
 
@@ -109,6 +114,12 @@ impl Methods {
 
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.by_name.keys().copied()
+    }
+
+    /// Those of which one runs at a time.
+    pub fn one_at_a_time(&self) -> Vec<&'static str> {
+        let alone = self.by_name.values().filter(|method| method.is_one_at_a_time());
+        alone.map(|method| method.name()).collect()
     }
 
     pub fn get(&self, name: &str) -> Option<&Arc<dyn Method>> {

@@ -351,7 +351,8 @@ impl Node {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let began = tokio::time::Instant::now();
-            let result = self.live(&stop, &mut ready).await;
+            // A life is large, and lasts: it need not lie in whatever runs this.
+            let result = Box::pin(self.live(&stop, &mut ready)).await;
             if began.elapsed() > LONGEST_PAUSE {
                 // It was a life, not another failed start.
                 backoff.reset();
@@ -370,6 +371,21 @@ impl Node {
         }
     }
 
+    fn methods(&self, signer: &Signer) -> Methods {
+        let config = &self.config;
+        Methods::new(&Means {
+            processes: self.processes.clone(),
+            data: config.data.clone(),
+            states: SessionOptions {
+                // Of the default directory that is the machine's own; another one is another node's on the same machine.
+                data: config.data.clone(),
+                machine: Some(signer.id().to_string()),
+                labels: config.facts.labels.clone(),
+                ..SessionOptions::new(config.modules.clone(), config.version.clone())
+            },
+        })
+    }
+
     async fn live(
         &self,
         stop: &CancellationToken,
@@ -383,8 +399,9 @@ impl Node {
         clock.raise(meta.floor);
         let signer = Signer::new(config.key.clone());
         let is_hub = matches!(config.side, Side::Hub { .. });
-        let (engine, first) =
-            Engine::open(signer.clone(), is_hub, config.limits.clone(), &mut journal, clock.now())?;
+        let methods = self.methods(&signer);
+        let limits = Limits { one_at_a_time: methods.one_at_a_time(), ..config.limits.clone() };
+        let (engine, first) = Engine::open(signer.clone(), is_hub, limits, &mut journal, clock.now())?;
         journal.restore_reservation(engine.reserved());
         let stored_trust = read_trust(&mut journal)?;
         let names = read_names(&mut journal)?;
@@ -405,17 +422,6 @@ impl Node {
         // Before a message that was interrupted is said to have ended.
         let data = config.data.clone();
         let _ = tokio::task::spawn_blocking(move || crate::state::end_leftovers(&data)).await;
-        let methods = Methods::new(&Means {
-            processes: self.processes.clone(),
-            data: config.data.clone(),
-            states: SessionOptions {
-                // Of the default directory that is the machine's own; another one is another node's on the same machine.
-                data: config.data.clone(),
-                machine: Some(signer.id().to_string()),
-                labels: config.facts.labels.clone(),
-                ..SessionOptions::new(config.modules.clone(), config.version.clone())
-            },
-        });
         let judge = Arc::new(Judge::new(
             signer.id(),
             trust.log(),

@@ -70,7 +70,8 @@ impl Hub {
             inner.registry.select(&[Target::all()], &within).into_iter().map(|(key, _)| key).collect();
         let meant = |name: &NodeName| {
             let plan = made.get(name).and_then(Option::as_deref);
-            plan.is_some_and(|plan| approved.contains(plan))
+            let is_named = approve.nodes.is_empty() || approve.nodes.contains(name);
+            is_named && plan.is_some_and(|plan| approved.contains(plan))
         };
         let nodes: Vec<_> = reader
             .run()

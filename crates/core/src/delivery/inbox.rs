@@ -9,16 +9,18 @@
 //! ```
 
 mod cancel;
+mod turns;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 
 use self::cancel::is_tombstone;
+use self::turns::Turns;
 use super::answers::Answers;
 use super::record::{self, END_NUMBER, InboxRow, InboxState};
 use super::shared::{Shared, Then, Timer};
-use super::{CLOCK_SLACK, END_BYTES, Effect, ExitReport, HUB_ROLE, Incoming, Key, TAIL_BYTES};
+use super::{CLOCK_SLACK, END_BYTES, Effect, ExitReport, HUB_ROLE, Incoming, Key, Limits, TAIL_BYTES};
 use crate::envelope::{Body, End, Envelope, MAX_LIFETIME, Output, Payload, Piece, Request, Stream};
 use crate::frame::Verdict;
 use crate::id::{KeyId, MessageId};
@@ -74,14 +76,17 @@ impl Entry {
             next_seq,
         }
     }
+
+    fn is_in_line(&self, limits: &Limits) -> bool {
+        self.request.as_ref().is_some_and(|request| limits.is_one_at_a_time(&request.method))
+    }
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     entries: BTreeMap<Key, Entry>,
     pub answers: Answers,
-    waiting: VecDeque<Key>,
-    running: usize,
+    turns: Turns,
     open: usize,
     open_bytes: usize,
     refused: VecDeque<Key>,
@@ -155,7 +160,7 @@ impl Inbox {
     }
 
     pub fn running_count(&self) -> usize {
-        self.running
+        self.turns.running()
     }
 
     /// After all answers were loaded.
@@ -179,6 +184,7 @@ impl Inbox {
         }
         let state = row.state;
         let mut entry = Entry::new(row, request, next_seq);
+        let in_line = entry.is_in_line(&shared.limits);
         // The end's own share is never used up by output.
         let kept = entry.reserved.saturating_sub(self.answers.stored(key));
         entry.reserved = kept.max(END_BYTES.min(entry.reserved));
@@ -187,10 +193,10 @@ impl Inbox {
         match state {
             InboxState::Accepted => {
                 shared.at(self.entries[&key].row.expires, Timer::StartBy(key));
-                self.waiting.push_back(key);
+                self.turns.wait(key, in_line);
             }
             InboxState::Started { .. } => {
-                self.running += 1;
+                self.turns.begin(key, in_line);
                 shared.out.push(Effect::KillLeftovers { key });
             }
             InboxState::Ended | InboxState::Refused => {}
@@ -271,7 +277,8 @@ impl Inbox {
             return;
         }
         let reserved = request.output_limit + END_BYTES;
-        let started = self.running < shared.limits.running && self.waiting.is_empty();
+        let in_line = shared.limits.is_one_at_a_time(&request.method);
+        let started = self.turns.has_room(shared.limits.running, in_line);
         let row = InboxRow {
             digest,
             expires: body.expires.unwrap_or(now),
@@ -287,7 +294,9 @@ impl Inbox {
         self.open += 1;
         self.open_bytes += size;
         if started {
-            self.running += 1;
+            self.turns.begin(key, in_line);
+        } else {
+            self.turns.coming(in_line);
         }
         let ops = vec![
             record::put(Table::Inbox, record::inbox_key(&key), &row),
@@ -320,12 +329,15 @@ impl Inbox {
                 }
                 Err(reason) => {
                     // Nothing of it was kept; neither does memory.
+                    let mut in_line = false;
                     if let Some(entry) = self.entries.remove(&key) {
+                        in_line = entry.is_in_line(&shared.limits);
                         self.open -= 1;
                         self.open_bytes -= entry.row.envelope.len();
                     }
-                    if started {
-                        self.running -= 1;
+                    match started {
+                        true => self.turns.end(&key),
+                        false => self.turns.came(in_line),
                     }
                     for (peer, _) in peers {
                         let verdict = Verdict::Busy { reason: reason.clone(), retry_ms: BUSY_RETRY_MS };
@@ -338,8 +350,8 @@ impl Inbox {
                 Ok(()) => {
                     if let Some(entry) = self.entries.get_mut(&key) {
                         entry.reserved += bytes;
+                        self.turns.wait_first(key, entry.is_in_line(&shared.limits));
                     }
-                    self.waiting.push_front(key);
                     self.start_waiting(shared, now);
                 }
                 Err(_) => {
@@ -397,16 +409,20 @@ impl Inbox {
         };
         entry.accepting = None;
         let (sender, expires, cancelled) = (entry.row.sender, entry.row.expires, entry.row.cancelled);
+        let in_line = entry.is_in_line(&shared.limits);
         for (peer, relayed) in peers {
             self.acknowledge(shared, now, key, *peer, *relayed, sender);
         }
         if started {
             self.begin(shared, now, key);
-        } else if cancelled {
+            return;
+        }
+        self.turns.came(in_line);
+        if cancelled {
             let report = ExitReport::without_output(Outcome::Cancelled);
             self.end(shared, now, key, report, None);
         } else {
-            self.waiting.push_back(key);
+            self.turns.wait(key, in_line);
             shared.at(expires, Timer::StartBy(key));
             self.start_waiting(shared, now);
         }
@@ -482,10 +498,7 @@ impl Inbox {
 
     /// Starts what waits, while there are slots.
     pub fn start_waiting(&mut self, shared: &mut Shared, now: Timestamp) {
-        while self.running < shared.limits.running {
-            let Some(key) = self.waiting.pop_front() else {
-                return;
-            };
+        while let Some((key, in_line)) = self.turns.next(shared.limits.running) {
             let Some(entry) = self.entries.get_mut(&key) else {
                 continue;
             };
@@ -500,7 +513,7 @@ impl Inbox {
                 continue;
             }
             entry.row.state = InboxState::Started { at: now };
-            self.running += 1;
+            self.turns.begin(key, in_line);
             let op = record::put(Table::Inbox, record::inbox_key(&key), &entry.row);
             shared.commit(Class::Owed { release: 0 }, vec![op], Then::Inbox(InboxThen::Started { key }));
         }
@@ -521,7 +534,7 @@ impl Inbox {
             None
         };
         if let Some(outcome) = outcome {
-            self.running -= 1;
+            self.turns.end(&key);
             let report = ExitReport::without_output(outcome);
             self.end(shared, now, key, report, None);
             return;
@@ -539,7 +552,7 @@ impl Inbox {
         if !std::mem::take(&mut entry.leftover) {
             return;
         }
-        self.running -= 1;
+        self.turns.end(&key);
         let again = entry.request.as_ref().is_some_and(|request| request.idempotent);
         if again && !entry.row.cancelled && now < entry.row.expires {
             // Output goes on being numbered: what came before the crash stays, as it would in a log.
@@ -570,8 +583,9 @@ impl Inbox {
         let op = record::put(Table::Inbox, record::inbox_key(&key), &entry.row);
         let missing = entry.row.reserved.saturating_sub(entry.reserved);
         if missing == 0 {
+            let in_line = entry.is_in_line(&shared.limits);
             shared.commit_lazily(vec![op]);
-            self.waiting.push_front(key);
+            self.turns.wait_first(key, in_line);
             self.start_waiting(shared, now);
         } else {
             let then = InboxThen::RoomAgain { key, bytes: missing };
@@ -581,8 +595,7 @@ impl Inbox {
 
     pub fn start_by(&mut self, shared: &mut Shared, now: Timestamp, key: Key) {
         let waits = self.entries.get(&key).is_some_and(|entry| entry.row.state == InboxState::Accepted);
-        if waits && self.waiting.contains(&key) {
-            self.waiting.retain(|waiting| *waiting != key);
+        if waits && self.turns.leave(key) {
             let report = ExitReport::without_output(Outcome::Expired);
             self.end(shared, now, key, report, None);
         }
@@ -645,7 +658,7 @@ impl Inbox {
             return;
         };
         entry.running = false;
-        self.running -= 1;
+        self.turns.end(&key);
         let started = match entry.row.state {
             InboxState::Started { at } => Some(at),
             _ => None,

@@ -438,7 +438,7 @@ impl Fleet {
                 stderr_bytes: bytes(Stream::Stderr),
                 truncated: false,
             };
-            self.rules.exited(key, &method, &exit.outcome);
+            self.rules.exited(n, key, &method, &exit.outcome);
             self.event(n, Event::Exited { key, exit });
         } else {
             return false;

@@ -13,6 +13,7 @@ fn limits() -> Limits {
         inbox_messages: 4,
         relay_messages_per_node: 4,
         running: 2,
+        one_at_a_time: vec!["turn"],
         window_frames: 3,
         window_bytes: 100_000,
         ..Limits::default()
@@ -53,7 +54,7 @@ fn order(nodes: usize) -> impl Strategy<Value = Order> {
         1 => prop::collection::vec(20_000_usize..40_000, 1..6),
     ];
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), prop::bool::weighted(0.8), any::<bool>());
-    let method = prop_oneof![9 => Just("cmd"), 1 => Just("denied")];
+    let method = prop_oneof![6 => Just("cmd"), 3 => Just("turn"), 1 => Just("denied")];
     let lifetime = prop_oneof![3 => Just(3_600_000_u64), 1 => 1_u64..200_000];
     (0..nodes, 0..nodes, method, output, flags, lifetime).prop_map(
         |(from, to, method, output, (idempotent, stream, whole, reply, event), lifetime_ms)| Order {

@@ -23,6 +23,8 @@ pub struct Rules {
     pub begun: BTreeMap<(usize, Key), u32>,
     /// What each method did that came to its own end.
     exits: BTreeMap<Key, (Outcome, BTreeMap<Stream, Vec<u8>>)>,
+    /// The one at work of those that run one at a time, by its node.
+    at_turn: BTreeMap<usize, Key>,
     /// Started on disk while its node went down.
     struck: BTreeSet<(usize, Key)>,
     /// Ends that are on their receiver's disk.
@@ -45,6 +47,7 @@ impl Rules {
             limits,
             begun: BTreeMap::new(),
             exits: BTreeMap::new(),
+            at_turn: BTreeMap::new(),
             struck: BTreeSet::new(),
             ends: BTreeMap::new(),
             ended: BTreeMap::new(),
@@ -91,6 +94,7 @@ impl Rules {
     }
 
     pub fn crash(&mut self, n: usize, journal: &TestJournal) {
+        self.at_turn.remove(&n);
         for (key, value) in journal.rows(Table::Inbox) {
             let row: InboxRow = record::decode(Table::Inbox, value).expect("a row");
             if matches!(row.state, InboxState::Started { .. }) {
@@ -133,7 +137,8 @@ impl Rules {
         }
     }
 
-    pub fn exited(&mut self, key: Key, method: &Method, outcome: &Outcome) {
+    pub fn exited(&mut self, n: usize, key: Key, method: &Method, outcome: &Outcome) {
+        self.at_turn.retain(|at, other| (*at, *other) != (n, key));
         self.exits.insert(key, (outcome.clone(), method.written.clone()));
     }
 
@@ -163,6 +168,10 @@ impl Rules {
             Effect::Start { key, request, .. } => {
                 let row = inbox_row(node, key).expect("a method begins only with its row on disk");
                 assert!(matches!(row.state, InboxState::Started { .. }), "begun before `started` is on disk");
+                if self.limits.one_at_a_time.contains(&request.method.as_str()) {
+                    let other = self.at_turn.insert(n, *key);
+                    assert_eq!(other, None, "{key:?} began beside another");
+                }
                 let begun = self.begun.entry((n, *key)).or_default();
                 *begun += 1;
                 assert!(*begun == 1 || request.idempotent, "{key:?} began twice");

@@ -108,3 +108,30 @@ fn a_receiver_that_was_busy_is_offered_its_message_when_it_links_again() {
     fleet.settle();
     assert_eq!(last_end(&fleet, &id), Some((Outcome::Finished(Exit::Code(7)), false)));
 }
+
+/// Each waits for the one before without a slot of its own, so others pass, and a crash interrupts only the one at work.
+#[test]
+fn messages_that_run_one_at_a_time_begin_in_their_order_and_hold_up_no_other() {
+    let limits = Limits { running: 2, one_at_a_time: vec!["apply", "up"], ..Limits::default() };
+    let mut fleet = Fleet::new(1, 1, limits);
+    let order = |method| Order { method, ..Order::ping(HUB, 1) };
+    let ids: Vec<_> = ["up", "apply", "up", "apply"].map(|method| fleet.submit(order(method))).into();
+    let ping = fleet.submit(Order::ping(HUB, 1));
+    fleet.link_all();
+    let begun = |fleet: &Fleet| fleet.rules.begun.keys().map(|(_, key)| key.id).collect::<Vec<_>>();
+    while begun(&fleet).len() < 2 && fleet.step() {}
+    assert_eq!(begun(&fleet), [ids[0], ping], "a ping passes those that wait");
+
+    fleet.crash(1);
+    fleet.start(1);
+    fleet.link_all();
+    let mut order = begun(&fleet);
+    while fleet.step() {
+        let new = begun(&fleet).into_iter().find(|id| !order.contains(id));
+        order.extend(new);
+    }
+    assert_eq!(order, [ids[0], ping, ids[1], ids[2], ids[3]]);
+    fleet.come_to_rest();
+    let interrupted = ids.iter().map(|id| last_end(&fleet, id).unwrap().0 == Outcome::Interrupted);
+    assert_eq!(interrupted.collect::<Vec<_>>(), [true, false, false, false]);
+}

@@ -171,6 +171,19 @@ mod tests {
     }
 
     #[test]
+    fn an_apply_that_was_killed_in_the_middle_has_changed_what_it_says() {
+        let more = json!({"outcome": "interrupted", "exit_code": null, "truncated": true});
+        insta::assert_snapshot!(told(APPLY, &[result("web", more, &[report("changed")])]), @"
+        web: 79 bytes of what it wrote are shown; there may be more
+        ── web · done
+          ✓ conf (file) changed
+        MACHINE  RESULT  CHANGED  UNCHANGED  SKIPPED  FAILED  BLOCKED  CYCLES
+        web      failed  1        0          0        0       0        1
+        Set aside: web: interrupted
+        ");
+    }
+
+    #[test]
     fn applies_are_told_with_what_is_left_to_be_approved() {
         let results = [
             result("a", json!({}), &[report("changed"), applied(1, 0, None), planned(2, 0)]),

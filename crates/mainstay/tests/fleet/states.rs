@@ -196,3 +196,78 @@ fn a_plan_that_comes_later_is_approved_later_and_counts_only_for_what_it_saw() {
     site.lab.run(&["run", "-t", "b", "--", "true"]).exits(0);
     site.lab.run(&["runs", "approve", "latest", "--yes"]).exits(2);
 }
+
+/// Several orders for a machine that was away, of which none may fail another.
+#[test]
+fn what_was_ordered_while_a_node_was_away_is_done_in_its_order() {
+    let mut site = Site::new();
+    assert!(site.lab.agent("b").stop().success());
+    site.lab.until_online("b", false);
+    let file = site.of("b", "number");
+    for number in 1..=4 {
+        let order = site.lab.path(&format!("order-{number}.yaml"));
+        let text = format!(
+            "states:\n  number: {{file: {{path: {}, content: \"{number}\"}}}}\n  log: {{cmd: {{run: echo {number} >> {}}}}}\n",
+            file.display(),
+            site.of("b", "log").display()
+        );
+        fs::write(&order, text).unwrap();
+        site.lab.run(&["up", order.to_str().unwrap(), "-t", "b", "--yes"]).exits(3);
+    }
+    site.lab.start_agent("b");
+    eventually("all have ended", || {
+        let runs = site.lab.run(&["runs", "list", "--json"]).exits(0).json();
+        runs.iter().all(|run| run["pending"] == 0).then_some(())
+    });
+    let runs = site.lab.run(&["runs", "list", "--json"]).exits(0).json();
+    assert_eq!(runs.len(), 4);
+    assert!(runs.iter().all(|run| run["ok"] == 1), "{runs:#?}");
+    assert_eq!(site.read("b", "number").as_deref(), Some("4"));
+    assert_eq!(site.read("b", "log").as_deref(), Some("1\n2\n3\n4\n"));
+}
+
+#[test]
+fn what_was_done_before_a_cancel_is_told() {
+    let site = Site::new();
+    let (file, gate) = (site.lab.path("three.yaml"), site.of("b", "gate"));
+    let text = format!(
+        "states:\n  s0: {{file: {{path: {0}/s0, content: x}}}}\n  s1: {{cmd: {{run: 'touch {0}/began; while [ ! -e {1} ]; do sleep 0.05; done'}}}}\n  s2: {{file: {{path: {0}/s2, content: x}}}}\n",
+        site.lab.path("of-b").display(),
+        gate.display()
+    );
+    fs::write(&file, text).unwrap();
+    let up = site.lab.begin(&["up", file.to_str().unwrap(), "-t", "b", "--yes"]);
+    eventually("s1 has its turn", || site.read("b", "began"));
+    up.signal(nix::sys::signal::Signal::SIGINT);
+    let run = site.latest();
+    eventually("b is told to cancel", || {
+        site.lab.pending(&run, "b").filter(|why| why.contains("told to cancel"))
+    });
+    fs::write(&gate, "").unwrap();
+    let said = up.end().exits(3);
+    let shown = site.lab.run(&["runs", "show", &run]).exits(0);
+    for text in [&said.out, &shown.out] {
+        assert!(text.contains("✓ s1 (cmd) changed"), "{text}");
+    }
+}
+
+#[test]
+fn a_plan_is_applied_once_and_in_batches_by_each_node_in_its_turn() {
+    let site = Site::new();
+    let (file, log) = (site.lab.path("once.yaml"), site.lab.path("log"));
+    let text = format!("states:\n  once: {{cmd: {{run: echo x >> {}}}}}\n", log.display());
+    fs::write(&file, text).unwrap();
+    let (file, lines) =
+        (file.to_str().unwrap(), || fs::read_to_string(&log).unwrap_or_default().lines().count());
+    site.lab.run(&["plan", file, "-t", "b"]).exits(3);
+    let run = site.latest();
+    site.lab.run(&["runs", "approve", &run, "--yes"]).exits(0);
+    let again = site.lab.run(&["runs", "approve", &run, "--yes"]).exits(1);
+    assert!(again.err.contains("a plan is applied once; plan again"), "{}", again.err);
+    site.lab.run(&["runs", "retry", "latest"]).exits(1);
+    assert_eq!(lines(), 1);
+
+    // Both nodes make the same plan: the approval for one is none for the other.
+    site.lab.run(&["up", file, "-t", "*", "--batch", "1", "--yes"]).exits(0);
+    assert_eq!(lines(), 3);
+}

@@ -27,7 +27,7 @@ use mainstay_core::state::catalog::Catalog;
 use mainstay_core::state::plan::{PlanDigest, PlanStep};
 use mainstay_core::state::session::{Approval, Ask, PlannedLine, StateLine, Tell};
 use mainstay_core::state::{StateId, StepWord};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::plans::Plans;
@@ -103,6 +103,11 @@ impl Method for StateMethod {
         self.kind != Kind::Plan
     }
 
+    /// One apply at a time is under way on a machine, and what was ordered first is done first.
+    fn is_one_at_a_time(&self) -> bool {
+        self.kind != Kind::Plan
+    }
+
     fn check(&self, request: &Request) -> Result<(), String> {
         if request.sealed.is_none() {
             return Err("stdin: the catalog is missing".to_owned());
@@ -134,12 +139,19 @@ impl Method for StateMethod {
             output: &mut call.output,
             cancel: call.cancel.clone(),
             plans: Plans::new(&self.data),
+            called_off: None,
+            cycle: 1,
+            has_begun: false,
+            text: Vec::new(),
         };
         let work = talk.work(self.kind, &call.request, catalog);
         let done = match limit {
             Some(limit) => timeout(limit, work).await.unwrap_or(Err(Stop::TimedOut)),
             None => work.await,
         };
+        if matches!(done, Err(Stop::Cancelled | Stop::TimedOut)) {
+            talk.break_off().await;
+        }
         if let Err(Stop::Problem(message)) = &done {
             talk.line(&StateLine::Problem { message: message.clone() }).await;
         }
@@ -184,6 +196,14 @@ struct Talk<'a> {
     output: &'a mut OutputSink,
     cancel: CancellationToken,
     plans: Plans,
+    /// It was, and until when the engine may take to end what it is at.
+    called_off: Option<Instant>,
+    /// The one that is applied.
+    cycle: u32,
+    /// Something was done, or may have been.
+    has_begun: bool,
+    /// Lines that go out together.
+    text: Vec<u8>,
 }
 
 impl Talk<'_> {
@@ -208,7 +228,13 @@ impl Talk<'_> {
 
     async fn apply_approved(&mut self, approved: &[String]) -> Result<bool, Stop> {
         let Some(kept) = approved.iter().find_map(|name| self.plans.find(name)) else {
-            return Err(Stop::Problem("this node keeps no plan that was approved; plan again".to_owned()));
+            let message = match approved.iter().any(|name| self.plans.is_used(name)) {
+                true => {
+                    "the plan was applied already, or its apply was begun, and a plan is applied once; plan again"
+                }
+                false => "this node keeps no plan that was approved; plan again",
+            };
+            return Err(Stop::Problem(message.to_owned()));
         };
         let cycle = kept.head.cycle;
         let mut digest = PlanDigest::default();
@@ -224,7 +250,14 @@ impl Talk<'_> {
         }
         let digest = digest.whole(&kept.head);
         self.ask(Ask::Plan(kept.head.clone())).await?;
-        if !self.apply(cycle, Approval::Plan { digest }).await? {
+        let used = |error: io::Error| Stop::Problem(format!("the plan cannot be used up: {error}"));
+        self.plans.use_up(&kept.name).map_err(used)?;
+        let well = self.apply(cycle, Approval::Plan { digest }).await;
+        // Refused, because somebody else applies: the approval still counts.
+        if well.is_err() && !self.has_begun {
+            self.plans.put_back(&kept.name).map_err(used)?;
+        }
+        if !well? {
             return Ok(false);
         }
         let next = self.analyze(cycle + 1, false, Keep::Plan).await?;
@@ -274,6 +307,7 @@ impl Talk<'_> {
                     }
                 }
                 Tell::Planned(head) => break head,
+                Tell::Problem { .. } if self.called_off.is_some() => return Err(Stop::Cancelled),
                 Tell::Problem { message } => return Err(Stop::Problem(message)),
                 _ => {}
             }
@@ -305,59 +339,81 @@ impl Talk<'_> {
     /// True if nothing failed, was blocked or had drifted.
     async fn apply(&mut self, cycle: u32, approval: Approval) -> Result<bool, Stop> {
         self.ask(Ask::Apply { cycle, approval }).await?;
-        // What was reported goes out at once, together with what waits behind it.
-        let mut text = Vec::new();
+        self.cycle = cycle;
         loop {
-            let tell = self.tell().await;
-            if let Ok(Tell::Report(report)) = tell {
-                put(&StateLine::Report { cycle, report }, &mut text);
-                if text.len() >= PIECE || self.session.tells.is_empty() {
-                    self.output.write(Stream::Stdout, &std::mem::take(&mut text)).await;
-                }
-                continue;
+            let tell = self.tell().await?;
+            let is_end = matches!(tell, Tell::Applied { .. });
+            let well = matches!(&tell, Tell::Applied { counts, drift: None } if counts.failed == 0 && counts.blocked == 0);
+            if let Tell::Problem { message } = tell {
+                return Err(Stop::Problem(message));
             }
-            if !text.is_empty() {
-                self.output.write(Stream::Stdout, &std::mem::take(&mut text)).await;
+            self.done(tell).await;
+            if is_end {
+                return if self.called_off.is_some() { Err(Stop::Cancelled) } else { Ok(well) };
             }
-            match tell? {
-                Tell::Applied { counts, drift } => {
-                    let well = drift.is_none() && counts.failed == 0 && counts.blocked == 0;
-                    self.line(&StateLine::Applied { cycle, counts, drift }).await;
-                    return Ok(well);
-                }
-                Tell::Problem { message } => return Err(Stop::Problem(message)),
-                _ => {}
+        }
+    }
+
+    /// Writes down what was done. It goes out at once, together with what waits behind it.
+    async fn done(&mut self, tell: Tell) {
+        let cycle = self.cycle;
+        self.has_begun |= matches!(tell, Tell::Turn { .. } | Tell::Report(_) | Tell::Applied { .. });
+        match tell {
+            Tell::Report(report) => put(&StateLine::Report { cycle, report }, &mut self.text),
+            Tell::Applied { counts, drift } => {
+                put(&StateLine::Applied { cycle, counts, drift }, &mut self.text)
             }
+            _ => {}
+        }
+        if self.text.len() >= PIECE || self.session.tells.is_empty() {
+            self.flush().await;
+        }
+    }
+
+    async fn flush(&mut self) {
+        if !self.text.is_empty() {
+            self.output.write(Stream::Stdout, &std::mem::take(&mut self.text)).await;
         }
     }
 
     async fn ask(&mut self, ask: Ask) -> Result<(), Stop> {
+        if self.cancel.is_cancelled() {
+            return Err(Stop::Cancelled);
+        }
         self.session.asks.send(ask).await.map_err(|_| Stop::gone())
     }
 
-    /// The next answer. A cancel ends the talk once the engine has ended what it was at.
+    /// The next answer. After a cancel the engine ends what it is at, and what it says of that is heard too.
     async fn tell(&mut self) -> Result<Tell, Stop> {
-        tokio::select! {
-            tell = self.session.tells.recv() => tell.ok_or_else(Stop::gone),
-            () = self.cancel.cancelled() => {
-                let _ = self.session.asks.send(Ask::Cancel).await;
-                let ending = async {
-                    while let Some(tell) = self.session.tells.recv().await {
-                        if matches!(tell, Tell::Applied { .. } | Tell::Planned(_) | Tell::Problem { .. }) {
-                            return;
-                        }
-                    }
-                };
-                let _ = timeout(CANCEL_WITHIN, ending).await;
-                Err(Stop::Cancelled)
+        let until = match self.called_off {
+            Some(until) => until,
+            None => tokio::select! {
+                tell = self.session.tells.recv() => return tell.ok_or_else(Stop::gone),
+                () = self.cancel.cancelled() => {
+                    let _ = self.session.asks.send(Ask::Cancel).await;
+                    *self.called_off.insert(Instant::now() + CANCEL_WITHIN)
+                }
+            },
+        };
+        let tell = timeout_at(until, self.session.tells.recv()).await;
+        tell.map_err(|_| Stop::Cancelled)?.ok_or(Stop::Cancelled)
+    }
+
+    /// Ends all that is still done, and writes down what became of it: whoever comes next finds nobody at work.
+    async fn break_off(&mut self) {
+        self.session.hang_up();
+        let ending = async {
+            while let Some(tell) = self.session.tells.recv().await {
+                self.done(tell).await;
             }
-        }
+        };
+        let _ = timeout(CANCEL_WITHIN, ending).await;
+        self.flush().await;
     }
 
     async fn line(&mut self, line: &StateLine) {
-        let mut text = Vec::new();
-        put(line, &mut text);
-        self.output.write(Stream::Stdout, &text).await;
+        put(line, &mut self.text);
+        self.flush().await;
     }
 }
 

@@ -59,8 +59,7 @@ impl Inbox {
             return;
         };
         match entry.row.state {
-            InboxState::Accepted if self.waiting.contains(&key) => {
-                self.waiting.retain(|waiting| *waiting != key);
+            InboxState::Accepted if self.turns.leave(key) => {
                 self.end(shared, now, key, ExitReport::without_output(Outcome::Cancelled), None);
             }
             InboxState::Started { .. } if entry.running => shared.out.push(Effect::Kill { key }),

@@ -184,7 +184,9 @@ impl Group {
     ) -> Result<RunStream<'a>, Problem> {
         let (method, args, catalog) = match order {
             Order::Apply { run, plans } => {
-                let input = Approve { plans: plans.clone(), ..Approve::default() };
+                // Others may have made the same plan, and have their turn later.
+                let nodes = members.iter().map(|member| member.node.clone()).collect();
+                let input = Approve { plans: plans.clone(), nodes, ..Approve::default() };
                 let path = format!("/v1/runs/{run}/approve");
                 let view: RunView = client.call(Method::POST, &path, &input).await?;
                 return Ok(RunStream::of(client, view.run));

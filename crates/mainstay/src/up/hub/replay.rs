@@ -96,10 +96,11 @@ impl Part {
             (false, _) => verdict(result, tells.last()),
             (true, partial) => {
                 let (kept, all) = (result.stdout.as_ref().map_or(0, String::len), result.stdout_bytes);
-                cut.push(format!(
-                    "only {kept} of the {} bytes that it wrote are shown",
-                    all.unwrap_or_default()
-                ));
+                // One that was killed could not say how much it had written.
+                cut.push(match all {
+                    Some(all) => format!("only {kept} of the {all} bytes that it wrote are shown"),
+                    None => format!("{kept} bytes of what it wrote are shown; there may be more"),
+                });
                 if let Some((plan, steps)) = partial {
                     cut.push("its plan is not whole, and cannot be approved".to_owned());
                     tells.push(plan);
@@ -145,14 +146,23 @@ impl Part {
 
     fn end(self, method: &str) -> MachineEnd {
         let (mut tally, mut cycles, mut last) = (Tally::default(), 0, None);
+        let mut is_under_way = false;
         for tell in &self.tells {
             match tell {
-                Told::Tell(Tell::Report(report)) => tally.report(report),
-                Told::Tell(Tell::Applied { .. }) => cycles += 1,
+                Told::Tell(Tell::Report(report)) => {
+                    is_under_way = true;
+                    tally.report(report);
+                }
+                Told::Tell(Tell::Applied { .. }) => {
+                    is_under_way = false;
+                    cycles += 1;
+                }
                 Told::Plan(plan) => last = Some(plan),
                 _ => {}
             }
         }
+        // One that was killed in the middle was modified too.
+        cycles += u32::from(is_under_way);
         let mut counts = tally.counts();
         if counts.total() == 0
             && let Some(plan) = last

@@ -81,14 +81,35 @@ impl Plans {
             fs::rename(path, self.directory.join(&plan.name))?;
         }
         plan.place.0 = None;
+        // It was made anew, so it may be applied anew.
+        let _ = fs::remove_file(self.used(&plan.name));
         self.prune()?;
         File::open(&self.directory)?.sync_all()
     }
 
-    /// The plan of this name, if it is kept and is what its name says.
+    fn used(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.used"))
+    }
+
+    /// From now on it is not found: it is about to be applied. Durable when this returns.
+    pub fn use_up(&self, name: &str) -> io::Result<()> {
+        fs::rename(self.directory.join(name), self.used(name))?;
+        File::open(&self.directory)?.sync_all()
+    }
+
+    /// Nothing came of it: the plan can be applied after all.
+    pub fn put_back(&self, name: &str) -> io::Result<()> {
+        fs::rename(self.used(name), self.directory.join(name))
+    }
+
+    /// Whether the plan of this name was used up, as far as that is remembered.
+    pub fn is_used(&self, name: &str) -> bool {
+        is_digest(name) && self.used(name).exists()
+    }
+
+    /// The plan of this name, if it is kept, is what its name says and was not used up.
     pub fn find(&self, name: &str) -> Option<Written> {
-        let is_digest = name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
-        let file = is_digest.then(|| File::open(self.directory.join(name)).ok()).flatten()?;
+        let file = is_digest(name).then(|| File::open(self.directory.join(name)).ok()).flatten()?;
         let mut reader = BufReader::new(file.try_clone().ok()?);
         let mut digest = PlanDigest::default();
         let head = loop {
@@ -128,6 +149,10 @@ impl Draft {
         let file = self.writer.into_inner()?;
         Ok(Written { head, name, file, place: self.place })
     }
+}
+
+fn is_digest(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 fn record(writer: &mut impl io::Write, record: &Record) -> io::Result<()> {
@@ -229,6 +254,23 @@ mod tests {
         assert_eq!(told(&written), plan(1).steps);
         drop(written);
         assert_eq!(files(), 1);
+    }
+
+    #[test]
+    fn a_plan_that_was_used_up_is_not_found_until_it_is_made_anew() {
+        let data = tempfile::tempdir().unwrap();
+        let plans = Plans::new(data.path());
+        let name = plan(1).content_digest();
+        keep(&plans, &plan(1));
+        let found = plans.find(&name).unwrap();
+        plans.use_up(&name).unwrap();
+        assert_eq!((plans.find(&name).is_some(), plans.is_used(&name)), (false, true));
+        assert_eq!(told(&found), plan(1).steps, "whoever uses it reads it still");
+        plans.put_back(&name).unwrap();
+        assert_eq!((plans.find(&name).is_some(), plans.is_used(&name)), (true, false));
+        plans.use_up(&name).unwrap();
+        keep(&plans, &plan(1));
+        assert_eq!((plans.find(&name).is_some(), plans.is_used(&name)), (true, false));
     }
 
     #[test]
