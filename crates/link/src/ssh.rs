@@ -20,7 +20,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
 pub use self::binary::{Binaries, Binary, BinaryError};
-pub use self::script::{CORRUPT, MARK};
+pub use self::script::{MARK, READY};
 use self::script::{Probe, Word};
 use crate::pieces::{Decoder, encode};
 
@@ -74,6 +74,8 @@ pub enum SshError {
     Architecture { arch: String },
     #[error("its cache directory {directory} cannot be used{}", after(.said))]
     Cache { directory: String, said: String },
+    #[error("the program could not be copied to it{}", after(.said))]
+    Upload { said: String },
     #[error("the program that was copied to it does not run there{}", after(.said))]
     Copy { said: String },
     #[error(transparent)]
@@ -99,7 +101,9 @@ impl SshError {
                 return vec![format!("give it with --agent-binary {arch}=PATH, a build of the same version")];
             }
             Self::Copy { .. } => "perhaps its cache directory lies on a file system mounted noexec",
-            Self::Refused { said } | Self::Silent { said } | Self::Lost { said } => return hints_of(said),
+            Self::Upload { said } | Self::Refused { said } | Self::Silent { said } | Self::Lost { said } => {
+                return hints_of(said);
+            }
             _ => return Vec::new(),
         };
         vec![hint.to_owned()]
@@ -110,7 +114,7 @@ impl SshError {
 fn hints_of(said: &str) -> Vec<String> {
     let known = [
         (
-            "HOST IDENTIFICATION HAS CHANGED",
+            "has changed and you have requested strict checking",
             "its host key is not the one that was known: find out why before you trust it",
         ),
         (
@@ -129,6 +133,7 @@ fn hints_of(said: &str) -> Vec<String> {
         ),
         ("sudo: not found", "--become needs sudo there"),
         ("sudo: command not found", "--become needs sudo there"),
+        ("No space left on device", "make room there, or name another place by XDG_CACHE_HOME"),
         ("Connection timed out", "check the address, and that no firewall is between"),
     ];
     known.iter().filter(|(sign, _)| said.contains(sign)).take(1).map(|(_, hint)| (*hint).to_owned()).collect()
@@ -155,16 +160,17 @@ struct Said {
 impl SshLink {
     /// Connects, and has the copy running: its messages may come from now on.
     pub async fn connect(host: &SshHost, binaries: &Binaries) -> Result<Self, SshError> {
-        match Self::attempt(host, binaries).await {
-            // A copy that is not what its name says has removed itself: the next attempt brings it anew.
-            Err(SshError::Copy { said }) if said.contains(CORRUPT) => Self::attempt(host, binaries).await,
-            other => other,
+        let open =
+            |anew| -> Result<Self, SshError> { Self::of(command(host, &script::script(binaries, anew))?) };
+        let mut link = open(false)?;
+        match link.greet(binaries).await {
+            // Its disk may have lost some of it since.
+            Err(SshError::Copy { .. }) if !link.was_copied => {
+                link = open(true)?;
+                link.greet(binaries).await?;
+            }
+            greeted => greeted?,
         }
-    }
-
-    async fn attempt(host: &SshHost, binaries: &Binaries) -> Result<Self, SshError> {
-        let mut link = Self::of(command(host, &script::script(binaries))?)?;
-        link.greet(binaries).await?;
         Ok(link)
     }
 
@@ -187,8 +193,8 @@ impl SshLink {
             Word::Need { arch } => {
                 let binary =
                     binaries.of(&arch).ok_or_else(|| SshError::Architecture { arch: arch.clone() })?;
-                self.upload(binary).await?;
                 self.was_copied = true;
+                self.upload(binary).await?;
             }
             Word::Architecture { arch } => return Err(SshError::Architecture { arch }),
             Word::Directory { directory } => {
@@ -197,7 +203,14 @@ impl SshLink {
             }
             other => return Err(SshError::Speech(format!("it began with {other:?}"))),
         }
-        Ok(())
+        match timeout(GREETING, self.word()).await {
+            Ok(Ok(Word::Ready)) => Ok(()),
+            Ok(Ok(other)) => Err(SshError::Speech(format!("its copy began with {other:?}"))),
+            Ok(Err(SshError::Refused { said })) => Err(SshError::Copy { said }),
+            Ok(Err(error)) => Err(error),
+            // A damaged program may do anything, also nothing.
+            Err(_) => Err(SshError::Copy { said: self.stderr.last_words() }),
+        }
     }
 
     async fn upload(&mut self, binary: &Binary) -> Result<(), SshError> {
@@ -209,7 +222,8 @@ impl SshLink {
                 break;
             }
             if self.write(&buffer[..count]).await.is_err() {
-                return Err(self.lost().await);
+                self.end().await;
+                return Err(SshError::Upload { said: self.stderr.last_words() });
             }
         }
         match self.word().await {
@@ -225,7 +239,7 @@ impl SshLink {
 
     /// The next line of the script's, whatever a shell says before it.
     async fn word(&mut self) -> Result<Word, SshError> {
-        let mut line = Vec::new();
+        let (mut line, mut chatter) = (Vec::new(), String::new());
         for _ in 0..MAX_CHATTER {
             let mut byte = [0];
             match self.stderr.beside(self.stdout.read(&mut byte)).await {
@@ -233,20 +247,23 @@ impl SshLink {
                     if let Some(word) = Probe::read(&line) {
                         return Ok(word);
                     }
+                    chatter = String::from_utf8_lossy(&line).trim().to_owned();
                     line.clear();
                 }
                 Ok(1) => line.push(byte[0]),
-                _ => return Err(self.refused().await),
+                _ => return Err(self.refused(chatter).await),
             }
         }
         Err(SshError::Speech("its shell says too much before anything is run".into()))
     }
 
-    async fn refused(&mut self) -> SshError {
+    /// `chatter`: what a shell said in place of ours, for want of a better reason.
+    async fn refused(&mut self, chatter: String) -> SshError {
         let status = self.end().await;
         let said = self.stderr.last_words();
         let said = match (said.is_empty(), status) {
             (false, _) => said,
+            (true, _) if !chatter.is_empty() => chatter,
             (true, Some(status)) => format!("ssh ended with {status} and no word"),
             (true, None) => "ssh ended with no word".to_owned(),
         };

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use mainstay_module::host::processes::processes;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -60,47 +61,17 @@ fn wait_until_gone(most: Duration) -> bool {
 
 /// The processes below this one that have not ended.
 fn living() -> BTreeSet<i32> {
-    let mut children: BTreeMap<i32, Vec<(i32, bool)>> = BTreeMap::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
-        if let Some((parent, lives)) = parse(&stat) {
-            children.entry(parent).or_default().push((pid, lives));
-        }
+    let all = processes().unwrap_or_default();
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for (pid, process) in &all {
+        children.entry(process.parent).or_default().push(*pid);
     }
     let mut found = BTreeSet::new();
-    let mut below = vec![std::process::id() as i32];
-    while let Some(pid) = below.pop() {
-        for (child, lives) in children.remove(&pid).into_iter().flatten() {
-            below.push(child);
-            if lives {
-                found.insert(child);
-            }
-        }
+    let mut parents = vec![std::process::id() as i32];
+    while let Some(parent) = parents.pop() {
+        let below = children.remove(&parent).unwrap_or_default();
+        parents.extend(&below);
+        found.extend(below.into_iter().filter(|pid| all[pid].lives));
     }
     found
-}
-
-/// `PID (name) STATE PARENT …`, where the name may hold anything.
-fn parse(stat: &str) -> Option<(i32, bool)> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next()?;
-    let parent = fields.next()?.parse().ok()?;
-    Some((parent, !matches!(state, "Z" | "X")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_kernels_line_is_read_whatever_the_name() {
-        assert_eq!(parse("7 (a) b) S 3 7 7 0"), Some((3, true)));
-        assert_eq!(parse("7 (sh) Z 3 7"), Some((3, false)));
-        assert_eq!(parse("7 (sh"), None);
-        assert_eq!(parse("7 (sh) S"), None);
-    }
 }

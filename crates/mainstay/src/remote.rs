@@ -1,7 +1,9 @@
 //! The far side of an ssh connection: this program's own copy, which does what the near side says over standard streams.
 //!
 //! It lives exactly as long as its connection. When its standard input closes without a goodbye, the other side was killed:
-//! then everything that was started here is ended too, within [`GRACE`] and a moment, and this process with it.
+//! then everything that was started here is ended too, within [`GRACE`] and a moment, and this process with it. After a
+//! goodbye only what is still at its turn is ended, and what was left in the background stays; what does not end in time takes
+//! everything with it.
 
 mod run;
 pub mod talk;
@@ -17,7 +19,7 @@ use std::time::Duration;
 
 use mainstay_core::state::session::Tell;
 use mainstay_link::pieces::{Decoder, encode};
-use mainstay_link::ssh::CORRUPT;
+use mainstay_link::ssh::READY;
 use mainstay_module::registry::Registry;
 
 use crate::descendants;
@@ -37,6 +39,9 @@ const STALE: Duration = Duration::from_secs(3600);
 /// Words that wait for the connection: an engine that is faster than it is held up.
 const WORDS: usize = 64;
 
+/// Nobody says it: the channel is there for its end.
+enum Never {}
+
 /// How this copy was called.
 #[derive(Clone, Debug, Default)]
 pub struct Call {
@@ -54,16 +59,20 @@ pub fn serve(call: &Call, registry: Registry) -> ExitCode {
     if let Some(hash) = &call.expected
         && !own_hash().is_ok_and(|own| own == *hash)
     {
-        eprintln!("{CORRUPT}");
-        remove_own_copy(hash);
+        eprintln!("this copy of mainstay is corrupt");
+        return ExitCode::from(1);
+    }
+    if say_ready().is_err() {
         return ExitCode::from(1);
     }
     prune_copies();
     descendants::adopt();
     let (orders, inbox) = mpsc::sync_channel(WORDS);
+    let (at_work, work) = mpsc::channel();
     let is_alone = Arc::new(AtomicBool::new(false));
     let alone = is_alone.clone();
-    let reader = thread::Builder::new().name("orders".into()).spawn(move || read_orders(orders, &alone));
+    let reader =
+        thread::Builder::new().name("orders".into()).spawn(move || read_orders(orders, &work, &alone));
     if let Err(error) = reader {
         eprintln!("no thread can be started: {error}");
         return ExitCode::from(1);
@@ -73,6 +82,7 @@ pub fn serve(call: &Call, registry: Registry) -> ExitCode {
         Ok(Order::Run(order)) => run::run(*order, inbox),
         Ok(Order::Ask(_) | Order::Cancel | Order::Bye) | Err(_) => ExitCode::SUCCESS,
     };
+    drop(at_work);
     if is_alone.load(Ordering::SeqCst) {
         // The reader is ending what is below us, and then this process.
         loop {
@@ -82,8 +92,9 @@ pub fn serve(call: &Call, registry: Registry) -> ExitCode {
     code
 }
 
-/// Reads what the other side wants, and ends everything when there is no other side any more.
-fn read_orders(orders: mpsc::SyncSender<Order>, is_alone: &AtomicBool) {
+/// Reads what the other side wants, and ends everything when there is no other side any more; `work` is cut off when the work
+/// is over.
+fn read_orders(orders: mpsc::SyncSender<Order>, work: &mpsc::Receiver<Never>, is_alone: &AtomicBool) {
     let (mut stdin, mut decoder) = (io::stdin().lock(), Decoder::default());
     let mut buffer = vec![0; 64 << 10];
     let mut is_bye = false;
@@ -109,12 +120,18 @@ fn read_orders(orders: mpsc::SyncSender<Order>, is_alone: &AtomicBool) {
             }
         }
     }
-    if !is_bye {
-        is_alone.store(true, Ordering::SeqCst);
-        // The engine begins with nothing more while the rest is ended.
-        drop(orders);
-        descendants::end_all(GRACE);
+    let mut grace = GRACE;
+    if is_bye {
+        // The work hears of it too, and asks what is at its turn to end; this process ends with its work.
+        match work.recv_timeout(GRACE) {
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            _ => grace = Duration::ZERO,
+        }
     }
+    is_alone.store(true, Ordering::SeqCst);
+    // The engine begins with nothing more while the rest is ended.
+    drop(orders);
+    descendants::end_all(grace);
     std::process::exit(0);
 }
 
@@ -153,19 +170,15 @@ fn say(word: &Word) {
     let _ = stdout.write_all(&bytes).and_then(|()| stdout.flush());
 }
 
+fn say_ready() -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{READY}").and_then(|()| stdout.flush())
+}
+
 fn own_hash() -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(std::fs::File::open("/proc/self/exe")?)?;
     Ok(hasher.finalize().to_hex().to_string())
-}
-
-/// Only a file of the cache, which is named by its hash: never the program that somebody installed.
-fn remove_own_copy(hash: &str) {
-    if let Ok(path) = std::env::current_exe()
-        && path.file_name().is_some_and(|name| name.to_string_lossy() == hash)
-    {
-        let _ = std::fs::remove_file(path);
-    }
 }
 
 /// Marks this copy as used, and removes those that were not for longest.

@@ -9,20 +9,22 @@ use super::Binaries;
 /// Begins each of the script's lines, and the version of this talk.
 pub const MARK: &str = "MAINSTAY1";
 
-/// A copy says so when its content is not what its name says, removes itself, and ends.
-pub const CORRUPT: &str = "this copy of mainstay is corrupt";
+/// A copy says so, in a line of its own, when it is what its name says: from the next byte on it speaks for itself.
+pub const READY: &str = "MAINSTAY1 ready";
 
 /// What the script says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Word {
-    /// The copy is there, and runs from the next byte on.
+    /// A copy is there, and is started.
     Have,
     /// It waits for the program for this architecture.
     Need {
         arch: String,
     },
-    /// It took the program, which runs from the next byte on.
+    /// It took the program, and starts it.
     Got,
+    /// The copy is what it should be, and listens.
+    Ready,
     /// What it took does not run or is not what it should be.
     Broken,
     /// There is nothing for this system.
@@ -48,6 +50,7 @@ impl Probe {
             "have" => Some(Word::Have),
             "need" => Some(Word::Need { arch: rest }),
             "got" => Some(Word::Got),
+            "ready" => Some(Word::Ready),
             "broken" => Some(Word::Broken),
             "arch" => Some(Word::Architecture { arch: rest }),
             "dir" => Some(Word::Directory { directory: rest }),
@@ -57,8 +60,9 @@ impl Probe {
 }
 
 /// The cache is the user's own: `$XDG_CACHE_HOME/mainstay` or `~/.cache/mainstay`, and for a user without a home
-/// `/var/tmp/mainstay-UID`. Directory and copy must belong to the user and to nobody else, or they are not used.
-pub(super) fn script(binaries: &Binaries) -> String {
+/// `/var/tmp/mainstay-UID`. Directory and copy must belong to the user and to nobody else, or they are not used. `anew`: the
+/// copy that is there does not run, and is replaced.
+pub(super) fn script(binaries: &Binaries, anew: bool) -> String {
     let cases: String =
         binaries.iter().map(|b| format!("Linux-{}) h={} s={};; ", b.arch(), b.hash(), b.size())).collect();
     [
@@ -76,6 +80,7 @@ pub(super) fn script(binaries: &Binaries) -> String {
         "chmod 700 \"$d\"",
         &format!("if ours d \"$d\"; then :; else echo \"{MARK} dir $d\"; exit 73; fi"),
         "f=$d/$h",
+        if anew { "rm -rf \"$f\"" } else { ":" },
         &format!("if ours f \"$f\"; then echo \"{MARK} have\"; exec \"$f\" remote --blake3 $h; fi"),
         "t=$d/.new.$$",
         "rm -f \"$t\"",

@@ -11,6 +11,8 @@ use super::*;
 const STAND_IN: &str = r#"#!/bin/sh
 [ "$1" = remote ] || exit 9
 if [ "$2" = --verify ]; then exit "${VERIFY:-0}"; fi
+[ -n "$DEAD" ] && exit 1
+echo 'MAINSTAY1 ready'
 printf '\0\0\0\005hello'
 cat >/dev/null
 "#;
@@ -39,10 +41,10 @@ impl Bench {
     }
 
     /// The script as the far side's shell would run it, without `ssh` in between.
-    fn shell(&self, chatter: &str, env: &[(&str, &str)]) -> Command {
+    fn shell(&self, chatter: &str, env: &[(&str, &str)], anew: bool) -> Command {
         fs::create_dir_all(self.home()).unwrap();
         let mut command = Command::new("sh");
-        let line = format!("{chatter} exec sh -c {}", script::quoted(&script::script(&self.binaries)));
+        let line = format!("{chatter} exec sh -c {}", script::quoted(&script::script(&self.binaries, anew)));
         command.arg("-c").arg(line).env_remove("XDG_CACHE_HOME").env("HOME", self.home());
         command.envs(env.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -50,7 +52,7 @@ impl Bench {
     }
 
     async fn connect(&self, chatter: &str, env: &[(&str, &str)]) -> Result<SshLink, SshError> {
-        let mut link = SshLink::of(self.shell(chatter, env))?;
+        let mut link = SshLink::of(self.shell(chatter, env, false))?;
         link.greet(&self.binaries).await.map(|()| link)
     }
 }
@@ -121,6 +123,22 @@ async fn what_does_not_verify_is_removed_and_not_run() {
 }
 
 #[tokio::test]
+async fn a_copy_that_does_not_run_is_told_and_one_asked_for_anew_is_brought() {
+    let bench = Bench::new();
+    is_greeted(bench.connect("", &[]).await.unwrap()).await;
+    let error = bench.connect("", &[("DEAD", "1")]).await.err();
+    assert!(matches!(error, Some(SshError::Copy { .. })), "{error:?}");
+    // Whatever lies in its place.
+    let copy = bench.cache().join(&entries(&bench.cache())[0]);
+    fs::remove_file(&copy).unwrap();
+    fs::create_dir_all(copy.join("within")).unwrap();
+    let mut link = SshLink::of(bench.shell("", &[], true)).unwrap();
+    link.greet(&bench.binaries).await.unwrap();
+    assert!(link.was_copied && copy.is_file());
+    is_greeted(link).await;
+}
+
+#[tokio::test]
 async fn an_unknown_architecture_is_named() {
     let bench = Bench { binaries: Binaries::default(), ..Bench::new() };
     let error = bench.connect("", &[]).await.err().unwrap();
@@ -135,6 +153,12 @@ async fn what_is_said_before_the_end_is_the_reason() {
         bench.connect("echo 'Host key verification failed.' >&2; exit 255;", &[]).await.err().unwrap();
     assert_eq!(error.to_string(), "Host key verification failed.");
     assert!(error.hints()[0].contains("--accept-new-host-keys"));
+    let changed = "Host key for a has changed and you have requested strict checking.";
+    let line = format!("echo '{changed}' >&2; echo 'Host key verification failed.' >&2; exit 255;");
+    let error = bench.connect(&line, &[]).await.err().unwrap();
+    assert!(error.hints()[0].contains("before you trust it"), "{error:?}");
+    let error = bench.connect("echo 'You may not come in.'; exit 0;", &[]).await.err().unwrap();
+    assert_eq!(error.to_string(), "You may not come in.");
     let error = bench.connect("yes chatter;", &[]).await.err().unwrap();
     assert!(matches!(error, SshError::Speech(_)), "{error:?}");
 }
@@ -158,6 +182,6 @@ fn what_ssh_would_take_for_an_option_is_no_host() {
 
 #[test]
 fn the_script_is_one_line_without_single_quotes() {
-    let script = script::script(&Bench::new().binaries);
+    let script = script::script(&Bench::new().binaries, true);
     assert!(!script.contains(['\'', '\n', '\\', '!']), "{script}");
 }

@@ -1,6 +1,6 @@
 //! `mainstay run --ssh`: a command on hosts without agents. Shown, counted and told to programs as a hub's run is.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -91,6 +91,7 @@ async fn lead(
     let mut batches = Batches::new(run.hosts.len(), run.batch, run.max_failures);
     let mut waiting: VecDeque<(&Host, &NodeName)> = run.hosts.iter().zip(names).collect();
     let mut running = FuturesUnordered::new();
+    let mut at_work = BTreeSet::new();
     let mut presses = 0;
     let mut bar_step = interval(BAR_STEP);
     bar_step.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -102,6 +103,7 @@ async fn lead(
             && let Some((host, name)) = waiting.pop_front()
         {
             batches.started();
+            at_work.insert(name);
             running.push(worker.host(host, name));
         }
         tokio::select! {
@@ -114,6 +116,7 @@ async fn lead(
                     while let Ok(event) = heard.try_recv() {
                         show_event(&event, tally, show, screen)?;
                     }
+                    at_work.remove(&result.node);
                     batches.ended(result.is_ok());
                     show_event(&RunEvent::Result(result), tally, show, screen)?;
                 }
@@ -130,6 +133,13 @@ async fn lead(
                 bar.draw(tally);
             },
         }
+    }
+    // Pressed twice: what they run ends with their connections.
+    drop(running);
+    for name in at_work {
+        let reason = "it was ended in the middle".to_owned();
+        let result = result(worker.id, name, Heard::default(), Outcome::Interrupted, Some(reason), None);
+        show_event(&RunEvent::Result(result), tally, show, screen)?;
     }
     Ok(waiting.into_iter().map(|(_, name)| name.clone()).collect())
 }
@@ -167,10 +177,10 @@ impl Worker<'_> {
         let mut heard = Heard::default();
         let end = match self.talk(host, name, &mut heard).await {
             Ok(end) => end,
-            Err((outcome, reason)) => return self.result(name, heard, outcome, Some(reason), None),
+            Err((outcome, reason)) => return result(self.id, name, heard, outcome, Some(reason), None),
         };
         let outcome = end.outcome.clone();
-        self.result(name, heard, outcome, None, Some(end))
+        result(self.id, name, heard, outcome, None, Some(end))
     }
 
     async fn talk(
@@ -236,39 +246,40 @@ impl Worker<'_> {
         // Whoever shows it outlives every worker.
         let _ = self.events.send(event).await;
     }
+}
 
-    fn result(
-        &self,
-        name: &NodeName,
-        heard: Heard,
-        outcome: Outcome,
-        reason: Option<String>,
-        end: Option<RunEnd>,
-    ) -> ResultView {
-        let truncated = end.as_ref().is_some_and(|end| end.truncated);
-        let (stdout, stdout_base64) = text_or_base64(heard.stdout);
-        let (stderr, stderr_base64) = text_or_base64(heard.stderr);
-        let mut view = ResultView {
-            run: self.id,
-            node: name.clone(),
-            outcome: String::new(),
-            reason,
-            exit_code: None,
-            signal: None,
-            stdout,
-            stdout_base64,
-            stderr,
-            stderr_base64,
-            started_at: heard.started_at,
-            duration_ms: end.as_ref().map(|end| i64::try_from(end.duration_ms).unwrap_or(i64::MAX)),
-            truncated,
-            stdout_bytes: end.as_ref().filter(|_| truncated).map(|end| end.stdout_bytes),
-            stderr_bytes: end.as_ref().filter(|_| truncated).map(|end| end.stderr_bytes),
-            provisional: false,
-        };
-        view.set_outcome(&outcome.plain());
-        view
-    }
+fn result(
+    run: RunId,
+    name: &NodeName,
+    heard: Heard,
+    outcome: Outcome,
+    reason: Option<String>,
+    end: Option<RunEnd>,
+) -> ResultView {
+    let truncated = end.as_ref().is_some_and(|end| end.truncated);
+    let (stdout, stdout_base64) = text_or_base64(heard.stdout);
+    let (stderr, stderr_base64) = text_or_base64(heard.stderr);
+    let mut view = ResultView {
+        run,
+        node: name.clone(),
+        outcome: String::new(),
+        reason: None,
+        exit_code: None,
+        signal: None,
+        stdout,
+        stdout_base64,
+        stderr,
+        stderr_base64,
+        started_at: heard.started_at,
+        duration_ms: end.as_ref().map(|end| i64::try_from(end.duration_ms).unwrap_or(i64::MAX)),
+        truncated,
+        stdout_bytes: end.as_ref().filter(|_| truncated).map(|end| end.stdout_bytes),
+        stderr_bytes: end.as_ref().filter(|_| truncated).map(|end| end.stderr_bytes),
+        provisional: false,
+    };
+    view.set_outcome(&outcome.plain());
+    view.reason = view.reason.or(reason);
+    view
 }
 
 fn text_or_base64(bytes: Vec<u8>) -> (Option<String>, Option<String>) {
@@ -313,6 +324,16 @@ fn run_id() -> RunId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_whose_connection_broke_says_why() {
+        let reason = Some("the far side ended: killed".to_owned());
+        let of = |outcome| {
+            result(run_id(), &"web".parse().unwrap(), Heard::default(), outcome, reason.clone(), None)
+        };
+        assert_eq!(of(Outcome::Interrupted).reason, reason);
+        assert_eq!(of(Outcome::Failed("no shell".into())).reason.as_deref(), Some("no shell"));
+    }
 
     #[test]
     fn hosts_get_names_that_tell_them_apart() {

@@ -27,7 +27,7 @@ pub(super) fn run(order: RunOrder, inbox: mpsc::Receiver<Order>) -> ExitCode {
     // Ends with the inbox, at the latest with this process.
     let listener = std::thread::Builder::new().name("cancel".into()).spawn(move || {
         while let Ok(order) = inbox.recv() {
-            if order == Order::Cancel {
+            if matches!(order, Order::Cancel | Order::Bye) {
                 heard.cancel();
             }
         }

@@ -19,7 +19,7 @@ pub enum Order {
     Run(Box<RunOrder>),
     /// Kill what [`Order::Run`] runs.
     Cancel,
-    /// The other side ends as it wishes to: what was sent to the background stays.
+    /// The other side ends as it wishes to: what is at its turn is ended, what was sent to the background stays.
     Bye,
 }
 

@@ -2,7 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::server::{PATIENCE, Ran, address, on_path, processes_with, start, wait_until};
 
@@ -116,4 +121,47 @@ fn commands_can_run_as_another_user_by_sudo() {
         }
     }
     assert!(nobody.code == Some(0) && nobody.stdout.ends_with("nobody\n"), "{nobody:?}");
+}
+
+#[test]
+fn a_damaged_copy_is_brought_anew() {
+    let Some(server) = start("a_damaged_copy_is_brought_anew") else { return };
+    let run = || server.run(&["run", "--ssh", &address(0), "--", "echo", "well"]);
+    let ran: Ran = run();
+    assert!(ran.code == Some(0) && ran.stdout.ends_with("well\n"), "{ran:?}");
+    let cache = server.at("host0/cache/mainstay");
+    let copy = fs::read_dir(&cache).unwrap().next().unwrap().unwrap().path();
+    let size = fs::metadata(&copy).unwrap().len();
+    // What a power cut leaves: the right size, and nothing at its beginning; or one that runs and is not the same: the end of
+    // the file is a table for linkers.
+    for damage in [0, size - 64] {
+        let mut bytes = fs::read(&copy).unwrap();
+        let damage = usize::try_from(damage).unwrap();
+        bytes[damage..damage + 64].fill(0x55);
+        fs::write(&copy, bytes).unwrap();
+        let ran: Ran = run();
+        assert!(ran.code == Some(0) && ran.stdout.ends_with("well\n"), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_second_ctrl_c_says_of_each_host_that_it_was_interrupted() {
+    let Some(server) = start("a_second_ctrl_c_says_of_each_host_that_it_was_interrupted") else { return };
+    let (began, told) = (server.at("began"), server.at("told"));
+    let script =
+        format!("trap 'touch {}' TERM; touch {}; while :; do sleep 1; done", told.display(), began.display());
+    let mut command = server.mainstay(&["run", "--ssh", &address(1), "--json", "--", "sh", "-c", &script]);
+    let client = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let pid = Pid::from_raw(client.id() as i32);
+    for file in [began, told] {
+        wait_until("it has heard", PATIENCE, || file.exists());
+        kill(pid, Signal::SIGINT).unwrap();
+    }
+    let out = client.wait_with_output().unwrap();
+    let lines = String::from_utf8(out.stdout).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[1]["outcome"], "interrupted", "{lines:?}");
+    assert!(lines[1]["reason"].is_string(), "{lines:?}");
+    assert_eq!((&lines[2]["failed"], &lines[2]["pending"]), (&1.into(), &0.into()), "{lines:?}");
+    assert_eq!(out.status.code(), Some(1));
 }

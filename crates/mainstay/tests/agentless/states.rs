@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::Stdio;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -92,30 +93,34 @@ fn what_a_state_runs_ends_with_the_client() {
     wait_until("it runs", PATIENCE, || !processes_with(&format!("sleep {sign}")).is_empty());
     client.kill().unwrap();
     client.wait().unwrap();
-    wait_until("all is gone", std::time::Duration::from_secs(2), || processes_with(&sign).is_empty());
+    wait_until("all is gone", Duration::from_secs(2), || processes_with(&sign).is_empty());
 }
 
 #[test]
 fn a_second_ctrl_c_ends_what_runs_there_and_names_it() {
     let Some(server) = start("a_second_ctrl_c_ends_what_runs_there_and_names_it") else { return };
     let sign = format!("3100.{}", std::process::id());
-    let states =
-        format!("states:\n  slow:\n    cmd: {{run: 'sleep {sign}'}}\n  last:\n    cmd: {{run: 'true'}}\n");
-    fs::write(server.at("slow.yaml"), states).unwrap();
-    let mut command = server.mainstay(&["up", "slow.yaml", "--ssh", &address(1), "--yes"]);
-    let mut client = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_until("it runs", PATIENCE, || !processes_with(&format!("sleep {sign}")).is_empty());
-    let pid = Pid::from_raw(client.id() as i32);
-    let mut stderr = BufReader::new(client.stderr.take().unwrap());
-    let mut heard = String::new();
-    kill(pid, Signal::SIGINT).unwrap();
-    while !heard.contains("Cancelled: slow may end") {
-        assert_ne!(stderr.read_line(&mut heard).unwrap(), 0, "{heard}");
+    // The second does not hear that it shall end.
+    for run in [format!("sleep {sign}"), format!("trap '' TERM; while :; do sleep {sign}; done")] {
+        let states =
+            format!("states:\n  slow:\n    cmd: {{run: \"{run}\"}}\n  last:\n    cmd: {{run: 'true'}}\n");
+        fs::write(server.at("slow.yaml"), states).unwrap();
+        let mut command = server.mainstay(&["up", "slow.yaml", "--ssh", &address(1), "--yes"]);
+        let mut client = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_until("it runs", PATIENCE, || !processes_with(&format!("sleep {sign}")).is_empty());
+        let pid = Pid::from_raw(client.id() as i32);
+        let mut stderr = BufReader::new(client.stderr.take().unwrap());
+        let mut heard = String::new();
+        kill(pid, Signal::SIGINT).unwrap();
+        while !heard.contains("Cancelled: slow may end") {
+            assert_ne!(stderr.read_line(&mut heard).unwrap(), 0, "{heard}");
+        }
+        kill(pid, Signal::SIGINT).unwrap();
+        stderr.read_to_string(&mut heard).unwrap();
+        assert!(heard.contains("interrupted: slow ended in the middle, 1 not reached"), "{heard}");
+        assert_eq!(client.wait_with_output().unwrap().status.code(), Some(1));
+        wait_until("all is gone", Duration::from_secs(2), || processes_with(&sign).is_empty());
     }
-    kill(pid, Signal::SIGINT).unwrap();
-    stderr.read_to_string(&mut heard).unwrap();
-    assert!(heard.contains("interrupted: slow ended in the middle, 1 not reached"), "{heard}");
-    assert_eq!(client.wait_with_output().unwrap().status.code(), Some(1));
 }
 
 #[test]
