@@ -274,7 +274,7 @@ impl StateOutputs for NoOutputs {
     fn get(&self, id: &str) -> Outputs<'_> {
         match id {
             "later" => Outputs::Unknown { until: "pkg".into() },
-            _ => Outputs::None,
+            _ => Outputs::None(mainstay_core::state::StateOutcome::Skipped),
         }
     }
 }

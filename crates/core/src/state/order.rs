@@ -17,6 +17,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::catalog::{Catalog, OrderMode, Place, RequisiteKind};
+use super::redaction::HIDDEN;
 use super::{StateId, StateIndex};
 
 /// What the module of one state says of it, once its parameters are known.
@@ -157,6 +158,24 @@ impl Order {
             order.place[*state] = place;
         }
         Ok(order)
+    }
+
+    /// Of resources between two secret states only the kind is told from now on: neither shows what it names. What an open
+    /// one needs or provides is no secret.
+    pub fn hide_resources(&mut self, is_secret: impl Fn(StateIndex) -> bool) {
+        let hide = |resource: &mut Arc<str>, ends: [StateIndex; 2]| {
+            if let (true, Some((kind, _))) = (ends.into_iter().all(&is_secret), resource.split_once(':')) {
+                *resource = format!("{kind}:{HIDDEN}").into();
+            }
+        };
+        for Edge { before, after, why } in &mut self.edges {
+            if let Why::Needs(resource) = why {
+                hide(resource, [*before, *after]);
+            }
+        }
+        for LeftOut { provider, needer, resource } in &mut self.left_out {
+            hide(resource, [*provider, *needer]);
+        }
     }
 
     /// The states that have their turn before this one because of an edge, sorted.

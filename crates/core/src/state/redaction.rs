@@ -23,6 +23,9 @@ pub const SHORTEST: usize = 4;
 /// Lines of a longer secret are hidden one by one, since a diff shows them so; shorter ones (`}`, `true`) tell nothing.
 const SHORTEST_LINE: usize = 8;
 
+/// Programs break base64 into lines of 64 or 76; narrower ones than this are words.
+const NARROWEST: usize = 16;
+
 /// Outputs of a state that was given a secret are taken for secrets. These would hide half of every plan, and tell nothing.
 const TELLING_NOTHING: [&str; 9] =
     ["true", "false", "null", "none", "changed", "unchanged", "skipped", "failed", "blocked"];
@@ -202,21 +205,16 @@ impl Net {
     }
 
     fn hide(&self, text: &str) -> Option<String> {
+        let mut spans: Vec<(usize, usize)> = self.spans(text.as_bytes(), 0).collect();
+        for with_signs in [false, true] {
+            let Some(unwrapped) = Unwrapped::of(text.as_bytes(), with_signs) else { continue };
+            let found = self.spans(&unwrapped.bytes, self.encoded_from);
+            spans.extend(found.map(|(start, end)| (unwrapped.place(start), unwrapped.place(end - 1) + 1)));
+        }
+        spans.sort_unstable();
         let mut hidden = String::new();
         let mut from = 0;
-        for found in self.search.find_iter(text) {
-            let (mut start, mut end) = (found.start(), found.end());
-            if found.pattern().as_usize() >= self.encoded_from {
-                // The characters beside it hold bits of the secret and of what is around it.
-                let bytes = text.as_bytes();
-                start -= usize::from(start > 0 && is_base64(bytes[start - 1]));
-                while end < bytes.len()
-                    && end - found.end() < 3
-                    && (is_base64(bytes[end]) || bytes[end] == b'=')
-                {
-                    end += 1;
-                }
-            }
+        for (start, end) in spans {
             let start = start.max(from);
             hidden.push_str(&text[from..start]);
             // Secrets one beside the other are hidden as one.
@@ -226,6 +224,71 @@ impl Net {
             from = end.max(from);
         }
         (from > 0).then(|| hidden + &text[from..])
+    }
+
+    /// Where the patterns from this one on are found, and what of the base64 around them depends on a secret.
+    fn spans<'t>(&'t self, bytes: &'t [u8], first: usize) -> impl Iterator<Item = (usize, usize)> + 't {
+        let found = self.search.find_iter(bytes).filter(move |found| found.pattern().as_usize() >= first);
+        found.map(|found| {
+            let (mut start, mut end) = (found.start(), found.end());
+            if found.pattern().as_usize() >= self.encoded_from {
+                // The characters beside it hold bits of the secret and of what is around it.
+                start -= usize::from(start > 0 && is_base64(bytes[start - 1]));
+                while end < bytes.len()
+                    && end - found.end() < 3
+                    && (is_base64(bytes[end]) || bytes[end] == b'=')
+                {
+                    end += 1;
+                }
+            }
+            (start, end)
+        })
+    }
+}
+
+/// A text in which the lines that base64 was broken into are one again.
+struct Unwrapped {
+    bytes: Vec<u8>,
+    /// Where each part is here, and where in the text.
+    parts: Vec<(usize, usize)>,
+}
+
+impl Unwrapped {
+    /// Nothing if no line looks like that. `with_signs`: each line has a diff's sign first, which is base64 too.
+    fn of(text: &[u8], with_signs: bool) -> Option<Self> {
+        let mut unwrapped = Self { bytes: Vec::new(), parts: Vec::new() };
+        let mut from = 0;
+        let breaks = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at);
+        for at in breaks {
+            let end = at - usize::from(at > from && text[at - 1] == b'\r');
+            if end < from + NARROWEST || !text[end - NARROWEST..end].iter().all(|byte| is_base64(*byte)) {
+                continue;
+            }
+            let mut next = at + 1;
+            next += usize::from(with_signs && matches!(text.get(next), Some(b'+' | b'-' | b' ')));
+            next += text[next..].iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+            if text.get(next).is_some_and(|byte| is_base64(*byte)) {
+                unwrapped.part(from, &text[from..end]);
+                from = next;
+            }
+        }
+        if from == 0 {
+            return None;
+        }
+        unwrapped.part(from, &text[from..]);
+        Some(unwrapped)
+    }
+
+    fn part(&mut self, at: usize, bytes: &[u8]) {
+        self.parts.push((self.bytes.len(), at));
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Where in the text a byte is.
+    fn place(&self, at: usize) -> usize {
+        let part = self.parts.partition_point(|(here, _)| *here <= at) - 1;
+        let (here, there) = self.parts[part];
+        there + (at - here)
     }
 }
 
@@ -357,6 +420,32 @@ mod tests {
         }
         assert_eq!(redactor.text("changed by token-9 and another-57."), "changed by ‹secret› and ‹secret›.");
         assert!(redactor.nets.len() < 8, "{} nets", redactor.nets.len());
+    }
+
+    #[test]
+    fn base64_in_lines_is_hidden_too() {
+        let secret: String = (0..100).map(|at| char::from(b'!' + (at * 7 % 90) as u8)).collect();
+        let redactor = redactor(json!({ "s": secret }));
+        for before in ["", "a", "ab", "password="] {
+            let whole = BASE64.encode(format!("{before}{secret}\n").as_bytes());
+            for (width, lead) in
+                [(64, ""), (76, ""), (76, "  "), (64, "+"), (76, "-"), (64, " "), (20, "+\t")]
+            {
+                let lines = whole.as_bytes().chunks(width).map(|line| std::str::from_utf8(line).unwrap());
+                for end in ["\n", "\r\n"] {
+                    let text: String = lines.clone().map(|line| format!("{lead}{line}{end}")).collect();
+                    let hidden = redactor.text(&format!("said:\n{text}ü end\n")).into_owned();
+                    assert!(hidden.starts_with("said:\n") && hidden.ends_with("ü end\n"), "{hidden}");
+                    // Of each line at most what tells of `before` is left.
+                    for line in lines.clone().map(|line| &line[line.len().min(14)..]).filter(|l| l.len() > 3)
+                    {
+                        assert!(!hidden.contains(line), "{width} {lead:?}: {hidden}");
+                    }
+                }
+            }
+        }
+        let innocent = "a line of words\nAAAAAAAAAAAAAAAAAAAA\nBBBBBBBBBBBBBBBBBBBB\n";
+        assert!(matches!(redactor.text(innocent), Cow::Borrowed(_)));
     }
 
     proptest! {

@@ -19,7 +19,7 @@ use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 use serde_json::Value;
 
 use super::catalog::BlobId;
-use super::{StateId, Values};
+use super::{StateId, StateOutcome, Values};
 pub(crate) use scan::{Fault, Name, Scan};
 
 /// What one template may cost, in instructions of its machine; bytes that it gives count as well, 64 for one. A loop over
@@ -70,8 +70,8 @@ pub enum Outputs<'a> {
     Unknown {
         until: StateId,
     },
-    /// It was skipped: each use needs a `default()`.
-    None,
+    /// It was skipped or blocked: each use of more than `changed` and `outcome` needs a `default()`.
+    None(StateOutcome),
 }
 
 /// What became of a value with templates in it.
@@ -419,7 +419,7 @@ fn outputs(scan: &Scan, states: &dyn StateOutputs) -> minijinja::Value {
         let value = match states.get(id) {
             Outputs::Known(outputs) => minijinja::Value::from(Serde(outputs)),
             Outputs::Unknown { until } => value::not_yet(until),
-            Outputs::None => minijinja::Value::from_object(value::Skipped),
+            Outputs::None(outcome) => minijinja::Value::from_object(value::Skipped(outcome)),
         };
         (id.clone(), value)
     });

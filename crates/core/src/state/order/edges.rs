@@ -176,10 +176,18 @@ fn wishes(catalog: &Catalog, links: &[Links], edges: &[Edge]) -> Vec<Wish> {
     }
     let mut wishes = Vec::new();
     let mut passed_on: HashSet<(StateIndex, StateIndex)> = HashSet::new();
-    for (state, links) in links.iter().enumerate() {
-        for resource in &links.needs {
+    // Of two that build on the same thing and both give it, as two archives unpacked into one directory, the first
+    // written comes first.
+    let builds_on = |state: StateIndex, resource: &String| {
+        links[state].needs.contains(resource) && links[state].provides.contains(resource)
+    };
+    for (state, linked) in links.iter().enumerate() {
+        for resource in &linked.needs {
             let name: Arc<str> = resource.as_str().into();
             for provider in providers.get(resource.as_str()).into_iter().flatten() {
+                if *provider > state && builds_on(state, resource) && builds_on(*provider, resource) {
+                    continue;
+                }
                 if *provider == state || !met.insert((*provider, state)) {
                     continue;
                 }

@@ -92,6 +92,29 @@ fn needs_come_after_what_provides_them() {
 }
 
 #[test]
+fn of_those_that_build_on_what_they_all_provide_the_first_written_comes_first() {
+    let sketch = Sketch::new(
+        "base needs=d provides=d\nover needs=d provides=d\nlast needs=d provides=d\ndir provides=d",
+    );
+    assert_eq!(sketch.sequence(), "dir base over last");
+    assert!(sketch.order().left_out.is_empty());
+}
+
+#[test]
+fn what_only_secret_states_name_is_told_by_kind() {
+    let sketch = Sketch::new("dir provides=path:/CANARY\nfile needs=path:/CANARY");
+    let told = |is_secret: fn(usize) -> bool| {
+        let mut order = sketch.order();
+        order.hide_resources(is_secret);
+        [order.dot(&sketch.catalog), order.mermaid(&sketch.catalog), order.explain(&sketch.catalog, 1)]
+    };
+    for text in told(|_| true) {
+        assert!(!text.contains("CANARY") && text.contains("path:"), "{text}");
+    }
+    assert!(told(|state| state == 1).into_iter().all(|text| text.contains("CANARY")));
+}
+
+#[test]
 fn an_inferred_edge_that_closes_a_cycle_is_left_out_and_named() {
     let sketch = Sketch::new("a provides=x needs=y\nb provides=y needs=x\nc provides=z require=d\nd needs=z");
     let order = sketch.order();

@@ -50,23 +50,33 @@ pub(super) struct Expanded {
     /// By the names in templates, where these are not ids.
     pub(super) aliases: BTreeMap<String, StateIndex>,
     pub(super) secrets: BTreeSet<String>,
+    /// A refresh means something to its module.
+    pub(super) refreshes: bool,
 }
 
 impl Expansion {
-    /// What `--only` leaves out, though a change of what it keeps would have called for it. Nothing is owed for that: the run does not
-    /// know those states.
+    /// What `--only` leaves out, though a change of what it keeps, come or to come, would have called for it. Nothing is owed for
+    /// that: the run does not know those states.
     pub(super) fn unheard(&self) -> impl Iterator<Item = (Place, String)> {
-        use RequisiteKind::{Listen, Onchanges, OnchangesAny, Watch, WatchAny};
+        use RequisiteKind::{Listen, Onchanges, OnchangesAny, Prereq, Watch, WatchAny};
         let only = self.only.as_deref().unwrap_or_default();
         let kept = |state: StateIndex| only.get(state).copied().unwrap_or(true);
-        let calls = |kind| matches!(kind, Watch | WatchAny | Onchanges | OnchangesAny | Listen);
-        let references = self.references.iter().filter(move |reference| calls(reference.kind));
-        references.flat_map(move |reference| {
-            let cut = move |(carrier, target): &(StateIndex, StateIndex)| !kept(*carrier) && kept(*target);
+        let hears = move |kind, carrier: StateIndex| match kind {
+            Watch | WatchAny | Listen => self.states[carrier].refreshes,
+            kind => matches!(kind, Onchanges | OnchangesAny | Prereq),
+        };
+        self.references.iter().flat_map(move |reference| {
+            let cut = move |(carrier, target): &(StateIndex, StateIndex)| {
+                !kept(*carrier) && kept(*target) && hears(reference.kind, *carrier)
+            };
             reference.edges().filter(cut).map(move |(carrier, target)| {
                 let id = |state: StateIndex| &self.states[state].declared.id;
                 let (carrier, target) = (id(carrier), id(target));
-                (reference.at, format!("`{carrier}` is left out, and will not hear that `{target}` changes"))
+                let what = match reference.kind {
+                    Prereq => format!("will not run before `{target}` changes"),
+                    _ => format!("will not hear that `{target}` changes"),
+                };
+                (reference.at, format!("`{carrier}` is left out, and {what}"))
             })
         })
     }
@@ -327,7 +337,8 @@ impl<'a> Builder<'a> {
         (states, references)
     }
 
-    /// Turns a `watch` that means nothing to its module into what it is then.
+    /// Warns of what asks for a refresh that means nothing to its module. A `watch` still orders and decides as `require` does;
+    /// of `listen` nothing is left.
     fn admit(&self, skeletons: &[Skeleton], mut reference: Reference, references: &mut Vec<Reference>) {
         let plain = match reference.kind {
             RequisiteKind::Watch => Some(RequisiteKind::Require),
@@ -335,17 +346,13 @@ impl<'a> Builder<'a> {
             RequisiteKind::Listen => None,
             _ => return references.push(reference),
         };
-        let of = |reference: &Reference, refreshes: bool| -> Vec<StateIndex> {
-            let carries = |&meant: &StateIndex| if reference.reversed { meant } else { reference.owner };
-            let states = reference.meant.states.iter().copied();
-            states.filter(|meant| skeletons[carries(meant)].schema.refreshes == refreshes).collect()
-        };
-        let dull = of(&reference, false);
-        if dull.is_empty() {
+        let (owner, reversed) = (reference.owner, reference.reversed);
+        let carrier = |meant: StateIndex| if reversed { meant } else { owner };
+        let is_dull = |meant: &StateIndex| !skeletons[carrier(*meant)].schema.refreshes;
+        let Some(dull) = reference.meant.states.iter().copied().find(is_dull) else {
             return references.push(reference);
-        }
-        let carrier = if reference.reversed { dull[0] } else { reference.owner };
-        let (word, module) = (reference.kind.word(), &skeletons[carrier].module);
+        };
+        let (word, module) = (reference.kind.word(), &skeletons[carrier(dull)].module);
         let (message, hint) = match plain {
             Some(plain) => (
                 format!("a refresh means nothing to `{module}`: `{word}` is `{}` here", plain.word()),
@@ -357,12 +364,9 @@ impl<'a> Builder<'a> {
             ),
         };
         self.warnings.note(reference.at, message, Some(hint));
-        if let Some(kind) = plain {
-            let mut plain = reference.clone();
-            (plain.kind, plain.meant.states) = (kind, dull);
-            references.push(plain);
+        if plain.is_none() {
+            reference.meant.states.retain(|meant| !is_dull(meant));
         }
-        reference.meant.states = of(&reference, true);
         if !reference.meant.states.is_empty() {
             references.push(reference);
         }
@@ -393,7 +397,8 @@ impl<'a> Builder<'a> {
             at: skeleton.at,
         };
         let (reads, secrets) = (settler.reads.into_inner(), settler.secrets_read.into_inner());
-        let expanded = Expanded { declared, aliases: BTreeMap::new(), secrets };
+        let refreshes = skeleton.schema.refreshes;
+        let expanded = Expanded { declared, aliases: BTreeMap::new(), secrets, refreshes };
         (expanded, reads.into_iter().collect())
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::expand::Expansion;
 use super::problem::{Problems, SiteErrors};
-use super::requisites::{Reference, edges};
+use super::requisites::{Reference, edges, note_cycle_by_prereq};
 use super::vars::{Definition, Definitions};
 use super::{Site, Values};
 use crate::frame::Facts;
@@ -48,6 +48,10 @@ pub(super) fn catalog(site: &Site<'_>, machine: &Machine<'_>) -> Result<Catalog,
     let here = targeted(&expansion, &subject);
     let present = selected(&expansion, &here);
     let references = remaining(&expansion, &present, machine, &problems);
+    // What comes after another target of a `prereq` may not do so where that target is not.
+    if problems.is_empty() && present.contains(&false) {
+        note_cycle_by_prereq(&expansion.states, &references, &problems);
+    }
     if let Some(errors) = errors(site, machine, problems) {
         return Err(errors);
     }

@@ -10,7 +10,8 @@ use super::settle::Read;
 use super::skeleton::Skeleton;
 use crate::near_miss::near_miss;
 use crate::state::StateIndex;
-use crate::state::catalog::{Place, RequisiteKind, Requisites};
+use crate::state::catalog::{Catalog, Declared, Place, RequisiteKind, Requisites};
+use crate::state::order::{Order, OrderError};
 
 /// One requisite as it was written.
 #[derive(Clone, Debug)]
@@ -155,7 +156,7 @@ pub(super) fn note_contradictions(states: &[Expanded], references: &[Reference],
     }
 }
 
-/// States that wait for each other, each circle as a path.
+/// States that wait for each other, each circle as a path; if there is none, one that only what `prereq` brings along closes.
 pub(super) fn note_cycles(states: &[Expanded], references: &[Reference], problems: &Problems) {
     let mut needs: Vec<Vec<usize>> = vec![Vec::new(); states.len()];
     let edge = |reference: &Reference, (state, target)| match reference.kind {
@@ -170,7 +171,7 @@ pub(super) fn note_cycles(states: &[Expanded], references: &[Reference], problem
     }
     let circles = cycles(&needs);
     if circles.is_empty() {
-        return;
+        return note_cycle_by_prereq(states, references, problems);
     }
     let inside: BTreeSet<usize> = circles.iter().flatten().copied().collect();
     let mut by: BTreeMap<(usize, usize), &Reference> = BTreeMap::new();
@@ -193,4 +194,24 @@ pub(super) fn note_cycles(states: &[Expanded], references: &[Reference], problem
         path += states[circle[0]].declared.id.as_str();
         problems.note(at.unwrap_or_default(), format!("these states wait for each other: {path}"), None);
     }
+}
+
+/// A state with `prereq` also comes after what its targets come after, which the order derives. `references` may leave out
+/// states: those have no edges then.
+pub(super) fn note_cycle_by_prereq(states: &[Expanded], references: &[Reference], problems: &Problems) {
+    let prereqs = || references.iter().filter(|reference| reference.kind == RequisiteKind::Prereq);
+    if prereqs().next().is_none() {
+        return;
+    }
+    let of = edges(states.len(), references.iter());
+    let declared =
+        |(state, requisites): (&Expanded, Requisites)| Declared { requisites, ..state.declared.clone() };
+    let states: Vec<Declared> = states.iter().zip(of).map(declared).collect();
+    let catalog = Catalog { states, ..Catalog::empty() };
+    let Err(OrderError::Cycle(cycle)) = Order::build(&catalog, &[]) else { return };
+    let is_inside = |(carrier, _)| cycle.steps.iter().any(|step| step.state == carrier);
+    let at = prereqs().find(|reference| reference.edges().any(is_inside)).map(|reference| reference.at);
+    let mut path: String = cycle.steps.iter().map(|step| format!("{} ({}) → ", step.id, step.why)).collect();
+    path += cycle.steps.first().map_or("", |step| step.id.as_str());
+    problems.note(at.unwrap_or_default(), format!("these states wait for each other: {path}"), None);
 }

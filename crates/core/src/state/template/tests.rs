@@ -13,7 +13,7 @@ impl StateOutputs for World {
     fn get(&self, id: &str) -> Outputs<'_> {
         match id {
             "later" => Outputs::Unknown { until: "pkg".into() },
-            other => self.outputs.get(other).map_or(Outputs::None, Outputs::Known),
+            other => self.outputs.get(other).map_or(Outputs::None(StateOutcome::Skipped), Outputs::Known),
         }
     }
 }
@@ -202,6 +202,7 @@ fn expressions_are_true_as_jinja_counts() {
         ("missing is defined", false),
         ("states['version'].exit == 0", true),
         ("states['skipped'].exit is defined", false),
+        ("states['skipped'].outcome == 'skipped' and not states['skipped'].changed", true),
         ("item.value == 3", true),
     ] {
         let verdict = on_the_machine(|scope| Templates::new().eval(expression, scope));

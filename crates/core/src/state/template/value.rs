@@ -5,7 +5,7 @@ use std::sync::Arc;
 use minijinja::value::{Object, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
-use crate::state::StateId;
+use crate::state::{StateId, StateOutcome};
 
 /// Most values that an expression may give: lazy ranges and repeated lists are small until they are written out.
 const MAX_VALUES: usize = 1_000_000;
@@ -23,13 +23,17 @@ pub(super) fn not_yet(until: StateId) -> Value {
     Value::from(Error::new(ErrorKind::InvalidOperation, "not known yet").with_source(NotYet(until)))
 }
 
-/// The outputs of a state that was skipped: none of them is defined, and it counts as false.
+/// The outputs of a state that was skipped or blocked: but for what became of it none is defined, and it counts as false.
 #[derive(Debug)]
-pub(super) struct Skipped;
+pub(super) struct Skipped(pub(super) StateOutcome);
 
 impl Object for Skipped {
-    fn get_value(self: &Arc<Self>, _: &Value) -> Option<Value> {
-        None
+    fn get_value(self: &Arc<Self>, name: &Value) -> Option<Value> {
+        match name.as_str()? {
+            "changed" => Some(false.into()),
+            "outcome" => Some(self.0.word().into()),
+            _ => None,
+        }
     }
 
     fn is_true(self: &Arc<Self>) -> bool {

@@ -2,16 +2,17 @@
 //!
 //! What earlier states would do is known only as a word, so what hangs on whether they really change or fail is
 //! conditional: a predicted change fires nothing. It is assumed that what would change will also work; the plan says what
-//! happens then.
+//! happens then. Only to what a failure would call for that is not good enough: it is quiet only where nothing can fail.
 
 use std::collections::BTreeMap;
 
 use super::debt::{DebtKind, Ledger, Owed};
 use super::prereq::{self, Firing, Standing};
 use super::stability::Ran;
+use super::verdict::{Verdict, decide};
 use crate::state::catalog::{Catalog, OrderMode, RequisiteKind};
 use crate::state::order::Order;
-use crate::state::{StateIndex, StepWord};
+use crate::state::{StateIndex, StateOutcome, StepWord};
 
 /// What the analyze phase is to do with a state.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,6 +62,10 @@ pub struct Outlook<'a> {
     ran: &'a Ran,
     ledger: Ledger,
     fates: Vec<Option<Fate>>,
+    /// It may end bad, if only because what is expected to work does not.
+    may_fail: Vec<bool>,
+    /// Something settled may fail and end the run early by that (`failhard`).
+    may_trip: bool,
     /// It may turn out bad: set by its judgement.
     doubtful: Vec<bool>,
     /// Only the failure of another would make it run.
@@ -97,6 +102,8 @@ impl<'a> Outlook<'a> {
             ran,
             ledger: Ledger::new(catalog, order, owed),
             fates: vec![None; count],
+            may_fail: vec![false; count],
+            may_trip: false,
             doubtful: vec![false; count],
             only_failure: vec![false; count],
             asks: vec![false; count],
@@ -238,13 +245,9 @@ impl<'a> Outlook<'a> {
         self.blocked[state] = matches!(judgement, Judgement::Blocked { .. });
         let by_refresh = |refresh: &Option<_>| if refresh.is_some() { Fate::Pending } else { Fate::Quiet };
         let fate = match (judgement, found) {
-            (Judgement::Skipped { .. }, _) if self.doubtful[state] => {
-                self.skipped[state] = true;
-                Fate::Doubtful
-            }
             (Judgement::Skipped { .. }, _) | (_, Some(Foreseen::Skipped)) => {
                 self.skipped[state] = true;
-                Fate::Quiet
+                if self.doubtful[state] { Fate::Doubtful } else { Fate::Quiet }
             }
             (Judgement::Blocked { .. }, _) => Fate::Bad,
             (Judgement::Conditional { .. }, _) if self.doubtful[state] => Fate::Doubtful,
@@ -263,6 +266,8 @@ impl<'a> Outlook<'a> {
             && !idle
             && !self.ended_early[state];
         self.fates[state] = Some(fate);
+        self.may_fail[state] = fate != Fate::Quiet || self.may_be_blocked(state);
+        self.may_trip |= fate != Fate::Quiet && self.is_failhard(state);
         let fails = found == Some(Foreseen::Step(StepWord::Error)) && fate == Fate::Bad;
         if fails && matches!(judgement, Judgement::Analyse { .. }) && self.ends_all_after(state) {
             self.trips.get_or_insert(state);
@@ -280,11 +285,31 @@ impl<'a> Outlook<'a> {
     /// If this state fails, nothing after it in the sequence begins: only where states have their turns one by one is it known
     /// what has begun by then. One at which another looks ahead is blocked by its error, and then does not fail.
     fn ends_all_after(&self, state: StateIndex) -> bool {
-        let options = &self.catalog.states[state].options;
-        (self.catalog.failhard || options.failhard)
+        self.is_failhard(state)
             && self.order.mode == OrderMode::Ansible
-            && options.parallel != Some(true)
+            && self.catalog.states[state].options.parallel != Some(true)
             && self.prereq_by[state].is_empty()
+    }
+
+    fn is_failhard(&self, state: StateIndex) -> bool {
+        self.catalog.failhard || self.catalog.states[state].options.failhard
+    }
+
+    /// Whether a state that has nothing to do would be blocked, should all fail that may.
+    fn may_be_blocked(&self, state: StateIndex) -> bool {
+        let worst = |target: &StateIndex| {
+            Some(if self.may_fail[*target] { StateOutcome::Blocked } else { StateOutcome::Unchanged })
+        };
+        let blocks = |kind, targets: &[StateIndex]| {
+            let owed = self.ledger.owes_trigger(self.catalog, state, kind);
+            decide(kind, targets.iter().map(worst), owed) == Verdict::Blocked
+        };
+        let requisites = &self.catalog.states[state].requisites;
+        self.may_trip
+            || requisites.of.iter().any(|(kind, targets)| blocks(*kind, targets))
+            || blocks(RequisiteKind::Require, &requisites.reads)
+            || blocks(RequisiteKind::Require, self.order.inferred(state))
+            || self.prereq_by[state].iter().any(|by| self.may_fail[*by])
     }
 
     fn is_called_by_failure(&self, state: StateIndex) -> bool {
@@ -381,6 +406,7 @@ impl<'a> Outlook<'a> {
             let owed = self.ledger.owes_trigger(self.catalog, state, kind);
             let first =
                 |wanted: &[Fate]| targets.iter().copied().find(|target| wanted.contains(&fate(*target)));
+            let may_fail = |target: &StateIndex| fate(*target) != Fate::Quiet || self.may_fail[*target];
             let one = |answer: Option<Weighed>| answer.unwrap_or(Weighed::Run);
             let bad = first(&[Fate::Bad]);
             let block = bad.map(|by| Weighed::Block { by, kind: word });
@@ -409,14 +435,14 @@ impl<'a> Outlook<'a> {
                     None => block.unwrap_or(Weighed::Skip { kind, doubtful: false }),
                 },
                 RequisiteKind::Onfail => {
-                    let until = bad.or_else(|| first(&[Fate::Doubtful, Fate::Pending]));
+                    let until = bad.or_else(|| targets.iter().copied().find(may_fail));
                     until.map_or(Weighed::Skip { kind, doubtful: false }, |until| {
                         Weighed::only_failure(until, word)
                     })
                 }
                 RequisiteKind::OnfailAll => {
-                    let until = first(&[Fate::Doubtful, Fate::Pending]).or(bad);
-                    match until.filter(|_| first(&[Fate::Quiet]).is_none()) {
+                    let until = first(&[Fate::Quiet, Fate::Pending, Fate::Doubtful]).or(bad);
+                    match until.filter(|_| targets.iter().all(may_fail)) {
                         Some(until) => Weighed::only_failure(until, word),
                         None => Weighed::Skip { kind, doubtful: false },
                     }

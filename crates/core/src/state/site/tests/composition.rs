@@ -236,14 +236,14 @@ fn variables_of_the_command_line_that_mean_nothing_are_warned_of() {
 #[test]
 fn what_only_leaves_deaf_is_said() {
     let text = "states:\n  conf: {cmd: {run: a}, watch_in: [reload]}\n  restart: {cmd: {run: b}, onchanges: [conf]}\n  reload: {cmd: {run: c}}\n  \
-                after: {cmd: {run: d}, require: [conf]}\n";
+                after: {cmd: {run: d}, require: [conf]}\n  drain: {cmd: {run: e}, prereq: [conf]}\n";
     let disk = Disk::of(&[("site.yaml", text)]);
     let warnings = |only: &[&str]| -> Vec<String> {
         let input = SiteInput { only: only.iter().map(|o| (*o).to_owned()).collect(), ..input() };
         let site = compile(&input, &disk, &Table).unwrap();
         let lines = site.warnings().iter().map(ToString::to_string);
         lines
-            .filter(|line| line.contains("will not hear"))
+            .filter(|line| line.contains("is left out"))
             .map(|line| line.split(" (name").next().unwrap().to_owned())
             .collect()
     };
@@ -252,9 +252,10 @@ fn what_only_leaves_deaf_is_said() {
         [
             "site.yaml:2:36: `reload` is left out, and will not hear that `conf` changes",
             "site.yaml:3:40: `restart` is left out, and will not hear that `conf` changes",
+            "site.yaml:6:35: `drain` is left out, and will not run before `conf` changes",
         ]
     );
-    assert_eq!(warnings(&["conf", "re*"]), [""; 0]);
+    assert_eq!(warnings(&["conf", "re*", "drain"]), [""; 0]);
     assert_eq!(warnings(&[]), [""; 0]);
 }
 

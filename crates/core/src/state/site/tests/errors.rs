@@ -633,3 +633,22 @@ fn what_only_holds_for_a_machine_names_it() {
         | ^
     "#);
 }
+
+#[test]
+fn a_cycle_that_prereq_closes_is_told_before_a_machine_is_touched() {
+    let text = "states:\n  s: {cmd: {run: s}, prereq: [t]}\n  t: {cmd: {run: t}, require: [p]}\n  p: {cmd: {run: p}, require: [s]}\n";
+    insta::assert_snapshot!(errors(&[("site.yaml", text)]), @r#"
+    site.yaml:2:31: these states wait for each other: s (for prereq t) → p (require) → s
+      2 |   s: {cmd: {run: s}, prereq: [t]}
+        |                               ^
+    "#);
+    // `p` comes after `x-2`, and so need not come before `x-s`; but where `x-2` is not, it has to.
+    let text = "targets: {role=web: [x-s, t-1, p], role=db: ['*']}\nstates:\n  x-s: {cmd: {run: s}, prereq: ['*-[12]']}\n  \
+                t-1: {cmd: {run: t}, require: [p]}\n  p: {cmd: {run: p}, require: ['x-*']}\n  x-2: {cmd: {run: u}}\n";
+    assert!(compile(&input(), &Disk::of(&[("site.yaml", text)]), &Table).is_ok());
+    insta::assert_snapshot!(errors(&[("site.yaml", text)]), @r#"
+    site.yaml:3:33: these states wait for each other: x-s (for prereq t-1) → p (require) → x-s
+      3 |   x-s: {cmd: {run: s}, prereq: ['*-[12]']}
+        |                                 ^
+    "#);
+}

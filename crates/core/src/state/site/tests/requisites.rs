@@ -65,10 +65,18 @@ fn a_watch_by_what_has_no_refresh_is_a_require_with_a_warning() {
     site.yaml:3:62: a refresh means nothing to `file`: `listen` has no effect (leave it out)
     "#);
     let catalog = catalog_of(&input(), &disk, &Values::new()).unwrap();
-    assert_eq!(targets(&catalog, "f", Require), ["a"]);
-    assert_eq!(targets(&catalog, "f", RequireAny), ["a"]);
+    assert_eq!(targets(&catalog, "f", Watch), ["a"]);
+    assert_eq!(targets(&catalog, "f", WatchAny), ["a"]);
     assert_eq!(state(&catalog, "f").requisites.of.len(), 2);
     assert_eq!(targets(&catalog, "s", Watch), ["a"]);
+}
+
+#[test]
+fn a_watch_any_without_a_refresh_stands_beside_a_require_any_of_its_own() {
+    let catalog =
+        site("states: {a: {pkg: {}}, b: {pkg: {}}, f: {file: {path: /f}, require_any: [a], watch_any: [b]}}");
+    assert_eq!(targets(&catalog, "f", RequireAny), ["a"]);
+    assert_eq!(targets(&catalog, "f", WatchAny), ["b"]);
 }
 
 #[test]

@@ -41,6 +41,7 @@ fn looked_ahead<'a>(
                 Some(Foreseen::Step(StepWord::Conditional))
             }
             Judgement::Analyse { .. } => Some(foreseen(&acts[state])),
+            Judgement::Conditional { .. } if acts[state].guard == Guard::Never => Some(Foreseen::Skipped),
             _ => None,
         };
         outlook.settle(state, &judgement, found);
@@ -186,6 +187,68 @@ fn what_requires_a_state_in_error_is_blocked_or_conditional() {
 }
 
 #[test]
+fn what_may_be_blocked_in_the_end_calls_its_onfail_conditionally() {
+    let text = "
+        svc
+        other
+        r require=svc
+        of onfail=r
+        rr require=r
+        off onfail=rr
+        oc require=svc onchanges=other
+        ofoc onfail=oc
+        any require_any=svc,other
+        ofany onfail=any
+        never require=svc
+        ofnever onfail=never
+        all onfail_all=r,never
+        notall onfail_all=r,other
+        s prereq=t require=svc
+        t
+        oft onfail=t
+        after require=ofany";
+    let set = |sketch: &Sketch, acts: &mut Vec<Act>| {
+        acts[sketch.at("svc")] = Act::changed();
+        acts[sketch.at("never")].guard = Guard::Never;
+    };
+    insta::assert_snapshot!(shown(text, set, &[]).join("\n"), @r#"
+    svc: analyse
+    other: analyse
+    r: analyse
+    of: conditional until r, only if it fails: r (onfail)
+    rr: analyse
+    off: conditional until rr, only if it fails: rr (onfail)
+    oc: skipped, nothing changes in other (onchanges)
+    ofoc: conditional until oc, only if it fails: oc (onfail)
+    any: analyse
+    ofany: skipped, nothing fails in any (onfail)
+    never: analyse
+    ofnever: conditional until never, only if it fails: never (onfail)
+    all: conditional until r, only if it fails: r (onfail_all)
+    notall: skipped, not all of other, r fail (onfail_all)
+    s: skipped, nothing would change in t (prereq)
+    t: analyse
+    oft: conditional until t, only if it fails: t (onfail)
+    after: analyse
+    asks: svc
+    "#);
+}
+
+#[test]
+fn under_failhard_all_that_comes_later_may_be_blocked() {
+    let set = |_: &Sketch, acts: &mut Vec<Act>| acts[1] = Act::changed();
+    let lines = shown("early\nsvc failhard\nconf\nof onfail=conf\nofe onfail=early", set, &[]);
+    insta::assert_snapshot!(lines.join("\n"), @r#"
+    early: analyse
+    svc: analyse
+    conf: analyse
+    of: conditional until conf, only if it fails: conf (onfail)
+    ofe: skipped, nothing fails in early (onfail)
+    asks: svc
+    "#);
+}
+
+#[test]
 fn what_is_owed_is_in_the_plan() {
     let text = "t\nw watch=t refreshes\noc onchanges=t\nl listen=t refreshes\ns prereq=w";
     let owed = [
@@ -309,6 +372,16 @@ fn only_one_by_one_is_it_known_what_failhard_leaves_undone() {
     assert!(lines.contains(&"next: analyse".to_owned()), "{lines:?}");
 }
 
+/// Whether a target of `prereq` itself hangs on the state which looks ahead at it. An error of it is not foreseen.
+fn is_entwined(sketch: &Sketch, order: &Order) -> bool {
+    sketch.catalog.states.iter().enumerate().any(|(by, declared)| {
+        declared.requisites.targets(RequisiteKind::Prereq).iter().any(|target| {
+            let hangs = |edge: &Edge| edge.why != Why::Prereq && order.place(edge.before) >= order.place(by);
+            order.edges_before(*target).iter().any(hangs)
+        })
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
 
@@ -349,20 +422,13 @@ proptest! {
         let unforeseen = judgements.iter().zip(&acts).any(|(judgement, act)| {
             matches!(judgement, Judgement::Conditional { .. }) && act.guard == Guard::Broken
         });
-        // Nor is a target of `prereq` that itself hangs on the state which looks ahead at it.
-        let entwined = sketch.catalog.states.iter().enumerate().any(|(by, declared)| {
-            declared.requisites.targets(RequisiteKind::Prereq).iter().any(|target| {
-                let hangs = |edge: &Edge| edge.why != Why::Prereq && order.place(edge.before) >= order.place(by);
-                order.edges_before(*target).iter().any(hangs)
-            })
-        });
         // An error that something earlier may put right, or that another state meets first, may end the run early.
         let surprising = judgements.iter().enumerate().any(|(state, judgement)| {
             let trips = sketch.catalog.failhard || sketch.catalog.states[state].options.failhard;
             let fails = acts[state].guard == Guard::Broken && matches!(judgement, Judgement::Analyse { .. });
             trips && fails && outlook.ends_early_with() != Some(state)
         });
-        if unforeseen || entwined || surprising {
+        if unforeseen || is_entwined(&sketch, &order) || surprising {
             return Ok(());
         }
         let mut machine = Machine::new(&sketch, &order, acts.clone());
@@ -388,6 +454,39 @@ proptest! {
         // With an error it is stable, too, and what only a failure calls for may run.
         if outlook.asks_again().is_empty() && outcomes.iter().all(|outcome| outcome.is_good()) {
             prop_assert!(!outcomes.contains(&StateOutcome::Changed), "{:?} {:?}", judgements, outcomes);
+        }
+    }
+
+    /// Whatever else works or fails; only what cannot be analysed fails for sure.
+    #[test]
+    fn what_a_plan_says_will_not_run_never_runs(
+        (sketch, acts, owed) in super::random::world(),
+        failhard in prop::bool::weighted(0.2),
+        mode in 0..3usize,
+    ) {
+        let mut sketch = sketch.mode(super::MODES[mode]);
+        if sketch.catalog.order == OrderMode::Ansible {
+            sketch.catalog.failhard = failhard;
+        } else {
+            // What has begun by then hangs on the machine.
+            sketch.catalog.states.iter_mut().for_each(|state| state.options.failhard = false);
+        }
+        let Ok(order) = sketch.try_order() else { return Ok(()) };
+        if is_entwined(&sketch, &order) {
+            return Ok(());
+        }
+        let mut acts = acts[..sketch.links.len()].to_vec();
+        acts.iter_mut().filter(|act| act.hidden).for_each(|act| act.guard = Guard::Broken);
+        let ran = Ran::default();
+        let debts: Owed = owed.iter().cloned().collect();
+        let (judgements, _) = looked_ahead(&sketch, &order, &acts, &debts, &ran);
+        let mut machine = Machine::new(&sketch, &order, acts);
+        machine.disk = owed;
+        let outcomes = machine.run(&mut |_| 0).expect("nobody kills it");
+        for (state, judgement) in judgements.iter().enumerate() {
+            let began = machine.events.contains(&super::Event::Began(state));
+            let is_quiet = matches!(judgement, Judgement::Skipped { .. });
+            prop_assert!(!(is_quiet && began), "{}: {:?} {:?}", state, judgements, outcomes);
         }
     }
 }

@@ -10,6 +10,8 @@ use crate::state::sketch::Sketch;
 pub(super) enum Guard {
     Pass,
     Skip,
+    /// As `Skip`, by a `when`: it is known at once.
+    Never,
     /// It cannot be executed.
     Broken,
 }
@@ -61,7 +63,7 @@ impl Act {
         match self.guard {
             _ if self.hidden => Probed::Error("hidden".into()),
             Guard::Broken => Probed::Error("broken".into()),
-            Guard::Skip => Probed::Skipped,
+            Guard::Skip | Guard::Never => Probed::Skipped,
             Guard::Pass if self.apply == Apply::Unchanged && !self.opaque => Probed::Unchanged,
             Guard::Pass => Probed::WouldChange,
         }
@@ -223,7 +225,7 @@ impl<'a> Machine<'a> {
             1 => {
                 self.event(Event::Began(state))?;
                 match act.guard {
-                    Guard::Skip => return self.end(walk, state, StateOutcome::Skipped, false),
+                    Guard::Skip | Guard::Never => return self.end(walk, state, StateOutcome::Skipped, false),
                     Guard::Broken => return self.end(walk, state, StateOutcome::Failed, false),
                     Guard::Pass => {}
                 }

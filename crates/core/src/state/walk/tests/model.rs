@@ -184,7 +184,7 @@ pub(super) fn run(sketch: &Sketch, acts: &[Act], graph: &Graph, owed: &BTreeSet<
                 let act = &acts[state];
                 let refresh = model.refresh_is_due(state);
                 match act.guard {
-                    Guard::Skip => Skipped,
+                    Guard::Skip | Guard::Never => Skipped,
                     Guard::Broken => Failed,
                     Guard::Pass => {
                         attempted[state] = act.apply != Apply::Unchanged || act.opaque || refresh;

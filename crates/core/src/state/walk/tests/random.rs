@@ -110,7 +110,7 @@ fn sketch() -> impl Strategy<Value = Sketch> {
 }
 
 fn some_act() -> impl Strategy<Value = Act> {
-    let guard = prop_oneof![6 => Just(Guard::Pass), 1 => Just(Guard::Skip), 1 => Just(Guard::Broken)];
+    let guard = prop_oneof![6 => Just(Guard::Pass), 1 => Just(Guard::Skip), 1 => Just(Guard::Never), 1 => Just(Guard::Broken)];
     let apply = prop_oneof![4 => Just(Apply::Changed), 3 => Just(Apply::Unchanged), 1 => Just(Apply::Failed)];
     let refresh =
         prop_oneof![4 => Just(Refresh::Done), 1 => Just(Refresh::NotNeeded), 1 => Just(Refresh::Failed)];
@@ -319,9 +319,9 @@ proptest! {
                         // Skipped by a guard or by another requisite, in this run after the change or in the next one.
                         let skipped = outcomes[state] == StateOutcome::Skipped
                             || killed.events[change..].contains(&Event::Ended(state))
-                                && acts[state].guard == Guard::Skip
+                                && matches!(acts[state].guard, Guard::Skip | Guard::Never)
                             || debt == DebtKind::Listen
-                                && acts[state].guard == Guard::Skip
+                                && matches!(acts[state].guard, Guard::Skip | Guard::Never)
                                 && whole.events.len() == point
                             || whole.outcomes.get(state) == Some(&StateOutcome::Skipped)
                                 && killed.events.contains(&Event::Ended(state));
