@@ -185,6 +185,9 @@ impl Kept {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         let kept = Self { path: directory.join(&sha256), sha256, minisign };
         if kept.check().is_err() {
+            if fs::symlink_metadata(&kept.path).is_ok_and(|meta| meta.is_dir()) {
+                fs::remove_dir_all(&kept.path).map_err(failed)?;
+            }
             let ownership = Ownership { mode: Some(0o500), ..Ownership::default() };
             Host::new().write(&kept.path, bytes, ownership).map_err(Refused::Write)?;
         }
@@ -247,6 +250,9 @@ fn check(path: &Path, sha256: &str, minisign: Option<&Minisign>) -> Result<Vec<u
     let meta = file.metadata().map_err(failed)?;
     if !meta.is_file() || !closed(&meta) || !directory.as_ref().is_some_and(closed) {
         return Err(Refused::Open { path: path.display().to_string() });
+    }
+    if meta.mode() & 0o100 == 0 {
+        return Err(failed(io::ErrorKind::PermissionDenied.into()));
     }
     let mut bytes = Vec::new();
     file.take(MAX_PROGRAM + 1).read_to_end(&mut bytes).map_err(failed)?;

@@ -5,7 +5,9 @@
 
 mod accounts;
 pub mod command;
+mod hidden;
 mod placing;
+pub mod processes;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
@@ -23,6 +25,7 @@ use placing::Syncs;
 
 pub use command::register::Register;
 pub use command::{Cancel, Command, Ending, Ran};
+pub use hidden::Hidden;
 pub use placing::{Ownership, Staged, Unsynced};
 
 /// Largest file that is read as a whole: what a module manages is configuration, not a disk image.
@@ -40,6 +43,7 @@ pub struct View {
     cancel: Option<Cancel>,
     /// Where commands that run are written down.
     register: Option<Arc<Register>>,
+    hidden: Arc<Hidden>,
 }
 
 /// A machine that may be changed.
@@ -73,7 +77,14 @@ pub enum EntryKind {
 
 impl View {
     pub fn new(scratch: Option<PathBuf>) -> Self {
-        Self { scratch, key: process_key(), accounts: Accounts::default(), cancel: None, register: None }
+        Self {
+            scratch,
+            key: process_key(),
+            accounts: Accounts::default(),
+            cancel: None,
+            register: None,
+            hidden: Arc::default(),
+        }
     }
 
     /// Commands are ended, and no further ones started, once `cancel` says so.
@@ -86,6 +97,17 @@ impl View {
     pub fn registered(mut self, register: Option<Arc<Register>>) -> Self {
         self.register = register;
         self
+    }
+
+    /// What these places hold is not shown.
+    pub fn hiding(mut self, hidden: Arc<Hidden>) -> Self {
+        self.hidden = hidden;
+        self
+    }
+
+    /// Whether nobody may see what is at this path. Asks the machine where the path leads.
+    pub fn hides(&self, path: &Path) -> bool {
+        self.hidden.holds(path)
     }
 
     pub fn is_cancelled(&self) -> bool {

@@ -232,6 +232,55 @@ fn retries_and_checks() {
 }
 
 #[test]
+fn a_check_has_the_last_word_on_every_way_to_changed() {
+    let machine = Machine::new();
+    let at_second = |name: &str| {
+        let count = machine.path(name);
+        format!("echo x >> {count}; test $(wc -l < {count}) -ge 2")
+    };
+    let patient = || Retry { attempts: 3, interval: Duration::ZERO, splay: Duration::ZERO, until: None };
+    let file = |id: &str| state(id, "file", json!({"path": machine.path(id), "content": id}));
+    let probe = |id: &str| state(id, "cmd", json!({"run": "true", "probe": true}));
+    let mut session = machine.session();
+    session.ask(Ask::Catalog(Box::new(catalog([
+        file("conf"),
+        // What the first attempt left is as declared; it is not well for that.
+        file("in vain").retry(patient()).check("exit 5"),
+        state("calls", "cmd", json!({"run": "true"})).on(RequisiteKind::Onchanges, &[1]),
+        file("at last").retry(patient()).check(&at_second("attempts")),
+        probe("refreshed").on(RequisiteKind::Watch, &[0]).check("exit 6"),
+        probe("comes up").on(RequisiteKind::Watch, &[0]).retry(patient()).check(&at_second("looks")),
+        probe("quiet").check("exit 8"),
+        probe("hears").on(RequisiteKind::Listen, &[0]).check("exit 7"),
+    ]))));
+    let done = session.apply_all();
+    let ends: Vec<_> = done
+        .reports
+        .iter()
+        .map(|report| (report.state.as_str(), report.outcome, report.reason.as_deref().unwrap_or("")))
+        .collect();
+    assert_eq!(
+        ends,
+        [
+            ("conf", StateOutcome::Changed, ""),
+            (
+                "in vain",
+                StateOutcome::Failed,
+                "run /bin/sh -c 'exit 5': check_cmd: exit status 5 (3 attempts)"
+            ),
+            ("calls", StateOutcome::Blocked, "in vain failed (onchanges)"),
+            ("at last", StateOutcome::Changed, ""),
+            ("refreshed", StateOutcome::Failed, "run /bin/sh -c 'exit 6': check_cmd: exit status 6"),
+            ("comes up", StateOutcome::Changed, ""),
+            ("quiet", StateOutcome::Unchanged, ""),
+            ("hears", StateOutcome::Unchanged, ""),
+            ("hears", StateOutcome::Failed, "run /bin/sh -c 'exit 7': check_cmd: exit status 7"),
+        ]
+    );
+    assert_eq!((machine.read("attempts"), machine.read("looks")), ("x\nx\n".into(), "x\nx\n".into()));
+}
+
+#[test]
 fn failhard_begins_nothing_more_and_the_plan_says_so_where_it_is_known() {
     for of_the_run in [true, false] {
         let machine = Machine::new();
@@ -469,4 +518,28 @@ fn a_plan_says_why_each_step_stands_where_it_does() {
     assert_eq!(plan.steps[0].state.as_str(), "d");
     let reason = plan.steps[1].reason.as_deref().unwrap();
     assert!(reason.contains("path:"), "{reason}");
+}
+
+#[test]
+fn how_a_command_and_a_skipped_state_ended_is_always_defined() {
+    let machine = Machine::new();
+    let mut session = machine.session();
+    session.ask(Ask::Catalog(Box::new(catalog([
+        state("ended", "cmd", json!({"run": "true", "failed_when": "signal == 9 or truncated"})),
+        state("skipped", "cmd", json!({"run": "true"})).unless("true".into()),
+        state("after", "cmd", json!({"run": "true"}))
+            .reads(1)
+            .set(|_, guards| guards.when = Some("states['skipped'].outcome == 'skipped'".into())),
+    ]))));
+    let done = session.apply_all();
+    assert_eq!(
+        done.outcomes(),
+        [
+            ("ended", StateOutcome::Changed),
+            ("skipped", StateOutcome::Skipped),
+            ("after", StateOutcome::Changed)
+        ],
+        "{done:?}"
+    );
+    assert_eq!(done.reports[0].outputs["signal"], json!(null));
 }

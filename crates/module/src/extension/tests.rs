@@ -137,6 +137,20 @@ fn what_does_not_verify_is_never_executed() {
 }
 
 #[test]
+fn a_kept_program_that_is_none_any_more_is_replaced() {
+    let place = Place::new();
+    let bytes = place.script("echo '{}'");
+    let kept = place.cache().join(sha256(&bytes));
+    place.load(&bytes);
+    fs::set_permissions(&kept, fs::Permissions::from_mode(0o600)).unwrap();
+    place.load(&bytes);
+    fs::remove_file(&kept).unwrap();
+    fs::create_dir_all(kept.join("within")).unwrap();
+    place.load(&bytes);
+    assert_eq!(fs::read(&kept).unwrap(), bytes);
+}
+
+#[test]
 fn a_signature_has_to_be_the_keys_and_of_these_bytes() {
     // Made by minisign for the four bytes `test`, with a key of its own.
     let minisign = |public_key: &str| {

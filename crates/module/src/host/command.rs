@@ -5,6 +5,7 @@
 
 mod account;
 mod cancel;
+mod kin;
 mod process;
 pub mod register;
 

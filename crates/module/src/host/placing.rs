@@ -22,7 +22,7 @@ use nix::fcntl::{AT_FDCWD, Flock, FlockArg};
 use nix::libc;
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 
-use super::{Cancel, Host, Register, View};
+use super::{Cancel, Hidden, Host, Register, View};
 use crate::failure::Failure;
 
 /// How temporary names end.
@@ -121,6 +121,11 @@ impl Host {
     /// See [`View::registered`].
     pub fn registered(self, register: Option<Arc<Register>>) -> Self {
         Self { view: self.view.registered(register), ..self }
+    }
+
+    /// See [`View::hiding`].
+    pub fn hiding(self, hidden: Arc<Hidden>) -> Self {
+        Self { view: self.view.hiding(hidden), ..self }
     }
 
     /// Makes durable whatever is not yet.

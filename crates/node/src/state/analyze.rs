@@ -286,7 +286,9 @@ impl Analyzing<'_> {
         }
         if sight.step.is_pending() {
             for (resource, value) in &sight.predicts {
-                self.forecast.predict(resource.clone(), id.clone(), value.clone());
+                let mut value = value.clone();
+                prepared.states[state].secrecy.foretold(&mut value);
+                self.forecast.predict(resource.clone(), id.clone(), value);
             }
         }
         if sight.step == StepWord::Opaque || sight.blind {

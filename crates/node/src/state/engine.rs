@@ -71,8 +71,8 @@ impl Engine {
         let machine_id = options.machine.clone().unwrap_or_else(|| own_id().into_owned());
         let (facts, obstacle) = match ended {
             Ok(notes) => {
-                let view = View::new(None).cancelled_by(cancel.clone()).registered(register.clone());
-                (greet(&options, &teller, &machine_id, &view, notes), None)
+                let outfit = |view: View| view.cancelled_by(cancel.clone()).registered(register.clone());
+                (greet(&options, &teller, &machine_id, outfit, notes), None)
             }
             Err(words) => {
                 teller.problem(words.clone());
@@ -160,7 +160,8 @@ impl Engine {
                 return;
             }
         };
-        let machine = Looking::new(self.key, cancel.further.clone(), self.register.clone(), scratch);
+        let hidden = Arc::clone(&work.prepared.hidden);
+        let machine = Looking::new(self.key, hidden, cancel.further.clone(), self.register.clone(), scratch);
         let question = Question {
             prepared: &work.prepared,
             machine: &machine,
@@ -264,7 +265,8 @@ impl Engine {
             }
         };
         let owed: Owed = log.debts().of(&work.prepared.catalog.name).cloned().collect();
-        let machine = Changing::new(self.key, cancel.all.clone(), self.register.clone());
+        let hidden = Arc::clone(&work.prepared.hidden);
+        let machine = Changing::new(self.key, hidden, cancel.all.clone(), self.register.clone());
         let order = Order {
             prepared: &work.prepared,
             machine: &machine,
@@ -300,10 +302,19 @@ fn greet(
     options: &SessionOptions,
     teller: &Teller,
     machine: &str,
-    view: &View,
+    outfit: impl Fn(View) -> View,
     mut notes: Vec<String>,
 ) -> Values {
-    let (facts, missing) = facts::gather(&options.version, &options.labels, &options.facts_directory, view);
+    // What only programs need is made where there may be some.
+    let scratch = options.facts_directory.is_dir().then(|| scratch().ok()).flatten();
+    let place = scratch.as_ref().map(Scratch::path);
+    let view = outfit(View::new(place.map(Path::to_owned)));
+    let gather = || facts::gather(&options.version, &options.labels, &options.facts_directory, &view);
+    let gathered = looking(place, gather)
+        .and_then(|gathered| gathered.map_err(|_| std::io::Error::other("it ended in a panic")));
+    let (facts, missing) = gathered.unwrap_or_else(|error| {
+        (Values::new(), vec![format!("this machine's facts cannot be had: {error}")])
+    });
     notes.extend(missing);
     teller.tell(Tell::Hello {
         version: options.version.clone(),

@@ -1,14 +1,22 @@
 //! One apply at a time on a machine, whoever asks for it: agent, ssh or a terminal.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 
 /// What a holder says of itself; a file that somebody else wrote is not read whole.
 const MAX_HOLDER: u64 = 512;
+
+/// A holder has written who it is by then, unless it cannot.
+const WRITTEN_WITHIN: Duration = Duration::from_millis(500);
+
+/// How often it is looked in that time.
+const LOOKS: u32 = 50;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
@@ -41,10 +49,7 @@ impl ApplyLock {
         let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
             Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
-                let mut holder = Vec::new();
-                file.take(MAX_HOLDER).read_to_end(&mut holder).map_err(failed)?;
-                let holder = String::from_utf8_lossy(&holder).trim().to_owned();
-                let holder = if holder.is_empty() { "it does not say by whom".into() } else { holder };
+                let holder = holder(file, || thread::sleep(WRITTEN_WITHIN / LOOKS)).map_err(failed)?;
                 return Err(LockError::Held { holder });
             }
             Err((_, errno)) => return Err(failed(errno.into())),
@@ -54,6 +59,22 @@ impl ApplyLock {
         file.set_len(0).and_then(|()| file.write_all(holder.as_bytes())).map_err(failed)?;
         Ok(Self { _file: file })
     }
+}
+
+/// What the holder of the lock says of itself. It has the lock before it says so: while nothing is there, it is looked again
+/// after a `pause`.
+fn holder(mut file: File, mut pause: impl FnMut()) -> io::Result<String> {
+    for _ in 0..LOOKS {
+        let mut holder = Vec::new();
+        file.rewind()?;
+        (&file).take(MAX_HOLDER).read_to_end(&mut holder)?;
+        // Its line is written at once.
+        if let Some(holder) = String::from_utf8_lossy(&holder).lines().next() {
+            return Ok(holder.trim().to_owned());
+        }
+        pause();
+    }
+    Ok("it does not say by whom".to_owned())
 }
 
 /// The machine's own directory: what is owed is nobody else's business.
@@ -78,5 +99,17 @@ mod tests {
         assert_eq!(error, expected);
         drop(held);
         ApplyLock::take(&state, "mainstay agent").unwrap();
+
+        // A holder that has the lock, and says who it is a moment later.
+        let path = state.join("lock");
+        fs::write(&path, "").unwrap();
+        let mut pauses = 0;
+        let found = holder(File::open(&path).unwrap(), || {
+            pauses += 1;
+            fs::write(&path, "process 7 (mainstay up)\n").unwrap();
+        });
+        assert_eq!((found.unwrap().as_str(), pauses), ("process 7 (mainstay up)", 1));
+        fs::write(&path, "").unwrap();
+        assert_eq!(holder(File::open(&path).unwrap(), || ()).unwrap(), "it does not say by whom");
     }
 }

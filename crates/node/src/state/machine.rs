@@ -8,7 +8,7 @@ use mainstay_core::state::StateIndex;
 use mainstay_module::Failure;
 use mainstay_module::confine::Scratch;
 use mainstay_module::forecast::{Forecast, Resource};
-use mainstay_module::host::{Cancel, Host, Register, View};
+use mainstay_module::host::{Cancel, Hidden, Host, Register, View};
 
 use super::other_user::Account;
 use super::prepared::Prepared;
@@ -19,6 +19,7 @@ pub(super) struct Looking {
     /// Where programs scribble, if any may be started.
     scratch: Option<Scratch>,
     key: [u8; 32],
+    hidden: Arc<Hidden>,
     cancel: Cancel,
     register: Option<Arc<Register>>,
 }
@@ -49,13 +50,14 @@ pub(super) enum Looked<T> {
 impl Looking {
     pub(super) fn new(
         key: [u8; 32],
+        hidden: Arc<Hidden>,
         cancel: Cancel,
         register: Option<Arc<Register>>,
         scratch: Option<Scratch>,
     ) -> Self {
         let place = scratch.as_ref().map(|scratch| scratch.path().to_owned());
-        let view = View::new(place).keyed(key).cancelled_by(cancel.clone());
-        Self { view: view.registered(register.clone()), scratch, key, cancel, register }
+        let view = View::new(place).keyed(key).hiding(Arc::clone(&hidden)).cancelled_by(cancel.clone());
+        Self { view: view.registered(register.clone()), scratch, key, hidden, cancel, register }
     }
 
     /// Where what it starts may write.
@@ -73,13 +75,15 @@ impl Looking {
         match whom(prepared, state)? {
             Whom::Self_ => Ok(Looked::Done(look(&self.view))),
             Whom::Other(account) => {
+                // Whoever may not says so before anything is made for that user.
+                account.run(|| ())?;
                 let own = |scratch: &Scratch| {
                     let made = scratch.of_user(account.uid, account.gid);
                     made.map_err(|error| Failure::on("make", scratch.path(), error))
                 };
                 let scratch = self.scratch.as_ref().map(own).transpose()?;
                 let view = View::new(scratch).keyed(self.key).cancelled_by(self.cancel.clone());
-                let view = view.registered(self.register.clone());
+                let view = view.hiding(Arc::clone(&self.hidden)).registered(self.register.clone());
                 account.run(|| look(&view)).map(Looked::Done)
             }
             Whom::Missing(name) => {
@@ -108,8 +112,14 @@ pub(super) struct Changing {
 }
 
 impl Changing {
-    pub(super) fn new(key: [u8; 32], cancel: Cancel, register: Option<Arc<Register>>) -> Self {
-        Self { host: Host::deferring_syncs().keyed(key).cancelled_by(cancel).registered(register) }
+    pub(super) fn new(
+        key: [u8; 32],
+        hidden: Arc<Hidden>,
+        cancel: Cancel,
+        register: Option<Arc<Register>>,
+    ) -> Self {
+        let host = Host::deferring_syncs().keyed(key).hiding(hidden).cancelled_by(cancel);
+        Self { host: host.registered(register) }
     }
 
     pub(super) fn act<T: Send>(

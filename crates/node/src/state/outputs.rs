@@ -15,7 +15,7 @@ pub(super) struct Table {
 enum Told {
     Unknown,
     Known(Values),
-    Skipped,
+    Nothing(StateOutcome),
 }
 
 /// The table as one state sees it.
@@ -45,7 +45,7 @@ impl Table {
             return;
         }
         self.told[state] = match outcome {
-            StateOutcome::Skipped | StateOutcome::Blocked => Told::Skipped,
+            StateOutcome::Skipped | StateOutcome::Blocked => Told::Nothing(outcome),
             StateOutcome::Changed | StateOutcome::Unchanged | StateOutcome::Failed => {
                 let mut outputs = outputs.clone();
                 outputs.insert("changed".into(), (outcome == StateOutcome::Changed).into());
@@ -77,7 +77,7 @@ impl StateOutputs for Seen<'_> {
         match &self.table.told[state] {
             Told::Unknown => Outputs::Unknown { until: self.catalog.states[state].id.clone() },
             Told::Known(outputs) => Outputs::Known(outputs),
-            Told::Skipped => Outputs::None,
+            Told::Nothing(outcome) => Outputs::None(*outcome),
         }
     }
 }

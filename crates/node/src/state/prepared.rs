@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use mainstay_core::state::catalog::{Catalog, CatalogDigest, Declared};
@@ -16,6 +17,7 @@ use mainstay_core::state::template::{
 use mainstay_core::state::{StateId, StateIndex, Values};
 use mainstay_module::Failure;
 use mainstay_module::forecast::Resource;
+use mainstay_module::host::Hidden;
 use mainstay_module::registry::{AnyModule, Params, Registry};
 use serde_json::Value;
 
@@ -29,6 +31,8 @@ pub(super) struct Prepared {
     pub(super) order: Order,
     pub(super) states: Vec<Ready>,
     pub(super) key: DigestKey,
+    /// Where secret states put what they were given.
+    pub(super) hidden: Arc<Hidden>,
     pub(super) facts: Arc<Values>,
     templates: Templates,
 }
@@ -132,17 +136,23 @@ impl Prepared {
             links.push(link);
             states.push(Ready { module, secrecy: Secrecy::default(), params });
         }
-        let order = Order::build(&catalog, &links)?;
+        let mut order = Order::build(&catalog, &links)?;
         for (state, secrecy) in secrecy::trace(&catalog, &order).into_iter().enumerate() {
             if matches!(states[state].params, Kept::Read(_)) && !secrecy.is_secret() {
                 catalog.states[state].params = Values::new();
             }
             states[state].secrecy = secrecy;
         }
+        order.hide_resources(|state| states[state].secrecy.is_secret());
         let anything = !catalog.secrets.is_empty() || states.iter().any(|state| state.secrecy.is_secret());
         // Without secrets no digest is made.
         let key = if anything { key() } else { [0; 32] };
-        Ok(Self { catalog, digest, order, states, key: DigestKey::new(key), facts, templates })
+        let (key, hidden) = (DigestKey::new(key), Arc::default());
+        let prepared = Self { catalog, digest, order, states, key, hidden, facts, templates };
+        for state in 0..prepared.states.len() {
+            prepared.hide(state, &nothing.seen_by(&prepared.catalog, state));
+        }
+        Ok(prepared)
     }
 
     /// Whether looking may start a program, for a guard or by a module.
@@ -174,12 +184,25 @@ impl Prepared {
     /// The parameters as far as `seen` makes them known.
     pub(super) fn given(&self, state: StateIndex, seen: &Seen<'_>) -> Given<'_> {
         let ready = &self.states[state];
+        self.hide(state, seen);
         match &ready.params {
             Kept::Read(params) => Given::Whole(Held::Kept(params)),
             Kept::Wrong(words) => Given::Wrong(words.clone()),
             Kept::AtItsTurn => {
                 give(&self.catalog, &self.templates, &self.facts, ready.module.as_ref(), state, seen)
             }
+        }
+    }
+
+    /// What a secret state has at its path is hidden from others too. Before its turn, since an earlier run may have put it
+    /// there; and at its turn, since only then outputs may say where that is, and links where it leads.
+    fn hide(&self, state: StateIndex, seen: &Seen<'_>) {
+        let secrecy = &self.states[state].secrecy;
+        let path = self.declared(state).params.get("path").and_then(Value::as_str);
+        let Some(path) = path.filter(|_| secrecy.is_secret()) else { return };
+        if let Ok(Rendering::Known(Value::String(path))) = self.text(state, path, seen) {
+            // Of one that does not even show its path, what is in a directory is secret as well.
+            self.hidden.add(Path::new(&path), !secrecy.shows("path"));
         }
     }
 

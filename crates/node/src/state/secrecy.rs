@@ -61,6 +61,7 @@ fn of(catalog: &Catalog, state: StateIndex, found: &[Secrecy]) -> Secrecy {
     let (open, secret): (Vec<_>, Vec<_>) = declared.params.iter().partition(|(_, param)| !value(param));
     let guards = &declared.guards;
     let commands = guards.unless.iter().chain(&guards.onlyif).chain(&guards.creates);
+    let commands = commands.chain(&declared.options.become_user);
     let expressions =
         guards.when.iter().chain(declared.options.retry.iter().filter_map(|retry| retry.until.as_ref()));
     let others = commands.chain(&declared.options.check_cmd).any(text)
@@ -82,11 +83,25 @@ impl Secrecy {
         matches!(self, Self::Secret { .. })
     }
 
+    /// Whether a parameter may be shown.
+    pub(super) fn shows(&self, field: &str) -> bool {
+        match self {
+            Self::Open => true,
+            Self::Secret { shown } => shown.contains(field),
+        }
+    }
+
+    /// Marks what is foretold: what others make of it is as secret.
+    pub(super) fn foretold(&self, value: &mut Option<Value>) {
+        if let (Self::Secret { .. }, Some(Value::Object(map))) = (self, value) {
+            map.insert("secret".into(), Value::Bool(true));
+        }
+    }
+
     /// Hides what changes say.
     pub(super) fn changes(&self, changes: &mut [Change], key: &DigestKey) {
-        let Self::Secret { shown } = self else { return };
         for change in changes {
-            if change.field != NEVER_SECRET && !shown.contains(&*change.field) {
+            if change.field != NEVER_SECRET && !self.shows(&change.field) {
                 key.hide(&mut change.before);
                 key.hide(&mut change.after);
                 change.diff = None;

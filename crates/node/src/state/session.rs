@@ -90,6 +90,11 @@ impl Session {
         Ok(Self { asks, tells, engine })
     }
 
+    /// Nothing more is asked: what runs is called off. What the engine still says can be heard; the answers end with it.
+    pub fn hang_up(&mut self) {
+        (self.asks, _) = mpsc::channel(1);
+    }
+
     /// Waits until the engine has ended what it was doing. Not for a runtime's thread.
     pub fn close(self) {
         drop((self.asks, self.tells));

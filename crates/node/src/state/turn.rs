@@ -41,6 +41,15 @@ pub(super) enum Stop {
     Drift(String),
 }
 
+impl Stop {
+    fn into_reason(self) -> String {
+        match self {
+            Self::Skipped(reason) | Self::Drift(reason) => reason,
+            Self::Failed(failed) => failed.reason,
+        }
+    }
+}
+
 /// What it gave out stands all the same, for `until` and the report.
 #[derive(Default)]
 pub(super) struct Failed {
@@ -241,6 +250,12 @@ impl<'a> Applying<'a> {
             kept.insert(state, observed.analysis.clone());
         }
         let changed = worked.changed || refreshed;
+        if changed
+            && !self.checks_attempts(run)
+            && let Err(stop) = self.check_at_end(state, &worked.outputs)
+        {
+            return self.stopped(state, begun, stop, Some(&observed.analysis));
+        }
         self.finish(Finished {
             state,
             begun,
@@ -293,6 +308,12 @@ impl<'a> Applying<'a> {
                 // What the attempt before left undone came about since.
                 Ok(Worked { changed: true, outputs: analysis.outputs.clone(), note: None })
             };
+            let worked = match worked {
+                Ok(worked) if worked.changed && self.checks_attempts(run) => {
+                    self.check(state, &worked.outputs, host).map(|()| worked)
+                }
+                worked => worked,
+            };
             let failed = match (worked, &retry.until) {
                 (Err(Stop::Failed(failed)), Some(until)) if !failed.outputs.is_empty() => {
                     match self.holds(state, until, &failed.outputs) {
@@ -329,7 +350,7 @@ impl<'a> Applying<'a> {
         }
     }
 
-    /// Applies once, looks whether it is as declared now, and checks.
+    /// Applies once, and looks whether it is as declared now.
     fn once(
         &self,
         state: StateIndex,
@@ -376,21 +397,54 @@ impl<'a> Applying<'a> {
             outputs.extend(now.outputs);
             outputs.extend(applied.outputs);
         }
-        if let (true, Some(check)) = (changed, &prepared.declared(state).options.check_cmd) {
-            let line = self.with_outputs(state, |seen| prepared.text(state, check, seen));
-            let line = match line {
-                Ok(Rendering::Known(Value::String(line))) => line,
-                Ok(_) => return Err(fail("check_cmd: it is not a text".into())),
-                Err(error) => return Err(fail(format!("check_cmd: {error}"))),
-            };
-            let command = Command::shell(line);
-            let ran = host.run(&command).and_then(|ran| ran.or_failure(&command));
-            ran.map_err(|failure| {
-                let failure = Failure { words: format!("check_cmd: {}", failure.words), ..failure };
-                failed(&failure, &outputs)
-            })?;
-        }
         Ok(Worked { changed, outputs, note: applied.note })
+    }
+
+    /// Whether `check_cmd` decides about each attempt of `retry`. It waits for a refresh that is still to come, since what it
+    /// looks at may only come about by that.
+    fn checks_attempts(&self, run: &Run) -> bool {
+        self.order.prepared.declared(run.state).options.retry.is_some() && run.refresh.is_none()
+    }
+
+    /// `check_cmd` after all that was done, as often as `retry` says.
+    fn check_at_end(&self, state: StateIndex, outputs: &Values) -> Result<(), Stop> {
+        let options = &self.order.prepared.declared(state).options;
+        if options.check_cmd.is_none() {
+            return Ok(());
+        }
+        let check = |host: &Host| {
+            let mut attempt = 1;
+            loop {
+                let checked = self.check(state, outputs, host);
+                let again = options.retry.as_ref().filter(|retry| attempt < retry.attempts);
+                let (Err(Stop::Failed(_)), Some(retry)) = (&checked, again) else { return Ok(checked) };
+                if self.order.stop.is_cancelled() || !host.sleep(retry.interval + part_of(retry.splay)) {
+                    return Ok(checked);
+                }
+                attempt += 1;
+            }
+        };
+        self.act(state, check).unwrap_or_else(|failure| Err(self.failed(state, &failure)))
+    }
+
+    /// Runs `check_cmd`, if there is one.
+    fn check(&self, state: StateIndex, outputs: &Values, host: &Host) -> Result<(), Stop> {
+        let prepared = self.order.prepared;
+        let Some(check) = &prepared.declared(state).options.check_cmd else { return Ok(()) };
+        let line = match self.with_outputs(state, |seen| prepared.text(state, check, seen)) {
+            Ok(Rendering::Known(Value::String(line))) => line,
+            Ok(_) => return Err(fail("check_cmd: it is not a text".into())),
+            Err(error) => return Err(fail(format!("check_cmd: {error}"))),
+        };
+        let command = Command::shell(line);
+        let ran = host.run(&command).and_then(|ran| ran.or_failure(&command));
+        ran.map(|_| ()).map_err(|failure| {
+            let failure = Failure { words: format!("check_cmd: {}", failure.words), ..failure };
+            match self.failed(state, &failure) {
+                Stop::Failed(failed) => Stop::Failed(Failed { outputs: outputs.clone(), ..failed }),
+                stop => stop,
+            }
+        })
     }
 
     /// Nothing if it was needless; else what it gave out.
@@ -433,12 +487,14 @@ impl<'a> Applying<'a> {
                 let applied = kept.filter(|_| applied_counts);
                 match params {
                     Ok(params) => match self.refresh(state, &params, applied.as_ref()) {
-                        Ok(Some(_)) => Heard::Done,
+                        Ok(Some(outputs)) => match self.check_at_end(state, &outputs) {
+                            Ok(()) => Heard::Done,
+                            Err(stop) => Heard::Failed(stop.into_reason()),
+                        },
                         Ok(None) => Heard::NotNeeded,
                         Err(failed) => Heard::Failed(failed.reason),
                     },
-                    Err(Stop::Failed(failed)) => Heard::Failed(failed.reason),
-                    Err(Stop::Skipped(reason) | Stop::Drift(reason)) => Heard::Failed(reason),
+                    Err(stop) => Heard::Failed(stop.into_reason()),
                 }
             }
             Err(Stop::Drift(drift)) => {

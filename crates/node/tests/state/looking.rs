@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use mainstay_core::state::session::{Ask, Tell};
 use mainstay_core::state::{StateOutcome, StepWord};
@@ -44,6 +45,21 @@ impl Module for Cheat {
     fn apply(&self, _: &Params, _: &Apply<'_>, _: &Analysis) -> Result<Applied, Failure> {
         Ok(Applied::default())
     }
+}
+
+#[test]
+fn a_program_that_tells_a_fact_can_only_look() {
+    let machine = Machine::new();
+    let program = machine.facts().join("rack");
+    let (touched, answer) = (machine.path("touched"), "echo x >$TMPDIR/x && cat $TMPDIR/x | sed 's/x/[7]/'");
+    fs::write(&program, format!("#!/bin/sh\ntouch {touched} 2>/dev/null\n{answer}\n")).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let session = machine.session();
+    let Tell::Hello { landlock: Some(landlock), facts, notes, .. } = &session.hello else {
+        panic!("no greeting")
+    };
+    assert_eq!(facts.get("rack"), Some(&json!([7])), "{notes:?}");
+    assert_eq!(machine.exists("touched"), *landlock == 0);
 }
 
 #[test]

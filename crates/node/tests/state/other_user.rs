@@ -25,7 +25,6 @@ fn a_state_is_done_as_the_user_it_names() {
     fs::create_dir(path.join("roots")).unwrap();
     path.pop();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::set_permissions(path.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
 
     let file = |name: &str| json!({"path": machine.path(name), "content": "x"});
     let mut session = machine.session();
@@ -47,6 +46,33 @@ fn a_state_is_done_as_the_user_it_names() {
     assert!(done.reports[2].reason.as_ref().unwrap().contains("Permission denied"), "{done:?}");
     assert_eq!(fs::metadata(machine.path("own/f")).unwrap().uid(), nobody.uid.as_raw());
     assert_eq!(fs::metadata(machine.path("roots/g")).unwrap().uid(), 0);
+}
+
+#[test]
+fn whoever_may_not_become_another_is_told_so() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: whoever_may_not_become_another_is_told_so: it needs root");
+        return;
+    }
+    let nobody = User::from_name("nobody").unwrap().unwrap();
+    let machine = Machine::new();
+    let root = machine.data().parent().unwrap().to_owned();
+    chown(root, Some(nobody.uid.as_raw()), None).unwrap();
+    let state = |id: &str| state(id, "cmd", json!({"run": "true"})).become_user("root");
+    let plan = || {
+        // A user of this thread, and of those that it starts.
+        let uid = nobody.uid.as_raw();
+        // SAFETY: the call reads no memory, and changes only a thread that ends with this test.
+        assert_eq!(unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, uid, uid, uid) }, 0);
+        let mut session = machine.session();
+        session.ask(Ask::Catalog(Box::new(catalog([state("first"), state("second")]))));
+        session.plan(1)
+    };
+    let plan = std::thread::scope(|scope| scope.spawn(plan).join().unwrap());
+    for step in &plan.steps {
+        let reason = step.reason.as_deref().unwrap();
+        assert!(reason.contains("only root can become another user"), "{reason}");
+    }
 }
 
 #[test]

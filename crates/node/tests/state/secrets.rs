@@ -1,6 +1,7 @@
 //! A secret is in the file that was declared to hold it, and nowhere else.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use mainstay_core::state::StateOutcome;
@@ -100,6 +101,108 @@ fn no_secret_is_in_the_words_of_a_refusal() {
     session.ask(Ask::Catalog(Box::new(catalog)));
     let problem = session.problem();
     assert!(problem.contains(HIDDEN) && !session.heard.contains("Zq7"), "{problem}");
+}
+
+#[test]
+fn what_a_secret_state_put_into_a_file_is_not_shown_by_others_that_edit_it() {
+    let machine = Machine::new();
+    let at = |name: &str| machine.path(name);
+    for name in ["real", "tree"] {
+        fs::create_dir(at(name)).unwrap();
+    }
+    fs::write(at("real/file"), "").unwrap();
+    symlink("real", at("alias")).unwrap();
+    symlink("real/file", at("link")).unwrap();
+    let line = |path: &str, line: &str, find: &str| json!({"path": at(path), "line": line, "match": find});
+    let states = |extra: &str| {
+        let mut states = vec![
+            state("twist", "cmd", json!({"run": "echo {{ secrets.token }} | tr a-z A-Z", "probe": true})),
+            state("base", "file", json!({"path": at("app.conf"), "mode": "0600"})),
+            state("inner", "file", json!({"path": at("tree/file"), "mode": "0600"})),
+            // One that comes before what makes the file secret, and yet finds it there the next time.
+            state("early", "line", line("app.conf", &format!("early={extra}"), "^early=")),
+            state("option", "line", line("app.conf", &format!("option={TWISTED}"), "^option=")).sensitive(),
+            state(
+                "filter",
+                "line",
+                line("app.conf", "filter={{ secrets.token | replace('n', 'm') }}", "^filter="),
+            ),
+            state("flows", "line", line("app.conf", "flows={{ states['twist'].stdout }}", "^flows="))
+                .reads(0),
+            state("linked", "line", line("link", &format!("linked={TWISTED}"), "^linked=")).sensitive(),
+            state("whole", "directory", json!({"path": at("tree")})).sensitive(),
+            state("inside", "line", line("tree/file", &format!("inside={TWISTED}"), "^inside=")).sensitive(),
+        ];
+        for (id, path) in [
+            ("extra", "app.conf"),
+            ("aliased", "alias/file"),
+            ("target", "real/file"),
+            ("beneath", "tree/file"),
+        ] {
+            let mut params = line(path, &format!("{id}={extra}"), &format!("^{id}="));
+            params["backup"] = json!(true);
+            states.push(state(id, "line", params));
+        }
+        states.push(state("copy", "line", line("app.conf.bak", &format!("copy={extra}"), "^copy=")));
+        let mut catalog = catalog(states);
+        catalog.secrets.insert("token".into(), json!("canary-of-nine"));
+        Ask::Catalog(Box::new(catalog))
+    };
+    for extra in ["one", "two"] {
+        // Whoever comes new knows nothing of what the one before put there.
+        let mut session = machine.session();
+        session.ask(states(extra));
+        session.plan(1);
+        assert_eq!(session.apply_all().counts.failed, 0);
+        for (file, lines) in [
+            ("app.conf", &["extra", "early"][..]),
+            ("real/file", &["aliased", "target"]),
+            ("tree/file", &["beneath"]),
+            ("app.conf.bak", &["copy"]),
+        ] {
+            let text = machine.read(file);
+            assert!(lines.iter().all(|id| text.contains(&format!("{id}={extra}\n"))), "{file}: {text}");
+        }
+        for needle in [TWISTED, "camary", "CANARY", "canary-of-nine"] {
+            assert!(!session.heard.contains(needle), "{needle}: {}", session.heard);
+        }
+    }
+    let text = machine.read("app.conf");
+    assert!(text.contains("filter=camary-of-mime\nflows=CANARY-OF-NINE\n"), "{text}");
+}
+
+#[test]
+fn what_was_made_of_a_secret_is_in_no_reason() {
+    let machine = Machine::new();
+    let path = |name: &str| format!("{}{{{{ secrets.pw | upper }}}}{name}", machine.path(""));
+    let mut catalog = catalog([
+        state("dir", "directory", json!({"path": path("")})),
+        state("file", "file", json!({"path": path("/x"), "content": "a"})),
+        state("other", "cmd", json!({"run": "true"})).become_user("{{ secrets.pw | upper }}"),
+    ]);
+    catalog.secrets.insert("pw".into(), json!("canary-of-nine"));
+    let mut session = machine.session();
+    session.ask(Ask::Catalog(Box::new(catalog)));
+    session.ask(Ask::Analyze { cycle: 1, explain: true });
+    let plan = session.planned();
+    assert!(plan.steps[1].reason.as_deref().unwrap().contains("it provides path:‹secret›"), "{plan:?}");
+    assert!(!session.heard.contains("CANARY"), "{}", session.heard);
+}
+
+#[test]
+fn a_file_that_no_secret_state_manages_is_shown_as_ever() {
+    let machine = Machine::new();
+    let mut catalog = catalog([
+        state("user", "directory", json!({"path": machine.path("home"), "group": "{{ secrets.group }}"})),
+        state("mine", "file", json!({"path": machine.path("home/file"), "content": "shown\n"})),
+    ]);
+    catalog.secrets.insert("group".into(), json!(nix::unistd::getegid().to_string()));
+    let mut session = machine.session();
+    session.ask(Ask::Catalog(Box::new(catalog)));
+    let plan = session.plan(1);
+    assert!(
+        plan.steps[1].changes.iter().any(|change| change.diff.as_deref() == Some("@@ -0,0 +1 @@\n+shown\n"))
+    );
 }
 
 /// The secret as it stands, as JSON has it, in capitals, and in base64 wherever it may begin.

@@ -19,12 +19,13 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use super::account::{Account, Identity};
 use super::cancel::{LOOK_AGAIN, poll_for};
+use super::kin::Kin;
 use super::register::{Place, Register, write_own_line};
 use super::{Cancel, Command, Ending, MAX_OUTPUT, Ran};
 use crate::failure::Failure;
@@ -233,8 +234,9 @@ enum Stage {
 
 struct Running<'a> {
     child: Child,
-    /// Its number stays its own until the child is reaped, so no signal can hit another's group.
+    /// The number stays its own until the child is reaped, so no signal can hit another's group.
     group: Pid,
+    kin: Kin,
     /// Readable when the program has ended. None on kernels before 5.3.
     end: Option<OwnedFd>,
     input: Option<ChildStdin>,
@@ -261,6 +263,7 @@ impl<'a> Running<'a> {
         let running = Self {
             child,
             group,
+            kin: Kin::of(group),
             end: pidfd(group),
             input,
             unwritten: &command.stdin,
@@ -292,16 +295,16 @@ impl<'a> Running<'a> {
                 Stage::Over { quiet_since } if closed || now >= quiet_since + SILENCE => break None,
                 Stage::Runs | Stage::Over { .. } => match self.must_end(now) {
                     Some(ending) => {
-                        self.signal(Signal::SIGTERM);
+                        self.kin.signal(Signal::SIGTERM);
                         // What is stopped does not hear it.
-                        self.signal(Signal::SIGCONT);
+                        self.kin.signal(Signal::SIGCONT);
                         self.input = None;
                         Stage::Asked { ending, kill_at: now + GRACE }
                     }
                     None => stage,
                 },
-                Stage::Asked { ending, kill_at } if now >= kill_at || (over && is_empty(self.group)) => {
-                    self.signal(Signal::SIGKILL);
+                Stage::Asked { ending, kill_at } if now >= kill_at || (over && self.kin.is_gone()) => {
+                    self.kin.signal(Signal::SIGKILL);
                     Stage::Killed { ending, give_up_at: now + GONE_WITHIN }
                 }
                 Stage::Killed { ending, .. } if over => break Some(ending),
@@ -358,11 +361,6 @@ impl<'a> Running<'a> {
         }
     }
 
-    fn signal(&self, signal: Signal) {
-        // Nothing left to signal is what is wanted.
-        let _ = killpg(self.group, signal);
-    }
-
     /// Waits until something can be done.
     fn wait(&self, now: Instant, stage: &Stage, over: bool) -> io::Result<()> {
         let until = match stage {
@@ -411,25 +409,10 @@ impl<'a> Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         if !self.done {
-            self.signal(Signal::SIGKILL);
+            self.kin.signal(Signal::SIGKILL);
             let _ = self.child.wait();
         }
     }
-}
-
-/// Whether only ended processes are left in a process group. One that cannot be told is not empty.
-fn is_empty(group: Pid) -> bool {
-    let Ok(processes) = fs::read_dir("/proc") else { return false };
-    let is_alive_in_it = |entry: fs::DirEntry| {
-        let name = entry.file_name();
-        let is_process = name.as_bytes().first().is_some_and(u8::is_ascii_digit);
-        let stat = is_process.then(|| fs::read_to_string(entry.path().join("stat")).ok()).flatten()?;
-        // The name in parentheses may hold anything; after it come state, parent and group.
-        let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
-        let (state, group_of) = (fields.next()?, fields.nth(1)?);
-        Some(!matches!(state, "Z" | "X") && group_of == group.to_string())
-    };
-    !processes.flatten().any(|entry| is_alive_in_it(entry).unwrap_or(false))
 }
 
 /// Becomes readable when the process ends. None where the kernel has no such thing.

@@ -98,6 +98,20 @@ fn a_timeout_ends_the_whole_group() {
 }
 
 #[test]
+fn a_timeout_ends_what_has_left_the_group() {
+    // One that hears, one that does not, and one whose parent goes when it is asked to.
+    for line in [
+        "setsid sh -c 'echo $$; exec sleep 600' & wait",
+        "setsid sh -c \"trap '' TERM; echo \\$\\$; while :; do sleep 1; done\" & wait",
+        "(setsid sh -c \"trap '' TERM; echo \\$\\$; while :; do sleep 1; done\" & wait) & wait",
+    ] {
+        let ran = run(Command::shell(line).timeout(Duration::from_millis(300)));
+        assert_eq!(ran.ending, Ending::TimedOut, "{line}");
+        assert!(is_gone(ran.text().parse().unwrap()), "{line}");
+    }
+}
+
+#[test]
 fn what_ignores_the_asking_is_killed() {
     let ran = run(Command::shell("trap '' TERM; echo $$; while :; do sleep 1; done")
         .timeout(Duration::from_millis(200)));
