@@ -135,7 +135,7 @@ impl Edit<'_> {
         if !standing.exists() {
             changes.push(Change::new("exists", Datum::Absent, Datum::known("file")));
         }
-        let secret = self.sensitive || standing.secret;
+        let secret = self.sensitive || standing.is_secret(cx.view);
         changes.push(replacement::shown(cx, &standing, before.as_deref(), &after, secret));
         if self.backup && standing.exists() {
             changes.extend(replacement::changes(cx, &standing, self.sensitive)?);
@@ -172,7 +172,7 @@ impl Edit<'_> {
         let standing = Standing::through(&look, self.path).map_err(Hindrance::now)?;
         let before = self.before(&look, &standing).map_err(Hindrance::now)?;
         let after = (self.edit)(before.as_deref().unwrap_or_default())?;
-        let secret = self.sensitive || standing.secret;
+        let secret = matches!(planned.after, Datum::Secret { .. });
         let datum = if secret { cx.host.secret(&after) } else { Datum::known(content::describe(&after)) };
         if planned.after != datum {
             return Err(Failure::on("edit", self.path, "it changed since it was looked at"));

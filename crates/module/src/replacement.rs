@@ -47,7 +47,7 @@ pub fn changes(cx: &Analyze<'_>, standing: &Standing, sensitive: bool) -> Sight<
             if old.as_ref() == Some(&new) {
                 return Ok(Vec::new());
             }
-            let secret = sensitive || standing.secret || there.secret;
+            let secret = sensitive || standing.is_secret(cx.view) || there.is_secret(cx.view);
             let mut change = shown(cx, &there, old.as_deref(), &new, secret);
             change.field = field("content", &of);
             Ok(vec![change])

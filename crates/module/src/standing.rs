@@ -15,7 +15,7 @@ use crate::host::{Entry, EntryKind, Ownership, View};
 use crate::module::{Analysis, Analyze};
 
 /// As many links in a row as the kernel follows.
-const MAX_LINKS: usize = 40;
+pub(crate) const MAX_LINKS: usize = 40;
 
 /// Why a state cannot be analysed to its end.
 #[derive(Debug)]
@@ -82,8 +82,8 @@ pub struct Standing {
     pub size: u64,
     /// How many names the file has.
     pub links: u64,
-    /// The content may not be shown.
-    pub secret: bool,
+    /// It was foretold that the content may not be shown.
+    secret: bool,
     text: Option<String>,
     /// Of what is there now. A name costs a look at the tables of accounts, and mostly nobody asks for it.
     ids: Option<(u32, u32)>,
@@ -203,6 +203,11 @@ impl Standing {
 
     fn group(&self, view: &View) -> Option<String> {
         self.ids.map(|(_, gid)| view.group_name(gid)).or_else(|| self.group.clone())
+    }
+
+    /// Whether the content may not be shown.
+    pub fn is_secret(&self, view: &View) -> bool {
+        self.secret || view.hides(&self.path)
     }
 
     pub fn exists(&self) -> bool {

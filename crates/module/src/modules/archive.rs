@@ -157,9 +157,14 @@ tool:
         if analysis.lists("exists") {
             cx.host.make_directory(&p.path, ownership)?;
         }
+        // Until all of it is there, the directory holds neither the old archive nor the new one, also after a power cut.
+        let mark = mark_path(p, cx.state);
+        if cx.host.entry(&mark)?.is_some() {
+            cx.host.remove(&mark)?;
+            cx.host.settle()?;
+        }
         unpack::unpack(&source, p.strip, &p.path, ownership).map_err(failed)?;
-        let mark = format!("{}\n", p.mark());
-        cx.host.write(&mark_path(p, cx.state), mark.as_bytes(), Ownership::default())?;
+        cx.host.write(&mark, format!("{}\n", p.mark()).as_bytes(), Ownership::default())?;
         Ok(Applied { outputs: analysis.outputs.clone(), ..Applied::default() })
     }
 }

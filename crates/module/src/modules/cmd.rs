@@ -152,14 +152,11 @@ fn outputs(ran: &Ran) -> Values {
     let mut outputs = Values::new();
     let mut put = |name: &str, value: Value| outputs.insert(name.to_owned(), value);
     put("exit_code", ran.code().into());
-    if let Ending::Signal(signal) = ran.ending {
-        put("signal", signal.into());
-    }
+    let signal = if let Ending::Signal(signal) = ran.ending { Some(signal) } else { None };
+    put("signal", signal.into());
     put("stdout", ran.text().into());
     put("stderr", ran.error_text().into());
-    if ran.truncated() {
-        put("truncated", true.into());
-    }
+    put("truncated", ran.truncated().into());
     outputs
 }
 
@@ -176,10 +173,10 @@ impl Module for Cmd {
                       and its outputs are known.",
             outputs: &[
                 ("exit_code", "its exit status; null if a signal ended it"),
-                ("signal", "the signal that ended it, if one did"),
+                ("signal", "the signal that ended it; null if none did"),
                 ("stdout", "what it wrote, without the line end at its end; the first MiB"),
                 ("stderr", "likewise"),
-                ("truncated", "true if it wrote more than that"),
+                ("truncated", "whether it wrote more than that"),
             ],
             example: "\
 app-version:

@@ -270,7 +270,7 @@ fn presence(p: &Params, cx: &Analyze<'_>) -> Sight<Analysis> {
             None if new => Some(String::new()),
             None => standing.content(cx.view)?.and_then(|bytes| content::text(&bytes).map(str::to_owned)),
         };
-        let secret = p.sensitive || (bytes.is_none() && standing.secret);
+        let secret = p.sensitive || (bytes.is_none() && standing.is_secret(cx.view));
         let thing = Thing { kind: "file", text, secret, ..Thing::default() };
         let thing = p.wanted().foretell(old, thing, p.usual_mode(), cx.view);
         analysis = analysis.predict(Resource::path(&standing.path), Some(thing.value()));
@@ -287,17 +287,17 @@ fn presence(p: &Params, cx: &Analyze<'_>) -> Sight<Analysis> {
 
 /// The change of content, if it differs. A file too large to be read is told by its size.
 fn content_change(p: &Params, cx: &Analyze<'_>, old: &Standing, bytes: &[u8]) -> Sight<Option<Change>> {
-    let secret = p.sensitive || old.secret;
+    let secret = || p.sensitive || old.is_secret(cx.view);
     if old.by.is_none() && old.size > MAX_FILE && old.exists() {
         let before = Datum::known(format!("{} bytes, too large to be read", old.size));
-        let after = if secret { cx.view.secret(bytes) } else { Datum::known(content::describe(bytes)) };
+        let after = if secret() { cx.view.secret(bytes) } else { Datum::known(content::describe(bytes)) };
         return Ok(Some(Change::new("content", before, after)));
     }
     let before = old.content(cx.view)?;
     if before.as_deref() == Some(bytes) {
         return Ok(None);
     }
-    Ok(Some(replacement::shown(cx, old, before.as_deref(), bytes, secret)))
+    Ok(Some(replacement::shown(cx, old, before.as_deref(), bytes, secret())))
 }
 
 #[cfg(test)]

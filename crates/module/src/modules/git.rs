@@ -39,6 +39,13 @@ const SETTINGS: [(&str, &str); 14] = [
     ("gc.auto", "0"),
 ];
 
+/// Lies in `.git` while a checkout runs. Where one was killed, the files in the working copy are of two commits and git
+/// takes them for somebody's changes; with this they are known to be ours.
+const UNFINISHED: &str = "mainstay-checkout";
+
+/// What a git that was killed leaves, and no later one gets past.
+const LOCKS: [&str; 2] = ["index.lock", "HEAD.lock"];
+
 pub struct Git;
 
 #[derive(Deserialize, JsonSchema)]
@@ -152,11 +159,29 @@ app-source:
         if !has(cx.host, &p.path, commit)? {
             fetch(p, cx.host, commit)?;
         }
+        let note = p.path.join(".git").join(UNFINISHED);
+        let unfinished = cx.host.entry(&note)?.is_some();
+        if unfinished {
+            for lock in LOCKS.map(|lock| p.path.join(".git").join(lock)) {
+                if cx.host.entry(&lock)?.is_some() {
+                    cx.host.remove(&lock)?;
+                }
+            }
+        }
+        let before = status(cx.host, &p.path, "normal")?;
+        cx.host.write(&note, commit.as_bytes(), Ownership::default())?;
+        cx.host.settle()?;
         let mut checkout = git(&p.path).args(["checkout", "--quiet", "--detach"]);
-        if p.force {
+        if p.force || unfinished {
             checkout = checkout.arg("--force");
         }
-        run(cx.host, checkout.args([commit, "--"]))?;
+        let checkout = checkout.args([commit, "--"]);
+        let ran = cx.host.run(&checkout)?;
+        // What was refused before anything was written leaves all as it was, and nothing to throw away.
+        if ran.succeeded() || !unfinished && status(cx.host, &p.path, "normal")? == before {
+            cx.host.remove(&note)?;
+        }
+        ran.or_failure(&checkout)?;
         Ok(Applied { outputs: analysis.outputs.clone(), ..Applied::default() })
     }
 }
@@ -230,12 +255,15 @@ fn existing(p: &Params, cx: &Analyze<'_>, commit: &str, changes: &mut Vec<Change
         let was = head.clone().map_or(Datum::Absent, Datum::known);
         changes.push(Change::new("commit", was, Datum::known(commit)));
     }
-    let status =
-        git(&p.path).args(["status", "--porcelain=v1", "--untracked-files=no", "--ignore-submodules"]);
-    let status = cx.view.run(&status)?.or_failure(&status)?.text();
+    let status = status(cx.view, &p.path, "no")?;
+    let unfinished = cx.view.read(&p.path.join(".git").join(UNFINISHED))?;
+    if let Some(commit) = &unfinished {
+        let commit = String::from_utf8_lossy(commit);
+        changes.push(Change::new("unfinished", Datum::known(commit), Datum::Absent));
+    }
     // A copy in which the first checkout failed has no commit, and so nothing that was changed.
     if !status.is_empty() && head.is_some() {
-        if !p.force {
+        if !p.force && unfinished.is_none() {
             let first = status.lines().next().unwrap_or_default().trim().to_owned();
             let words = format!("files in it were changed: {first}");
             return Err(Failure::on("check out to", &p.path, words)
@@ -245,6 +273,13 @@ fn existing(p: &Params, cx: &Analyze<'_>, commit: &str, changes: &mut Vec<Change
         changes.push(Change::new("modified", Datum::known(status), Datum::Absent));
     }
     Ok(())
+}
+
+/// The files that differ from what was checked out last, and as asked for those that git does not know.
+fn status(view: &View, path: &Path, untracked: &str) -> Result<String, Failure> {
+    let untracked = format!("--untracked-files={untracked}");
+    let status = git(path).args(["status", "--porcelain=v1", &untracked, "--ignore-submodules"]);
+    Ok(view.run(&status)?.or_failure(&status)?.text())
 }
 
 /// The commit that is wanted. A whole name needs nobody to be asked.

@@ -93,16 +93,19 @@ fn is_mounted(view: &View, path: &Path) -> Result<bool, Failure> {
 }
 
 impl MountParams {
-    fn line(&self) -> String {
+    fn options(&self) -> String {
         let options = self.options.as_ref().filter(|options| !options.is_empty());
-        let options = options.map_or_else(|| "defaults".into(), |options| options.join(","));
+        options.map_or_else(|| "defaults".into(), |options| options.join(","))
+    }
+
+    fn line(&self) -> String {
         let field = |text: &Option<String>| escape(text.as_deref().unwrap_or_default());
         let place = escape(&self.path.display().to_string());
         format!(
             "{} {place} {} {} {} {}",
             field(&self.source),
             field(&self.fstype),
-            escape(&options),
+            escape(&self.options()),
             self.dump,
             self.pass
         )
@@ -233,16 +236,18 @@ impl Module for Mount {
             run(host, Command::new("umount").args(["--", &path]))?;
         }
         if now != wanted {
+            if mounted == Some(true) && before {
+                // Before the table tells of it: what fails or is cut off here still has to be done, and shows as that. With the
+                // source given, no option of the old line counts. Another source needs another state first.
+                let options = format!("remount,{}", params.options());
+                let source = params.source.as_deref().unwrap_or_default();
+                run(host, Command::new("mount").args(["-o", &options, "--", source, &path]))?;
+            }
             host.write(Path::new(TABLE), wanted.as_bytes(), Ownership::default())?;
             reload_units(host)?;
         }
-        match (mounted, before) {
-            (Some(true), false) => run(host, Command::new("mount").args(["--", &path]))?,
-            // The new line's options; another source needs another state first.
-            (Some(true), true) if now != wanted => {
-                run(host, Command::new("mount").args(["-o", "remount", "--", &path]))?
-            }
-            _ => {}
+        if mounted == Some(true) && !before {
+            run(host, Command::new("mount").args(["--", &path]))?;
         }
         Ok(Applied::default().output("mounted", is_mounted(host, &params.path)?))
     }

@@ -418,7 +418,7 @@ fn apply(all: &[&PkgParams], cx: &Apply<'_>) -> Result<Vec<Applied>, Failure> {
         return Err(sight.failure());
     }
     let mut whole = Transaction::default();
-    let (mut hold, mut unhold) = (BTreeSet::new(), BTreeSet::new());
+    let (mut hold, mut unhold, mut held_before) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for sight in sights {
         whole.recommends = sight.transaction.recommends;
         whole.purge = sight.transaction.purge;
@@ -429,19 +429,24 @@ fn apply(all: &[&PkgParams], cx: &Apply<'_>) -> Result<Vec<Applied>, Failure> {
         // Let go for this change, and held again after it.
         let held = whole.install.keys().filter(|name| sight.installed.get(*name).is_some_and(|now| now.held));
         let held: Vec<_> = held.filter(|name| !unhold.contains(*name)).cloned().collect();
-        hold.extend(held.iter().cloned());
-        unhold.extend(held);
+        held_before.extend(held);
     }
-    let names = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>();
-    if !unhold.is_empty() {
-        manager.hold(cx.host, &names(&unhold).iter().map(String::as_str).collect::<Vec<_>>(), false)?;
-    }
+    hold.extend(held_before.iter().cloned());
+    unhold.extend(held_before.iter().cloned());
+    let set_held = |names: &BTreeSet<String>, held: bool| match names.is_empty() {
+        true => Ok(()),
+        false => manager.hold(cx.host, &names.iter().map(String::as_str).collect::<Vec<_>>(), held),
+    };
+    set_held(&unhold, false)?;
     if !whole.install.is_empty() || !whole.remove.is_empty() {
-        manager.transact(cx.host, &whole)?;
+        let done = manager.transact(cx.host, &whole);
+        if done.is_err() {
+            // What was held stays held, whatever became of it.
+            set_held(&held_before, true)?;
+        }
+        done?;
     }
-    if !hold.is_empty() {
-        manager.hold(cx.host, &names(&hold).iter().map(String::as_str).collect::<Vec<_>>(), true)?;
-    }
+    set_held(&hold, true)?;
     let done = look()?;
     Ok(done
         .iter()

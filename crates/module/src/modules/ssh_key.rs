@@ -84,7 +84,8 @@ struct Key<'a> {
 impl<'a> Key<'a> {
     /// Nothing for a comment, an empty line, and what is no key.
     fn parse(line: &'a str) -> Option<Self> {
-        let line = line.trim();
+        // For sshd a line ends at a zero byte too.
+        let line = line.split('\0').next().unwrap_or_default().trim();
         if line.starts_with('#') {
             return None;
         }
@@ -114,15 +115,17 @@ impl<'a> Key<'a> {
 /// The first word, in which quotes hold spaces, and what comes after it.
 fn word(text: &str) -> (&str, &str) {
     let text = text.trim_start();
-    let (mut quoted, mut escaped) = (false, false);
+    let mut quoted = false;
+    let mut before = ' ';
     for (at, c) in text.char_indices() {
         match c {
-            _ if escaped => escaped = false,
-            '\\' if quoted => escaped = true,
+            // As sshd has it: a backslash escapes a quote, and nothing else, not even itself.
+            '"' if before == '\\' => {}
             '"' => quoted = !quoted,
             ' ' | '\t' if !quoted => return (&text[..at], text[at..].trim_start()),
             _ => {}
         }
+        before = c;
     }
     (text, "")
 }
@@ -140,8 +143,11 @@ impl SshKeyParams {
         let mut lines: Vec<String> = Vec::new();
         for line in now.lines() {
             let Some(key) = Key::parse(line) else {
-                // Comments are no keys, and what cannot be read lets nobody in.
-                lines.push(line.to_owned());
+                // Comments are no keys. What cannot be read here sshd may yet read.
+                let is_none = line.is_empty() || line.trim_start_matches([' ', '\t']).starts_with('#');
+                if is_none || !self.exclusive {
+                    lines.push(line.to_owned());
+                }
                 continue;
             };
             match own.iter().find(|own| own.is(&key)) {
@@ -384,6 +390,22 @@ mod tests {
         assert_eq!(params.wanted(&now), format!("# kept\n{one} old\nrestrict {two}\n"));
         let params = read(serde_json::json!({"user": "ann", "key": one, "absent": true})).unwrap();
         assert_eq!(params.wanted(&now), format!("# kept\nno-pty {two}\n"));
+    }
+
+    #[test]
+    fn nothing_by_which_sshd_lets_others_in_stays_beside_exclusive_keys() {
+        let (one, two) = (key(1), key(2));
+        let odd = [
+            format!("{two}\0junk"),
+            format!("command=\"a\\\\\"\" {two}"),
+            format!("ssh-ed25519-cert-v01@openssh.com {}", &two[12..]),
+            "what nobody understands".to_owned(),
+        ];
+        let now = format!("# kept\n\n{}\n", odd.join("\n"));
+        let params = read(serde_json::json!({"user": "ann", "key": one, "exclusive": true})).unwrap();
+        assert_eq!(params.wanted(&now), format!("# kept\n\n{one}\n"));
+        let params = read(serde_json::json!({"user": "ann", "key": two, "absent": true})).unwrap();
+        assert_eq!(params.wanted(&now), format!("# kept\n\n{}\n", odd[2..].join("\n")));
     }
 
     #[test]

@@ -425,7 +425,7 @@ fn content_change(cx: &Analyze<'_>, old: &Standing, bytes: &[u8], of: &str) -> S
         if before.as_deref() == Some(bytes) {
             return Ok(None);
         }
-        replacement::shown(cx, old, before.as_deref(), bytes, old.secret)
+        replacement::shown(cx, old, before.as_deref(), bytes, old.is_secret(cx.view))
     };
     change.field = field("content", of);
     Ok(Some(change))

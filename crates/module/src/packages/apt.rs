@@ -64,9 +64,26 @@ pub(super) fn parse_installed(text: &str, names: &[&str]) -> BTreeMap<String, In
     found
 }
 
+/// Asks apt, which first brings its cache of all lists up to date. Where it may not write that, its cache lies in the
+/// scratch directory, so that it is made once and not for each question.
+fn ask(view: &View, command: Command) -> Result<Ran, Failure> {
+    let Some(scratch) = view.scratch() else { return query(view, command) };
+    let own = scratch.join("apt-pkgcache.bin");
+    if view.entry(&own)?.is_none() {
+        let ran = view.run(&command)?;
+        if ran.succeeded() || !ran.error_text().contains("pkgcache.bin") {
+            return ran.or_failure(&command);
+        }
+    }
+    let cache = format!("Dir::Cache::pkgcache={}", own.display());
+    let mut command = command;
+    command.args.splice(0..0, ["-o", &cache, "-o", "Dir::Cache::srcpkgcache="].map(str::to_owned));
+    query(view, command)
+}
+
 pub(super) fn available(view: &View, names: &[&str]) -> Result<BTreeMap<String, Available>, Failure> {
     let command = Command::new("apt-cache").args(["policy", "--"]).args(names.iter().copied());
-    Ok(parse_policy(&query(view, command)?.text()))
+    Ok(parse_policy(&ask(view, command)?.text()))
 }
 
 pub(super) fn parse_policy(text: &str) -> BTreeMap<String, Available> {
@@ -116,7 +133,7 @@ pub(super) fn simulate(view: &View, transaction: &Transaction) -> Result<Vec<Mov
     // Only here: in earnest it would let go of all that are held, not just of those that are meant.
     let held = transaction.changes_held.then_some("--allow-change-held-packages");
     let command = Command::new("apt-get").arg("--simulate").args(held).args(arguments(transaction));
-    Ok(parse_simulation(&query(view, command)?.text()))
+    Ok(parse_simulation(&ask(view, command)?.text()))
 }
 
 /// `Inst NAME [OLD] (NEW ORIGIN [ARCH])`, `Remv NAME [OLD]`, `Purg NAME [OLD]`.

@@ -52,6 +52,15 @@ fn mount_comes_changes_and_goes() {
     assert_eq!(size(), "1M");
     assert_eq!(fields(&tmpfs("2m", true).converge()), ["fstab"]);
     assert_eq!(size(), "2M");
+    // What the kernel does not take is still to be done afterwards, and the old line stands.
+    let table = read("/etc/fstab");
+    for _ in 0..2 {
+        let analysis = tmpfs("bogus", true).analyze();
+        assert_eq!(fields(&analysis), ["fstab"]);
+        let failure = tmpfs("bogus", true).try_apply(&analysis).unwrap_err();
+        assert!(failure.call.contains("remount,size=bogus"), "{failure}");
+        assert_eq!(read("/etc/fstab"), table);
+    }
     sh("umount '/srv/a place'");
     assert_eq!(fields(&tmpfs("2m", true).converge()), ["mounted"]);
     let table = read("/etc/fstab");

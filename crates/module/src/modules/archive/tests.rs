@@ -130,6 +130,23 @@ fn another_archive_is_written_over_the_first() {
 }
 
 #[test]
+fn after_half_an_update_neither_archive_counts_as_unpacked() {
+    let folder = folder();
+    let path = folder.path().to_owned();
+    let mut trial = Trial::of(Archive);
+    let one = trial.blob(&tarred(&[("a", EntryType::Regular, "one")]));
+    let two =
+        trial.blob(&tarred(&[("a", EntryType::Regular, "two"), ("bin/tool", EntryType::Regular, "two")]));
+    let params = |source: &Value| json!({"path": path, "source": source});
+    trial.run(params(&one), &|| observe(&path)).unwrap();
+    symlink("elsewhere", path.join("bin")).unwrap();
+    trial.run(params(&two), &|| observe(&path)).unwrap_err();
+    assert_eq!(fs::read_to_string(path.join("a")).unwrap(), "two");
+    trial.run(params(&one), &|| observe(&path)).unwrap();
+    assert_eq!(fs::read_to_string(path.join("a")).unwrap(), "one");
+}
+
+#[test]
 fn zip_is_unpacked_too() {
     use zip::write::{SimpleFileOptions, ZipWriter};
     let mut writer = ZipWriter::new(Cursor::new(Vec::new()));

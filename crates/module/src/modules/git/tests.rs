@@ -48,14 +48,18 @@ impl Upstream {
             return seen;
         }
         seen.insert("exists".into(), json!("directory"));
-        if let Ok(head) = fs::read_to_string(work.join(".git/HEAD")) {
+        let head = fs::read_to_string(work.join(".git/HEAD")).ok().filter(|head| !head.starts_with("ref: "));
+        if let Some(head) = &head {
             seen.insert("commit".into(), json!(head.trim()));
         }
         if let Ok(config) = fs::read_to_string(work.join(".git/config")) {
             let url = config.lines().find_map(|line| line.trim().strip_prefix("url = "));
             seen.extend(url.map(|url| ("repo".to_owned(), json!(url))));
         }
-        if fs::read_to_string(work.join("file")).is_ok_and(|text| text == "mine") {
+        if let Ok(commit) = fs::read_to_string(work.join(".git/mainstay-checkout")) {
+            seen.insert("unfinished".into(), json!(commit));
+        }
+        if head.is_some() && fs::read_to_string(work.join("file")).is_ok_and(|text| text == "mine") {
             seen.insert("modified".into(), json!(" M file"));
         }
         seen
@@ -126,6 +130,50 @@ fn changed_files_are_thrown_away_only_by_force() {
     upstream.run(json!({"force": true})).unwrap();
     assert_eq!(fs::read_to_string(upstream.work().join("file")).unwrap(), "one");
     assert!(upstream.work().join("untracked").exists());
+}
+
+#[test]
+fn a_checkout_that_was_killed_is_done_again() {
+    if !have_git() {
+        return;
+    }
+    let upstream = Upstream::new();
+    // Killed in the first checkout, and then in one from commit to commit.
+    for text in ["two", "three"] {
+        fs::write(upstream.path().join(text), "new").unwrap();
+        upstream.git(&["add", text]);
+        let commit = upstream.commit(text);
+        fs::create_dir_all(upstream.work()).unwrap();
+        upstream_fetched(&upstream);
+        let own = upstream.work().join(".git");
+        fs::write(own.join("mainstay-checkout"), &commit).unwrap();
+        fs::write(own.join("index.lock"), "").unwrap();
+        fs::write(upstream.work().join("file"), "mine").unwrap();
+        fs::write(upstream.work().join(text), "ne").unwrap();
+        upstream.run(json!({})).unwrap();
+        assert_eq!(fs::read_to_string(upstream.work().join(text)).unwrap(), "new");
+    }
+    // What somebody changes later is theirs again, also where a checkout is refused.
+    fs::write(upstream.path().join("four"), "new").unwrap();
+    upstream.git(&["add", "four"]);
+    upstream.commit("four");
+    fs::write(upstream.work().join("four"), "kept").unwrap();
+    for _ in 0..2 {
+        let failure = upstream.run(json!({})).unwrap_err();
+        assert!(failure.to_string().contains("would be overwritten"), "{failure}");
+    }
+    assert_eq!(fs::read_to_string(upstream.work().join("four")).unwrap(), "kept");
+}
+
+/// As far as a checkout comes before it is one.
+fn upstream_fetched(upstream: &Upstream) {
+    let repo = upstream.path().display().to_string();
+    let host = Host::new();
+    if !upstream.work().join(".git").exists() {
+        run(&host, git(&upstream.work()).args(["init", "--quiet", "--template="])).unwrap();
+        run(&host, git(&upstream.work()).args(["remote", "add", "origin", &repo])).unwrap();
+    }
+    run(&host, git(&upstream.work()).args(["fetch", "--quiet", "origin"])).unwrap();
 }
 
 #[test]
