@@ -121,6 +121,8 @@ enum Stop {
     Problem(Problem),
     /// Whoever read our output has gone: there is nobody left to tell.
     Unread,
+    /// The output cannot be written: the work may be done, but what came of it is not told.
+    Unwritten(io::Error),
 }
 
 /// The exit status of a command that came to its end.
@@ -137,7 +139,7 @@ impl From<io::Error> for Stop {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::Unread;
         }
-        Self::Problem(Problem::new(ProblemKind::Internal, format!("the output cannot be written: {error}")))
+        Self::Unwritten(error)
     }
 }
 
@@ -171,6 +173,11 @@ fn ended(done: Done, screen: &mut Screen) -> ExitCode {
     match done {
         Ok(status) => ExitCode::from(status),
         Err(Stop::Unread) => ExitCode::from(status_of::FAILED),
+        Err(Stop::Unwritten(error)) => {
+            let message = format!("the output cannot be written: {error}");
+            problem_text::show(&Problem::new(ProblemKind::Internal, message), screen);
+            ExitCode::from(status_of::FAILED)
+        }
         Err(Stop::Problem(problem)) => {
             problem_text::show(&problem, screen);
             ExitCode::from(problem.kind.exit_status())

@@ -245,3 +245,32 @@ fn a_second_ctrl_c_says_what_it_ended_and_what_was_not_reached() {
     assert_eq!(place.shells(), [0; 0]);
     assert_eq!(place.read("log"), "began\n");
 }
+
+/// How it ends with what it says going to `out`, and its words on standard error.
+fn ends(place: &Place, args: &[&str], out: impl Into<Stdio>) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
+    command.args(args).current_dir(place.root.path()).stdin(Stdio::null()).stdout(out);
+    command.env("MAINSTAY_DATA", place.at("data")).env("TMPDIR", place.at("tmp"));
+    let output = command.output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// 4 would mean that the hub cannot be reached.
+#[cfg(target_os = "linux")]
+#[test]
+fn that_the_output_cannot_be_written_is_a_failure_of_its_own() {
+    let place = Place::new("states: {a: {file: {path: HERE/a, content: a}}}");
+    for args in [&["plan", "site.yaml"][..], &["plan", "site.yaml", "--json"], &["modules"]] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let (status, words) = ends(&place, args, full);
+        assert_eq!(status, Some(1), "{args:?}: {words}");
+        assert!(words.contains("the output cannot be written"), "{args:?}: {words}");
+    }
+}
+
+#[test]
+fn a_graph_is_not_given_as_json() {
+    let place = Place::new("states: {a: {file: {path: HERE/a, content: a}}}");
+    let (status, words) = ends(&place, &["plan", "site.yaml", "--graph", "dot", "--json"], Stdio::null());
+    assert_eq!(status, Some(2), "{words}");
+}

@@ -122,7 +122,8 @@ fn plan_step(step: &PlanStep, detail: Detail, lines: &mut Vec<Line>) {
         (StepWord::Unchanged, Some(_)) => ('↻', Tone::Changed),
         (StepWord::Unchanged, None) => ('=', Tone::Dim),
     };
-    said(sign, tone, &step.state, &step.module, step.step.word(), step.reason.as_deref(), lines);
+    let of = (&step.state, &*step.module, step.step.word());
+    lines.extend(said(sign, tone, of, step.reason.as_deref(), detail));
     changes(&step.changes, detail, lines);
     if let Some(because) = &step.refresh {
         lines.push(line(Tone::Changed, format!("      refresh {}", cause(because))));
@@ -141,28 +142,38 @@ fn cause(because: &[StateId]) -> String {
 fn said(
     sign: char,
     tone: Tone,
-    state: &StateId,
-    module: &str,
-    word: &str,
+    of: (&StateId, &str, &str),
     reason: Option<&str>,
-    lines: &mut Vec<Line>,
-) {
-    let reason = reason.map(str::trim_end).filter(|reason| !reason.is_empty());
-    let mut reason_lines = reason.unwrap_or_default().lines();
-    let first = reason_lines.next();
-    lines.push(line(tone, titled(sign, state, module, word, first)));
-    for more in reason_lines.take(DIFF_LINES) {
-        lines.push(line(tone, format!("      {}", cut(&one_line(more), LINE_CHARS))));
+    detail: Detail,
+) -> Vec<Line> {
+    let (state, module, word) = of;
+    let mut title = format!("  {sign} {} ({}) {word}", one_line(state.as_str()), one_line(module));
+    let reason: Vec<&str> = reason.unwrap_or_default().trim_end().lines().collect();
+    let Some((first, others)) = reason.split_first() else { return vec![line(tone, title)] };
+    title.push_str(": ");
+    title.push_str(&words(first, detail));
+    let left_out = if detail.verbose { 0 } else { others.len().saturating_sub(DIFF_LINES) };
+    let mut lines = vec![line(tone, title)];
+    let (before, after) = others.split_at((others.len() - left_out) / 2);
+    lines.extend(before.iter().map(|more| line(tone, format!("      {}", words(more, detail)))));
+    if left_out > 0 {
+        lines.push(line(Tone::Dim, format!("      … {left_out} more lines; -v shows them")));
     }
+    let after = &after[left_out..];
+    lines.extend(after.iter().map(|more| line(tone, format!("      {}", words(more, detail)))));
+    lines
 }
 
-fn titled(sign: char, state: &StateId, module: &str, word: &str, reason: Option<&str>) -> String {
-    let mut text = format!("  {sign} {} ({}) {word}", one_line(state.as_str()), one_line(module));
-    if let Some(reason) = reason {
-        text.push_str(": ");
-        text.push_str(&cut(&one_line(reason.trim_end()), LINE_CHARS));
+/// A line of a reason. It begins with the call that failed and ends with the system's words, so a long one loses its middle.
+fn words(text: &str, detail: Detail) -> String {
+    let text = one_line(text.trim_end());
+    let count = text.chars().count();
+    if detail.verbose || count <= LINE_CHARS {
+        return text;
     }
-    text
+    let head: String = text.chars().take(LINE_CHARS / 3).collect();
+    let tail: String = text.chars().skip(count - LINE_CHARS * 2 / 3).collect();
+    format!("{head} … {tail}")
 }
 
 /// Made, taken away, or altered: `exists` is what modules say of a thing as a whole.
@@ -285,8 +296,8 @@ pub(super) fn report(report: &StateReport, foreseen: Option<StepWord>, detail: D
     if report.refreshed {
         word.push_str(", refreshed");
     }
-    let mut lines = Vec::new();
-    said(sign, tone, &report.state, &report.module, &word, report.reason.as_deref(), &mut lines);
+    let of = (&report.state, &*report.module, &*word);
+    let mut lines = said(sign, tone, of, report.reason.as_deref(), detail);
     if detail.verbose || foreseen != Some(StepWord::Change) {
         changes(&report.changes, detail, &mut lines);
     }
@@ -305,9 +316,9 @@ pub(super) fn told(told: &Told, detail: Detail) -> Vec<Line> {
     match tell {
         Tell::Report(done) => report(done, None, detail),
         Tell::Applied { drift: Some(drift), .. } => {
-            vec![line(Tone::Bad, cut(&one_line(&Aside::Drift(drift.clone()).to_string()), LINE_CHARS))]
+            vec![line(Tone::Bad, words(&Aside::Drift(drift.clone()).to_string(), detail))]
         }
-        Tell::Problem { message } => vec![line(Tone::Bad, cut(&one_line(message), LINE_CHARS))],
+        Tell::Problem { message } => vec![line(Tone::Bad, words(message, detail))],
         Tell::Steps(_) | Tell::Planned(_) | Tell::Applied { .. } | Tell::Hello { .. } | Tell::Turn { .. } => {
             Vec::new()
         }
@@ -516,6 +527,29 @@ mod tests {
         assert_eq!(lines[2 + DIFF_LINES].text, "        … 941 more lines; -v shows them");
         let all = plan(&example, Detail { verbose: true, ..Detail::default() });
         assert_eq!(all.len(), 2 + 1001 + 1);
+    }
+
+    #[test]
+    fn a_long_reason_keeps_its_call_and_the_words_of_the_system() {
+        let mut failed = step("a", "cmd", StepWord::Error);
+        let reason = format!("run git {} fetch: exit status 128: fatal: no repository", "-c a=b ".repeat(90));
+        failed.reason = Some(reason.clone() + "\nnext" + &"\nmore".repeat(2 * DIFF_LINES) + "\nlast");
+        let example = Plan { steps: vec![failed], ..example() };
+        let texts = |detail| {
+            let lines = plan(&example, detail);
+            lines.into_iter().map(|line| line.text).collect::<Vec<_>>()
+        };
+        let short = texts(Detail::default());
+        let title = short.iter().find(|line| line.contains("run git")).unwrap();
+        assert!(title.starts_with("  ✗ a (cmd) error: run git -c a=b"), "{title}");
+        assert!(title.ends_with("fetch: exit status 128: fatal: no repository"), "{title}");
+        assert!(title.chars().count() < LINE_CHARS + 30, "{title}");
+        let below = &short[short.iter().position(|line| line == title).unwrap() + 1..];
+        assert_eq!(below[0], "      next");
+        assert!(below.contains(&"      … 62 more lines; -v shows them".to_owned()), "{below:?}");
+        assert!(below.contains(&"      last".to_owned()), "{below:?}");
+        let whole = texts(Detail { verbose: true, ..Detail::default() });
+        assert!(whole.iter().any(|line| line.ends_with(reason.as_str())), "{whole:?}");
     }
 
     #[test]

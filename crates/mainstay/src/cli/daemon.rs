@@ -109,6 +109,7 @@ fn end_with_parent(stop: &CancellationToken) -> std::io::Result<()> {
 
 fn start_log() {
     let filter = EnvFilter::try_from_env("MAINSTAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let levels = filter.to_string();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
@@ -116,4 +117,5 @@ fn start_log() {
         .with_writer(std::io::stderr);
     // A program that embeds this library may have a log of its own.
     let _ = log.try_init();
+    tracing::debug!(%levels, "log");
 }

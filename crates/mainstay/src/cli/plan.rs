@@ -119,6 +119,10 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
 
 pub(super) async fn run(args: PlanArgs, hub: Option<&str>, registry: &Registry, screen: &mut Screen) -> Done {
     match args.graph {
+        Some(_) if screen.json => {
+            let problem = Problem::new(ProblemKind::Invalid, "a graph is no JSON");
+            Err(problem.hint("leave out --json, or --graph for the plan itself as JSON").into())
+        }
         Some(format) => graph(args.states, format, hub, registry, screen).await,
         None => bring(args.states, Options::new(Goal::Plan), hub, registry, screen).await,
     }

@@ -376,6 +376,15 @@ async fn a_dev_in_another_terminal_is_found_while_it_lives() {
     hub.shutdown.cancel();
     hub.tasks.close();
     hub.tasks.wait().await;
+    // A program that another test starts just then holds the closed socket until it runs.
+    let socket = hub.dir.path().join("api.sock");
+    timeout(PATIENCE, async {
+        while std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
     let gone = without_flags().await;
     assert!(gone.contains("no hub can be reached at unix:/var/lib/mainstay/api.sock"), "{gone}");
     assert!(gone.ends_with("exit status: 4"), "{gone}");
