@@ -73,13 +73,22 @@ impl Hub {
             let is_named = approve.nodes.is_empty() || approve.nodes.contains(name);
             is_named && plan.is_some_and(|plan| approved.contains(plan))
         };
-        let nodes: Vec<_> = reader
+        let mut nodes: Vec<_> = reader
             .run()
             .targets()
             .iter()
             .filter(|(key, name)| meant(name) && reachable.contains(key))
             .cloned()
             .collect();
+        let under_way = self.applies_under_way(run);
+        let is_free = |(key, _): &(KeyId, NodeName)| !under_way.contains_key(key);
+        if let Some((key, name)) = nodes.first().filter(|_| !nodes.iter().any(is_free)) {
+            let apply = under_way[key];
+            let message = format!("these plans were approved already: run {apply} has not ended on {name}");
+            return Err(Problem::new(ProblemKind::Conflict, message)
+                .hint(format!("see `mainstay runs show {apply}`; a plan is applied once")));
+        }
+        nodes.retain(is_free);
         if nodes.is_empty() {
             return Err(Problem::new(
                 ProblemKind::NoTargets,
@@ -107,6 +116,18 @@ impl Hub {
         };
         let hub = self.clone();
         self.whole(async move { hub.accept_run(apply, nodes, "run.approve").await }).await
+    }
+
+    /// The nodes that have not ended an apply of plans of this run, with that apply. One that was cancelled is called off there
+    /// before anything new is begun.
+    fn applies_under_way(&self, run: RunId) -> HashMap<KeyId, RunId> {
+        let dispatch = self.inner.dispatch();
+        let applies = dispatch.runs().filter(|apply| apply.record.applies == Some(run) && !apply.cancelled());
+        let waiting = applies.flat_map(|apply| {
+            let open = apply.nodes().filter(|node| !apply.slot(*node).has_end());
+            open.map(|node| (apply.key(node), apply.record.run))
+        });
+        waiting.collect()
     }
 
     /// How many nodes of this run made a plan that can be approved. The log is read again only when more have ended.

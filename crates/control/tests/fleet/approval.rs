@@ -102,3 +102,34 @@ async fn what_cannot_be_approved_is_refused_with_the_reason() {
     let bound = Operator { name: "ci".into(), admin: false, ..elsewhere };
     assert_eq!(kind(&bound, run, &["aa"]).await, ProblemKind::NotFound, "it is not theirs to see");
 }
+
+#[tokio::test]
+async fn a_plan_whose_apply_is_under_way_is_not_approved_again() {
+    let f = Fixture::new().await;
+    let mut nodes = f.nodes(2).await;
+    let run = f.run(plan_spec("*")).await;
+    for node in &mut nodes {
+        node.accept(&f.hub);
+        node.end(&f.hub, run, 0, &planned("aa", true)).await;
+    }
+    let only = |node: &str| Approve { nodes: vec![node.parse().unwrap()], ..approve(&["aa"]) };
+    let names: Vec<String> =
+        f.hub.run(&admin(), run).await.unwrap().1.iter().map(|n| n.node.to_string()).collect();
+    let first = f.hub.approve_run(&admin(), run, only(&names[0])).await.unwrap().run;
+    let again = f.hub.approve_run(&admin(), run, only(&names[0])).await.unwrap_err();
+    assert_eq!(again.kind, ProblemKind::Conflict);
+    assert!(
+        again.message.contains(&format!("run {first} has not ended on {}", names[0])),
+        "{}",
+        again.message
+    );
+    // The other one still has its turn.
+    let both = f.hub.approve_run(&admin(), run, approve(&["aa"])).await.unwrap();
+    assert_eq!(
+        (both.nodes, f.hub.run(&admin(), both.run).await.unwrap().1[0].node.as_str()),
+        (1, &*names[1])
+    );
+    // Once it was called off, or has ended, it is for the node to say whether the plan still counts.
+    f.hub.cancel_run(&admin(), first).await.unwrap();
+    assert_eq!(f.hub.approve_run(&admin(), run, only(&names[0])).await.unwrap().nodes, 1);
+}
