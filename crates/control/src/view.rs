@@ -468,7 +468,7 @@ pub struct Operator {
 }
 
 /// An error as operators and programs see it. `kind` is stable; one table maps it to a status.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema, thiserror::Error)]
 #[error("{message}")]
 pub struct Problem {
     pub kind: ProblemKind,

@@ -102,6 +102,11 @@ pub enum StateLine {
         #[serde(flatten)]
         step: PlanStep,
     },
+    /// It has been at this state for a while; a report of it follows, unless the node is killed first.
+    Turn {
+        cycle: u32,
+        state: StateId,
+    },
     Report {
         cycle: u32,
         #[serde(flatten)]

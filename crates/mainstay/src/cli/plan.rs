@@ -31,7 +31,7 @@ use crate::up::local::LocalWay;
 use crate::up::rollout::{Compiled, Interrupt, RolloutError};
 use crate::up::site::{Folder, Modules, StatesFile, machine_vars};
 use crate::up::ssh::SshWay;
-use crate::up::{Front, Goal, MachineEnd, Options, Rollout, Source, Way};
+use crate::up::{Aside, Front, Goal, MachineEnd, Options, Rollout, Source, Verdict, Way};
 
 /// Shows what would change to bring machines to their declared state; changes nothing
 ///
@@ -234,10 +234,16 @@ async fn led(
     ended.map_err(stopped)
 }
 
-/// DESIGN §8: a failure outweighs what is only not done yet.
+/// DESIGN §8: a failure outweighs what is only not done yet, and what failed on a machine that the hub was lost or refused.
 pub(super) fn status(ends: &[MachineEnd]) -> u8 {
-    if ends.iter().any(|end| end.verdict.is_failure()) {
+    let hub = |end: &MachineEnd| match &end.verdict {
+        Verdict::Aside(Aside::Hub(problem)) => Some(problem.kind.exit_status()),
+        _ => None,
+    };
+    if ends.iter().any(|end| end.verdict.is_failure() && hub(end).is_none()) {
         status_of::FAILED
+    } else if let Some(status) = ends.iter().filter_map(hub).max() {
+        status
     } else if ends.iter().any(|end| end.verdict.is_pending()) {
         status_of::PENDING
     } else {
@@ -384,7 +390,6 @@ fn stopped(error: RolloutError) -> Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::up::{Aside, Verdict};
 
     #[test]
     fn a_failure_outweighs_what_is_only_not_done() {
@@ -396,12 +401,15 @@ mod tests {
             cycles: 0,
         };
         let gone = || Verdict::Aside(Aside::Lost(String::new()));
+        let hub = || Verdict::Aside(Aside::Hub(Problem::new(ProblemKind::Unreachable, "no hub")));
         for (verdicts, expected) in [
             (vec![], 0),
             (vec![Verdict::Stable, Verdict::Stable], 0),
             (vec![Verdict::Stable, Verdict::Planned], 3),
             (vec![Verdict::Aside(Aside::Declined)], 3),
             (vec![Verdict::Aside(Aside::Away(String::new())), gone()], 1),
+            (vec![hub(), Verdict::Stable, Verdict::Planned], 4),
+            (vec![hub(), gone()], 1),
             (
                 vec![Verdict::Aside(Aside::Unstable {
                     cycles: crate::up::machine::Cycles(3),

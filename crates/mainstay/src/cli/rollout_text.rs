@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead as _};
 
 use async_trait::async_trait;
+use mainstay_control::view::ProblemKind;
 use mainstay_core::state::{StateId, StepWord};
 use owo_colors::Style;
 use tokio::sync::oneshot;
@@ -209,6 +210,8 @@ fn row(end: &MachineEnd, columns: &[Column]) -> Vec<String> {
         Verdict::Aside(Aside::Interrupted { .. }) => "interrupted",
         Verdict::Aside(Aside::Stopped) => "not started",
         Verdict::Aside(Aside::Unreachable { .. }) => "unreachable",
+        Verdict::Aside(Aside::Hub(problem)) if problem.kind == ProblemKind::Unreachable => "no hub",
+        Verdict::Aside(Aside::Hub(_)) => "refused",
         Verdict::Aside(Aside::Unstable { .. }) => "not stable",
         Verdict::Aside(Aside::Drift(_)) => "drifted",
         Verdict::Aside(_) => "failed",

@@ -173,13 +173,15 @@ mod tests {
     #[test]
     fn an_apply_that_was_killed_in_the_middle_has_changed_what_it_says() {
         let more = json!({"outcome": "interrupted", "exit_code": null, "truncated": true});
-        insta::assert_snapshot!(told(APPLY, &[result("web", more, &[report("changed")])]), @"
-        web: 79 bytes of what it wrote are shown; there may be more
+        let turn = |state: &str| json!({"line": "turn", "cycle": 1, "state": state});
+        let lines = [turn("conf"), report("changed"), turn("load")];
+        insta::assert_snapshot!(told(APPLY, &[result("web", more, &lines)]), @"
+        web: 161 bytes of what it wrote are shown; there may be more
         ── web · done
           ✓ conf (file) changed
         MACHINE  RESULT  CHANGED  UNCHANGED  SKIPPED  FAILED  BLOCKED  CYCLES
         web      failed  1        0          0        0       0        1
-        Set aside: web: interrupted
+        Set aside: web: interrupted; at its turn: load
         ");
     }
 

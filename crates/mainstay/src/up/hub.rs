@@ -219,8 +219,7 @@ impl Way for NodeWay {
             notes: Vec::new(),
         })]
         .into();
-        let mut online = true;
-        let mut is_found = false;
+        let (mut online, mut is_found) = (false, false);
         match &self.start {
             Start::Ask { online: now } => online = *now,
             Start::Found(heard) => {
@@ -268,7 +267,7 @@ impl NodeMachine {
     async fn request(&mut self, work: Work) -> Result<(), Aside> {
         let (heard, answers) = mpsc::channel(ANSWERS);
         self.answers = answers;
-        let request = Request { node: self.node.clone(), work, heard };
+        let request = Request { node: self.node.clone(), online: self.online, work, heard };
         self.requests.send(request).await.map_err(|_| gone())
     }
 }
@@ -286,7 +285,7 @@ impl Machine for NodeMachine {
                 let Some(catalog) = self.catalog.take() else {
                     return Err(Aside::Problem("there is no catalog to analyse".into()));
                 };
-                self.request(Work::Plan { catalog, online: self.online, explain }).await
+                self.request(Work::Plan { catalog, explain }).await
             }
             // After an apply the node analyses by itself: its next plan is on its way already.
             Ask::Analyze { .. } => Ok(()),
@@ -312,7 +311,11 @@ impl Machine for NodeMachine {
     async fn receive(&mut self) -> Result<Tell, Aside> {
         let heard = match self.talk.pop_front() {
             Some(heard) => heard,
-            None => self.answers.recv().await.ok_or_else(gone)?,
+            None => {
+                let heard = self.answers.recv().await.ok_or_else(gone)?;
+                self.online |= !matches!(heard, Heard::Aside(_));
+                heard
+            }
         };
         match heard {
             Heard::Tell(tell) => Ok(tell),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use mainstay_control::view::Problem;
 use mainstay_core::state::session::{Ask, Tell};
 use mainstay_core::state::{StateId, Values};
 
@@ -49,6 +50,9 @@ pub trait Machine: Send {
 pub enum Aside {
     #[error("{message}")]
     Unreachable { message: String, hints: Vec<String> },
+    /// The hub could not be reached or refused, so nothing is known of the machine.
+    #[error("{0}")]
+    Hub(Problem),
     #[error("the connection was lost: {0}")]
     Lost(String),
     /// The engine's words.
@@ -113,9 +117,23 @@ impl Aside {
         !matches!(self, Self::Away(_) | Self::Declined | Self::Cancelled | Self::Stopped)
     }
 
+    /// The same, with what was being done there when it came to that.
+    #[must_use]
+    pub fn at_turn(self, states: impl IntoIterator<Item = StateId>) -> Self {
+        let states = Names(states.into_iter().collect());
+        let with = |words: String| format!("{words}; at its turn: {states}");
+        match self {
+            _ if states.0.is_empty() => self,
+            Self::Lost(words) => Self::Lost(with(words)),
+            Self::Problem(words) => Self::Problem(with(words)),
+            other => other,
+        }
+    }
+
     pub fn hints(&self) -> &[String] {
         match self {
             Self::Unreachable { hints, .. } => hints,
+            Self::Hub(problem) => &problem.hints,
             _ => &[],
         }
     }

@@ -128,7 +128,7 @@ fn a_node_that_is_away_brings_itself_to_its_state_when_it_returns() {
 }
 
 #[test]
-fn what_a_killed_agent_was_running_is_ended_when_it_starts_again() {
+fn what_a_killed_agent_was_running_is_named_and_ended_when_it_starts_again() {
     let mut site = Site::new();
     let (slow, began) = (site.lab.path("slow.yaml"), site.of("b", "began"));
     let line = format!("echo $$ > {}; exec sleep 3000", began.display());
@@ -137,11 +137,17 @@ fn what_a_killed_agent_was_running_is_ended_when_it_starts_again() {
     let written =
         eventually("the command began", || site.read("b", "began").filter(|pid| pid.ends_with('\n')));
     let pid = nix::unistd::Pid::from_raw(written.trim().parse().unwrap());
+    let run = site.latest();
+    let watch = site.lab.begin(&["runs", "watch", &run, "--json"]);
+    eventually("its turn is told", || watch.so_far().contains(r#"\"line\":\"turn\""#).then_some(()));
     site.lab.agent("b").crash();
     assert!(nix::sys::signal::kill(pid, None).is_ok());
     site.lab.start_agent("b");
-    // Whoever waited may have left by now, since the node was away.
-    up.end();
+    let said = up.end().exits(1);
+    let shown = site.lab.run(&["runs", "show", &run]).exits(0);
+    for text in [said.err, shown.out + &shown.err] {
+        assert!(text.contains("b: interrupted; at its turn: slow"), "{text}");
+    }
     eventually("nothing of it runs", || {
         let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         (state.is_empty() || state.contains(") Z ")).then_some(())

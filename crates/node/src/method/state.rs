@@ -53,6 +53,9 @@ const PIECE: usize = 16 << 10;
 /// Steps of a kept plan that are given to the engine together.
 const STEPS: usize = 64;
 
+/// A state that takes longer is told to be at its turn before it has ended: should the node be killed, it is known what it was at.
+const LONG_TURN: Duration = Duration::from_millis(100);
+
 /// How long a cancelled engine gets to end the state that it is at: a package transaction must not be torn apart.
 const CANCEL_WITHIN: Duration = Duration::from_secs(600);
 
@@ -142,6 +145,7 @@ impl Method for StateMethod {
             called_off: None,
             cycle: 1,
             has_begun: false,
+            at_turn: Vec::new(),
             text: Vec::new(),
         };
         let work = talk.work(self.kind, &call.request, catalog);
@@ -202,6 +206,8 @@ struct Talk<'a> {
     cycle: u32,
     /// Something was done, or may have been.
     has_begun: bool,
+    /// States at their turn of which that was not told yet.
+    at_turn: Vec<StateId>,
     /// Lines that go out together.
     text: Vec<u8>,
 }
@@ -341,7 +347,13 @@ impl Talk<'_> {
         self.ask(Ask::Apply { cycle, approval }).await?;
         self.cycle = cycle;
         loop {
-            let tell = self.tell().await?;
+            let tell = match timeout(LONG_TURN, self.tell()).await {
+                Ok(tell) => tell?,
+                Err(_) => {
+                    self.tell_turns().await;
+                    self.tell().await?
+                }
+            };
             let is_end = matches!(tell, Tell::Applied { .. });
             let well = matches!(&tell, Tell::Applied { counts, drift: None } if counts.failed == 0 && counts.blocked == 0);
             if let Tell::Problem { message } = tell {
@@ -359,7 +371,11 @@ impl Talk<'_> {
         let cycle = self.cycle;
         self.has_begun |= matches!(tell, Tell::Turn { .. } | Tell::Report(_) | Tell::Applied { .. });
         match tell {
-            Tell::Report(report) => put(&StateLine::Report { cycle, report }, &mut self.text),
+            Tell::Turn { state } => self.at_turn.push(state),
+            Tell::Report(report) => {
+                self.at_turn.retain(|state| *state != report.state);
+                put(&StateLine::Report { cycle, report }, &mut self.text);
+            }
             Tell::Applied { counts, drift } => {
                 put(&StateLine::Applied { cycle, counts, drift }, &mut self.text)
             }
@@ -368,6 +384,14 @@ impl Talk<'_> {
         if self.text.len() >= PIECE || self.session.tells.is_empty() {
             self.flush().await;
         }
+    }
+
+    async fn tell_turns(&mut self) {
+        let cycle = self.cycle;
+        for state in std::mem::take(&mut self.at_turn) {
+            put(&StateLine::Turn { cycle, state }, &mut self.text);
+        }
+        self.flush().await;
     }
 
     async fn flush(&mut self) {

@@ -54,6 +54,7 @@ impl Answers {
                     steps.push(step);
                 }
             }
+            StateLine::Turn { state, .. } => heard.push(Heard::Tell(Tell::Turn { state })),
             StateLine::Report { report, .. } => heard.push(Heard::Tell(Tell::Report(report))),
             StateLine::Applied { counts, drift, .. } => {
                 heard.push(Heard::Tell(Tell::Applied { counts, drift }));

@@ -32,6 +32,9 @@ const GATHER: Duration = Duration::from_millis(5);
 /// When nothing came for this long, it is looked whether anything can come without a node coming back.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// After a hub's restart its nodes come back within seconds: one that was there is not given up before.
+const COMES_BACK_WITHIN: Duration = Duration::from_secs(10);
+
 /// Looking again and again costs the hub.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -40,18 +43,21 @@ const OUTPUT_LIMIT: u64 = 16 << 20;
 
 pub(in crate::up) struct Request {
     pub(in crate::up) node: NodeName,
+    /// It was linked to the hub when it was last heard of.
+    pub(in crate::up) online: bool,
     pub(in crate::up) work: Work,
     pub(in crate::up) heard: mpsc::Sender<Heard>,
 }
 
 pub(in crate::up) enum Work {
-    Plan { catalog: Box<Catalog>, online: bool, explain: bool },
+    Plan { catalog: Box<Catalog>, explain: bool },
     Apply { run: RunId, plan: String },
 }
 
 /// A node that waits for answers.
 struct Member {
     node: NodeName,
+    online: bool,
     heard: mpsc::Sender<Heard>,
 }
 
@@ -117,10 +123,10 @@ impl Desk {
     fn groups(&self, requests: Vec<Request>) -> Vec<Group> {
         let mut plans: BTreeMap<(CatalogDigest, bool), Group> = BTreeMap::new();
         let mut applies: HashMap<RunId, Group> = HashMap::new();
-        for Request { node, work, heard } in requests {
-            let member = Member { node, heard };
+        for Request { node, online, work, heard } in requests {
+            let member = Member { node, online, heard };
             match work {
-                Work::Plan { catalog, online, explain } => {
+                Work::Plan { catalog, explain } => {
                     let unattended = self.terms.unattended.filter(|_| !online);
                     let key = (catalog.digest(), unattended.is_some());
                     let group = plans.entry(key).or_insert_with(|| Group {
@@ -159,7 +165,7 @@ impl Group {
             Ok(stream) => Following::new(stream, members, comes_back),
             Err(problem) => {
                 for member in members {
-                    member.aside(of_problem(&problem)).await;
+                    member.aside(Aside::Hub(problem.clone())).await;
                 }
                 return;
             }
@@ -230,16 +236,29 @@ impl Member {
     }
 }
 
-fn of_problem(problem: &Problem) -> Aside {
-    Aside::Unreachable { message: problem.message.clone(), hints: problem.hints.clone() }
-}
-
 /// One run and those of its nodes that have not ended.
 struct Following<'a> {
     stream: RunStream<'a>,
-    waiting: HashMap<NodeName, (Member, Answers)>,
+    waiting: HashMap<NodeName, Waiting>,
     /// The nodes make plans, which can be approved later too.
     comes_back: bool,
+}
+
+struct Waiting {
+    member: Member,
+    answers: Answers,
+    away_since: Option<Instant>,
+}
+
+impl Waiting {
+    fn is_given_up(&mut self, is_away: bool, now: Instant) -> bool {
+        if !is_away {
+            self.away_since = None;
+            return false;
+        }
+        let since = *self.away_since.get_or_insert(now);
+        !self.member.online || now.duration_since(since) >= COMES_BACK_WITHIN
+    }
 }
 
 impl<'a> Following<'a> {
@@ -247,7 +266,7 @@ impl<'a> Following<'a> {
         let run = stream.run();
         let with_answers = |member: Member| {
             let answers = Answers::new(run, member.node.to_string());
-            (member.node.clone(), (member, answers))
+            (member.node.clone(), Waiting { member, answers, away_since: None })
         };
         Self { stream, waiting: members.into_iter().map(with_answers).collect(), comes_back }
     }
@@ -267,7 +286,7 @@ impl<'a> Following<'a> {
                         self.event(event).await;
                     }
                     Err(problem) => {
-                        self.end(&of_problem(&problem)).await;
+                        self.end(&Aside::Hub(problem)).await;
                         return;
                     }
                 },
@@ -276,13 +295,13 @@ impl<'a> Following<'a> {
                     let path = format!("/v1/runs/{}/cancel", self.stream.run());
                     let cancelled: Result<RunView, Problem> = client.call(Method::POST, &path, &()).await;
                     if let Err(problem) = cancelled {
-                        self.end(&of_problem(&problem)).await;
+                        self.end(&Aside::Hub(problem)).await;
                         return;
                     }
                 }
                 () = sleep_until(look_at) => {
-                    self.look(client).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    let some_may_come_back = self.look(client).await;
+                    pause = if some_may_come_back { GRACE } else { (pause * 2).min(LONGEST_PAUSE) };
                     look_at = Instant::now() + pause;
                 }
             }
@@ -292,14 +311,14 @@ impl<'a> Following<'a> {
     async fn event(&mut self, event: RunEvent) {
         match event {
             RunEvent::Output { node, stream, data: Some(data), .. } if stream == "stdout" => {
-                if let Some((member, answers)) = self.waiting.get_mut(&node) {
+                if let Some(Waiting { member, answers, .. }) = self.waiting.get_mut(&node) {
                     for heard in answers.take(data.as_bytes()) {
                         member.tell(heard).await;
                     }
                 }
             }
             RunEvent::Result(result) if !result.provisional => {
-                if let Some((member, answers)) = self.waiting.remove(&result.node) {
+                if let Some(Waiting { member, answers, .. }) = self.waiting.remove(&result.node) {
                     ended(&member, answers, &result).await;
                 }
             }
@@ -308,24 +327,27 @@ impl<'a> Following<'a> {
         }
     }
 
-    /// Gives up on nodes that are away; their run goes on without us.
-    async fn look(&mut self, client: &Client) {
+    /// Gives up on nodes that are away; their run goes on without us. Whether some are that may soon be back.
+    async fn look(&mut self, client: &Client) -> bool {
         let run = self.stream.run();
         let detail: Result<RunDetail, Problem> = client.get(&format!("/v1/runs/{run}?pending=true")).await;
         // The stream is the one to say that a hub does not come back.
-        let Ok(detail) = detail else { return };
+        let Ok(detail) = detail else { return false };
+        let now = Instant::now();
         for node in detail.nodes {
-            if node.waits_for != Some(WaitsFor::Node) {
+            let is_away = node.waits_for == Some(WaitsFor::Node);
+            if !self.waiting.get_mut(&node.node).is_some_and(|waiting| waiting.is_given_up(is_away, now)) {
                 continue;
             }
             let why = node.pending.unwrap_or_default();
-            if let Some((member, _)) = self.waiting.remove(&node.node) {
+            if let Some(Waiting { member, .. }) = self.waiting.remove(&node.node) {
                 let next = if self.comes_back { "approve its plan then" } else { "see how it went" };
                 let verb = if self.comes_back { "approve" } else { "watch" };
                 let text = format!("{why}; {next} with `mainstay runs {verb} {}`", short(run));
                 member.aside(Aside::Away(text)).await;
             }
         }
+        self.waiting.values().any(|waiting| waiting.away_since.is_some())
     }
 
     async fn leave(&mut self, why: &str) {
@@ -333,7 +355,7 @@ impl<'a> Following<'a> {
     }
 
     async fn end(&mut self, aside: &Aside) {
-        for (_, (member, _)) in self.waiting.drain() {
+        for (_, Waiting { member, .. }) in self.waiting.drain() {
             member.aside(aside.clone()).await;
         }
     }
@@ -359,4 +381,27 @@ pub(super) fn of_result(result: &ResultView) -> Aside {
         (outcome, None) => outcome.to_owned(),
     };
     Aside::Problem(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_was_there_is_given_time_to_come_back() {
+        let at = |online, seconds: &[(u64, bool)]| {
+            let (heard, _) = mpsc::channel(1);
+            let node: NodeName = "web".parse().unwrap();
+            let answers = Answers::new(RunId::from_bytes([7; 16]), "web".into());
+            let mut waiting = Waiting { member: Member { node, online, heard }, answers, away_since: None };
+            let start = Instant::now();
+            let looked = |(second, away): &(u64, bool)| {
+                waiting.is_given_up(*away, start + Duration::from_secs(*second))
+            };
+            seconds.iter().map(looked).collect::<Vec<_>>()
+        };
+        assert_eq!(at(false, &[(0, true)]), [true]);
+        assert_eq!(at(true, &[(0, true), (9, true), (10, true)]), [false, false, true]);
+        assert_eq!(at(true, &[(0, true), (5, false), (11, true), (20, true)]), [false; 4]);
+    }
 }

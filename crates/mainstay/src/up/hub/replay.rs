@@ -1,5 +1,6 @@
 //! A run of declared state told again, from what its nodes wrote, to whoever was not there.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use mainstay_control::hub::approval::{APPLY, PLAN};
@@ -146,15 +147,21 @@ impl Part {
 
     fn end(self, method: &str) -> MachineEnd {
         let (mut tally, mut cycles, mut last) = (Tally::default(), 0, None);
-        let mut is_under_way = false;
+        let (mut is_under_way, mut at_turn) = (false, BTreeSet::new());
         for tell in &self.tells {
             match tell {
+                Told::Tell(Tell::Turn { state }) => {
+                    is_under_way = true;
+                    at_turn.insert(state.clone());
+                }
                 Told::Tell(Tell::Report(report)) => {
                     is_under_way = true;
+                    at_turn.remove(&report.state);
                     tally.report(report);
                 }
                 Told::Tell(Tell::Applied { .. }) => {
                     is_under_way = false;
+                    at_turn.clear();
                     cycles += 1;
                 }
                 Told::Plan(plan) => last = Some(plan),
@@ -172,7 +179,11 @@ impl Part {
         }
         // What was never applied cannot have changed anything, whatever the run was for.
         let foreseen = cycles == 0 && (method == PLAN || counts.changed > 0);
-        MachineEnd { name: self.name, verdict: self.verdict, counts, foreseen, cycles }
+        let verdict = match self.verdict {
+            Verdict::Aside(aside) => Verdict::Aside(aside.at_turn(at_turn)),
+            verdict => verdict,
+        };
+        MachineEnd { name: self.name, verdict, counts, foreseen, cycles }
     }
 }
 

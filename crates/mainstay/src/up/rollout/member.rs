@@ -238,7 +238,10 @@ impl Member {
     pub(super) async fn modify(&mut self, shared: &Shared<'_>) -> bool {
         match self.bring(shared).await {
             Ok(()) => shared.note(self.at, Note::Over { aside: None }).await,
-            Err(aside) => self.set_aside(aside, shared).await,
+            Err(aside) => {
+                let at_work = self.under_way.take().map(|under_way| under_way.at_work);
+                self.set_aside(aside.at_turn(at_work.unwrap_or_default()), shared).await;
+            }
         }
         self.close().await;
         self.aside.is_none()
