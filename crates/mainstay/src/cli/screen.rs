@@ -27,13 +27,14 @@ impl Screen {
         let (out, err) = (io::stdout(), io::stderr());
         let (out_terminal, err_terminal) = (out.is_terminal(), err.is_terminal());
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let is_dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
         Self {
             out: Box::new(io::BufWriter::new(out)),
             err: Box::new(err),
             out_terminal,
             err_terminal,
             notes_width: if err_terminal { columns() } else { usize::MAX },
-            colour: !no_colour,
+            colour: !no_colour && !is_dumb,
             json,
             now: jiff::Timestamp::now().as_millisecond(),
         }
