@@ -4,6 +4,7 @@ use data_encoding::BASE64;
 use mainstay_control::hub::approval::{APPLY, PLAN};
 use mainstay_control::view::*;
 use mainstay_core::envelope::Payload;
+use mainstay_core::id::RunId;
 use mainstay_core::state::plan::StateCounts;
 use mainstay_core::state::session::{PlannedLine, StateLine};
 
@@ -29,6 +30,17 @@ fn planned(plan: &str, pending: bool) -> String {
 
 fn approve(plans: &[&str]) -> Approve {
     Approve { plans: plans.iter().map(|plan| (*plan).to_owned()).collect(), ..Approve::default() }
+}
+
+/// A run of two nodes, of which each has made the plan `aa`.
+async fn two_planned(f: &Fixture) -> (RunId, Vec<FakeNode>) {
+    let mut nodes = f.nodes(2).await;
+    let run = f.run(plan_spec("*")).await;
+    for node in &mut nodes {
+        node.accept(&f.hub);
+        node.end(&f.hub, run, 0, &planned("aa", true)).await;
+    }
+    (run, nodes)
 }
 
 #[tokio::test]
@@ -64,12 +76,7 @@ async fn only_the_nodes_with_an_approved_plan_get_it_and_the_catalog_stays_seale
 #[tokio::test]
 async fn a_later_cycle_is_approved_from_the_apply_and_what_was_applied_is_not_approved_again() {
     let f = Fixture::new().await;
-    let mut nodes = f.nodes(2).await;
-    let run = f.run(plan_spec("*")).await;
-    for node in &mut nodes {
-        node.accept(&f.hub);
-        node.end(&f.hub, run, 0, &planned("aa", true)).await;
-    }
+    let (run, mut nodes) = two_planned(&f).await;
     let first = f.hub.approve_run(&admin(), run, approve(&["aa"])).await.unwrap().run;
     let applied = StateLine::Applied { cycle: 1, counts: StateCounts::default(), drift: None };
     let applied = serde_json::to_string(&applied).unwrap() + "\n";
@@ -106,12 +113,7 @@ async fn what_cannot_be_approved_is_refused_with_the_reason() {
 #[tokio::test]
 async fn a_plan_whose_apply_is_under_way_is_not_approved_again() {
     let f = Fixture::new().await;
-    let mut nodes = f.nodes(2).await;
-    let run = f.run(plan_spec("*")).await;
-    for node in &mut nodes {
-        node.accept(&f.hub);
-        node.end(&f.hub, run, 0, &planned("aa", true)).await;
-    }
+    let (run, _nodes) = two_planned(&f).await;
     let only = |node: &str| Approve { nodes: vec![node.parse().unwrap()], ..approve(&["aa"]) };
     let names: Vec<String> =
         f.hub.run(&admin(), run).await.unwrap().1.iter().map(|n| n.node.to_string()).collect();
