@@ -116,19 +116,30 @@ impl MountParams {
         let bytes = view.read(Path::new(TABLE))?.unwrap_or_default();
         let now =
             String::from_utf8(bytes).map_err(|_| Failure::on("read", Path::new(TABLE), "it is not UTF-8"))?;
-        let mut wanted = (!self.absent).then(|| self.line());
-        let mut lines = Vec::new();
-        for line in now.lines() {
+        let wanted = self.table(&now);
+        Ok((now, wanted))
+    }
+
+    /// Lines of others stay as they are, to the byte.
+    fn table(&self, now: &str) -> String {
+        let mut wanted = (!self.absent).then(|| self.line() + "\n");
+        let mut table = String::new();
+        for line in now.split_inclusive('\n') {
             if !is_of(line, &self.path) {
-                lines.push(line.to_owned());
+                table.push_str(line);
             } else if let Some(own) = wanted.take() {
                 // How it is spaced is not ours.
                 let same = line.split_whitespace().eq(own.split_whitespace());
-                lines.push(if same { line.to_owned() } else { own });
+                table.push_str(if same { line } else { &own });
             }
         }
-        lines.extend(wanted);
-        Ok((now, lines.iter().map(|line| format!("{line}\n")).collect()))
+        if let Some(own) = wanted {
+            if !table.is_empty() && !table.ends_with('\n') {
+                table.push('\n');
+            }
+            table.push_str(&own);
+        }
+        table
     }
 
     fn lines(&self, table: &str) -> Datum {
@@ -281,5 +292,23 @@ mod tests {
             assert_eq!(unescape(&escape(text)), text);
         }
         assert_eq!(unescape("a\\9x\\"), "a\\9x\\");
+    }
+
+    #[test]
+    fn only_its_own_line_of_the_table_changes() {
+        let read = |value| serde_json::from_value::<MountParams>(value).unwrap();
+        let own = read(serde_json::json!({"path": "/srv", "source": "a", "fstype": "ext4"}));
+        let gone = read(serde_json::json!({"path": "/srv", "absent": true}));
+        let line = "a /srv ext4 defaults 0 0\n";
+        for (now, with, without) in [
+            ("", line.to_owned(), ""),
+            ("b /b ext4 x 0 0", format!("b /b ext4 x 0 0\n{line}"), "b /b ext4 x 0 0"),
+            ("b /b ext4 x\r\n# c", format!("b /b ext4 x\r\n# c\n{line}"), "b /b ext4 x\r\n# c"),
+            ("a  /srv ext4 defaults 0 0", "a  /srv ext4 defaults 0 0".into(), ""),
+            ("z /srv xfs x 0 0\n\nz /srv", format!("{line}\n"), "\n"),
+        ] {
+            assert_eq!(own.table(now), with, "{now:?}");
+            assert_eq!(gone.table(now), without, "{now:?}");
+        }
     }
 }

@@ -3,12 +3,13 @@
 use mainstay_module::forecast::Forecast;
 use serde_json::json;
 
-use crate::world::{fields, read, sh, state};
+use crate::world::{fields, read, sh, state, write};
 
 pub const TESTS: &[(&str, fn())] = &[
     ("sysctl_is_set_now_and_kept", sysctl_is_set_now_and_kept),
     ("sysctl_that_the_kernel_refuses_is_not_kept", sysctl_that_the_kernel_refuses_is_not_kept),
     ("mount_comes_changes_and_goes", mount_comes_changes_and_goes),
+    ("mount_adds_a_line_of_its_own", mount_adds_a_line_of_its_own),
 ];
 
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
@@ -68,4 +69,19 @@ fn mount_comes_changes_and_goes() {
     assert_eq!(read("/etc/fstab"), table);
     state("mount", json!({"path": "/srv/a place", "absent": true})).converge();
     assert!(!read("/etc/fstab").contains("tmpfs"));
+}
+
+fn mount_adds_a_line_of_its_own() {
+    let kept = read("/etc/fstab");
+    write("/etc/fstab", "tmpfs /srv/first tmpfs defaults 0 0");
+    let first = json!({"path": "/srv/first", "source": "tmpfs", "fstype": "tmpfs", "mounted": null});
+    state("mount", first).is_settled();
+    state("mount", json!({"path": "/srv/none", "absent": true})).is_settled();
+    let second = json!({"path": "/srv/second", "source": "tmpfs", "fstype": "tmpfs", "mounted": null});
+    assert_eq!(fields(&state("mount", second).converge()), ["fstab"]);
+    assert_eq!(
+        read("/etc/fstab"),
+        "tmpfs /srv/first tmpfs defaults 0 0\ntmpfs /srv/second tmpfs defaults 0 0\n"
+    );
+    write("/etc/fstab", &kept);
 }
