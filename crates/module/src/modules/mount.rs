@@ -1,5 +1,7 @@
 //! `mount`: a file system at its place, and its line in `/etc/fstab`.
 
+mod tree;
+
 use std::path::Path;
 
 use mainstay_core::state::plan::{Change, Datum};
@@ -12,6 +14,7 @@ use crate::forecast::Resource;
 use crate::format::MountOption;
 use crate::host::{Command, Host, Ownership, View};
 use crate::module::{About, Analysis, Analyze, Applied, Apply, Module};
+use tree::{Tree, canonical};
 
 const TABLE: &str = "/etc/fstab";
 
@@ -80,16 +83,6 @@ fn is_of(line: &str, path: &Path) -> bool {
     let source = fields.next().is_some_and(|source| !source.starts_with('#'));
     source
         && fields.next().is_some_and(|place| Path::new(&unescape(place)).components().eq(path.components()))
-}
-
-/// Whether anything is mounted just there.
-fn is_mounted(view: &View, path: &Path) -> Result<bool, Failure> {
-    let bytes = view.read(Path::new("/proc/self/mountinfo"))?.unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    Ok(text
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .any(|place| Path::new(&unescape(place)) == path))
 }
 
 impl MountParams {
@@ -205,7 +198,8 @@ impl Module for Mount {
 
     fn analyze(&self, params: &MountParams, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
         let (now, wanted) = params.tables(cx.view)?;
-        let is_mounted = is_mounted(cx.view, &params.path)?;
+        let tree = Tree::look(cx.view)?;
+        let is_mounted = !tree.at(&canonical(&params.path)).is_empty();
         let mounted = if params.absent { Some(false) } else { params.mounted };
         let mut changes = Vec::new();
         let there = cx.view.target(&params.path)?.is_some()
@@ -236,7 +230,8 @@ impl Module for Mount {
     fn apply(&self, params: &MountParams, cx: &Apply<'_>, _: &Analysis) -> Result<Applied, Failure> {
         let host = cx.host;
         let (now, wanted) = params.tables(host)?;
-        let before = is_mounted(host, &params.path)?;
+        let place = canonical(&params.path);
+        let before = !Tree::look(host)?.at(&place).is_empty();
         let mounted = if params.absent { Some(false) } else { params.mounted };
         let path = params.path.display().to_string();
         if mounted == Some(true) && host.target(&params.path)?.is_none() {
@@ -260,7 +255,7 @@ impl Module for Mount {
         if mounted == Some(true) && !before {
             run(host, Command::new("mount").args(["--", &path]))?;
         }
-        Ok(Applied::default().output("mounted", is_mounted(host, &params.path)?))
+        Ok(Applied::default().output("mounted", !Tree::look(host)?.at(&canonical(&params.path)).is_empty()))
     }
 }
 

@@ -9,6 +9,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("sysctl_is_set_now_and_kept", sysctl_is_set_now_and_kept),
     ("sysctl_that_the_kernel_refuses_is_not_kept", sysctl_that_the_kernel_refuses_is_not_kept),
     ("mount_comes_changes_and_goes", mount_comes_changes_and_goes),
+    ("mount_at_a_link_settles", mount_at_a_link_settles),
     ("mount_adds_a_line_of_its_own", mount_adds_a_line_of_its_own),
 ];
 
@@ -69,6 +70,22 @@ fn mount_comes_changes_and_goes() {
     assert_eq!(read("/etc/fstab"), table);
     state("mount", json!({"path": "/srv/a place", "absent": true})).converge();
     assert!(!read("/etc/fstab").contains("tmpfs"));
+}
+
+fn mount_at_a_link_settles() {
+    sh("mkdir -p /srv/real && ln -sfn /srv/real /srv/by-link");
+    let options = |size: &str| json!([format!("size={size}")]);
+    let wanted = |size: &str| {
+        let (path, fstype) = ("/srv/by-link", "tmpfs");
+        state("mount", json!({"path": path, "source": "tmpfs", "fstype": fstype, "options": options(size)}))
+    };
+    let count = || sh("grep -c ' /srv/real ' /proc/self/mountinfo || true");
+    assert_eq!(fields(&wanted("1m").converge()), ["fstab", "mounted"]);
+    assert_eq!(count(), "1");
+    wanted("2m").converge();
+    assert_eq!((count(), sh("findmnt -n -o SIZE /srv/real").trim()), ("1".into(), "2M"));
+    state("mount", json!({"path": "/srv/by-link", "absent": true})).converge();
+    assert_eq!(count(), "0");
 }
 
 fn mount_adds_a_line_of_its_own() {

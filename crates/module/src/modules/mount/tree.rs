@@ -1,0 +1,122 @@
+//! What is mounted where, as the kernel tells it.
+
+use std::path::{Path, PathBuf};
+
+use super::unescape;
+use crate::failure::Failure;
+use crate::host::View;
+
+const TOLD: &str = "/proc/self/mountinfo";
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Attached {
+    id: String,
+    /// The mount that this one is mounted on.
+    parent: String,
+    pub place: PathBuf,
+}
+
+impl Attached {
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split(' ');
+        let mut next = || fields.next().map(unescape);
+        let (id, parent, _device, _root) = (next()?, next()?, next()?, next()?);
+        Some(Self { id, parent, place: next()?.into() })
+    }
+}
+
+/// All mounts that this process can see.
+pub(super) struct Tree(Vec<Attached>);
+
+impl Tree {
+    pub fn look(view: &View) -> Result<Self, Failure> {
+        let bytes = view.read(Path::new(TOLD))?.unwrap_or_default();
+        Ok(Self::parse(&String::from_utf8_lossy(&bytes)))
+    }
+
+    fn parse(text: &str) -> Self {
+        Self(text.lines().filter_map(Attached::parse).collect())
+    }
+
+    /// What is mounted just there, the uppermost first. What lies hidden under a mount further up is not there.
+    pub fn at(&self, place: &Path) -> Vec<&Attached> {
+        self.way(place).into_iter().rev().take_while(|mount| mount.place == place).collect()
+    }
+
+    /// The mounts that one passes on the way to a path without links; the last one holds it.
+    fn way(&self, path: &Path) -> Vec<&Attached> {
+        let mut way: Vec<&Attached> = Vec::new();
+        let mut places: Vec<&Path> = path.ancestors().collect();
+        places.reverse();
+        for place in places {
+            // There may be several, one over the other.
+            let on = |below: Option<&Attached>| {
+                self.0.iter().find(|mount| mount.place == place && self.is_on(mount, below))
+            };
+            while let Some(mount) = on(way.last().copied()) {
+                way.push(mount);
+            }
+        }
+        way
+    }
+
+    fn is_on(&self, mount: &Attached, below: Option<&Attached>) -> bool {
+        match below {
+            Some(below) => mount.parent == below.id && mount.id != below.id,
+            // On what is out of sight: the first root, or all outside of a changed one.
+            None => mount.parent == mount.id || !self.0.iter().any(|other| other.id == mount.parent),
+        }
+    }
+}
+
+/// Where a path leads. What is not there yet is as it is written.
+pub(super) fn canonical(path: &Path) -> PathBuf {
+    for above in path.ancestors() {
+        let (Ok(real), Ok(rest)) = (std::fs::canonicalize(above), path.strip_prefix(above)) else { continue };
+        return real.join(rest).components().collect();
+    }
+    path.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_mounted_at_a_place_is_what_one_finds_there() {
+        let tree = Tree::parse(
+            "27 1 254:0 / / rw - ext4 /dev/vda rw\n\
+             30 27 0:30 / /srv rw shared:1 - tmpfs a rw\n\
+             33 31 0:33 / /srv rw - tmpfs c rw\n\
+             31 30 0:31 / /srv rw - tmpfs b rw\n\
+             40 27 0:40 / /mnt/below rw - tmpfs hidden rw\n\
+             41 27 0:41 / /mnt rw - tmpfs over rw\n\
+             50 41 0:50 / /mnt/my\\040data rw - tmpfs d rw\n",
+        );
+        let at = |place: &str| -> Vec<&str> {
+            tree.at(Path::new(place)).iter().map(|mount| mount.id.as_str()).collect()
+        };
+        assert_eq!(at("/srv"), ["33", "31", "30"]);
+        assert_eq!(at("/mnt/my data"), ["50"]);
+        assert_eq!(at("/"), ["27"]);
+        for nothing in ["/mnt/below", "/srv/x", "/mnt/my"] {
+            assert!(at(nothing).is_empty(), "{nothing}");
+        }
+        // In a root that is no mount itself.
+        let tree = Tree::parse("60 27 0:60 / /proc rw - proc proc rw\n61 60 0:61 / /proc rw - tmpfs x rw\n");
+        assert_eq!(tree.at(Path::new("/proc")).len(), 2);
+        // The kernel's first root is its own parent.
+        let tree = Tree::parse("1 1 0:2 / / rw - rootfs rootfs rw\n27 1 254:0 / / rw - ext4 /dev/vda rw\n");
+        assert_eq!(tree.at(Path::new("/")).len(), 2);
+    }
+
+    #[test]
+    fn a_path_leads_where_its_links_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let real = folder.path().canonicalize().unwrap();
+        std::fs::create_dir(real.join("there")).unwrap();
+        std::os::unix::fs::symlink("there", real.join("link")).unwrap();
+        assert_eq!(canonical(&real.join("link")), real.join("there"));
+        assert_eq!(canonical(&real.join("link/to/come")), real.join("there/to/come"));
+    }
+}
