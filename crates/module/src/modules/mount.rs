@@ -199,12 +199,13 @@ impl Module for Mount {
     fn analyze(&self, params: &MountParams, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
         let (now, wanted) = params.tables(cx.view)?;
         let tree = Tree::look(cx.view)?;
-        let is_mounted = !tree.at(&canonical(&params.path)).is_empty();
+        let there = tree.at(&canonical(&params.path));
+        let is_mounted = !there.is_empty();
         let mounted = if params.absent { Some(false) } else { params.mounted };
         let mut changes = Vec::new();
-        let there = cx.view.target(&params.path)?.is_some()
+        let is_place = cx.view.target(&params.path)?.is_some()
             || cx.forecast.get(&Resource::path(&params.path)).is_some();
-        if !there && mounted == Some(true) {
+        if !is_place && mounted == Some(true) {
             changes.push(Change::new(
                 "directory",
                 Datum::Absent,
@@ -218,7 +219,10 @@ impl Module for Mount {
             changes.push(Change::new("mounted", Datum::known(is_mounted), Datum::known(mounted)));
         }
         let changed = !changes.is_empty();
-        let analysis = Analysis::of(changes).output("mounted", mounted.unwrap_or(is_mounted));
+        let mut analysis = Analysis::of(changes).output("mounted", mounted.unwrap_or(is_mounted));
+        if mounted == Some(false) && there.len() > 1 {
+            analysis = analysis.reason(format!("{} are mounted there, one over the other", there.len()));
+        }
         // What is seen beneath it will be something else.
         Ok(if changed {
             analysis.predict(Resource::new("mount", params.path.display()), None)
@@ -231,15 +235,20 @@ impl Module for Mount {
         let host = cx.host;
         let (now, wanted) = params.tables(host)?;
         let place = canonical(&params.path);
-        let before = !Tree::look(host)?.at(&place).is_empty();
+        let depth = Tree::look(host)?.at(&place).len();
+        let before = depth > 0;
         let mounted = if params.absent { Some(false) } else { params.mounted };
         let path = params.path.display().to_string();
         if mounted == Some(true) && host.target(&params.path)?.is_none() {
             run(host, Command::new("mkdir").args(["-p", "--", &path]))?;
         }
         // Taken away by the old line, and mounted by the new one.
-        if mounted == Some(false) && before {
-            run(host, Command::new("umount").args(["--", &path]))?;
+        if mounted == Some(false) {
+            let place = place.display().to_string();
+            // Each shows the one that it was mounted over.
+            for _ in 0..depth {
+                run(host, Command::new("umount").args(["--", &place]))?;
+            }
         }
         if now != wanted {
             if mounted == Some(true) && before {

@@ -10,6 +10,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("sysctl_that_the_kernel_refuses_is_not_kept", sysctl_that_the_kernel_refuses_is_not_kept),
     ("mount_comes_changes_and_goes", mount_comes_changes_and_goes),
     ("mount_at_a_link_settles", mount_at_a_link_settles),
+    ("mount_goes_with_all_that_is_over_it", mount_goes_with_all_that_is_over_it),
     ("mount_adds_a_line_of_its_own", mount_adds_a_line_of_its_own),
 ];
 
@@ -86,6 +87,12 @@ fn mount_at_a_link_settles() {
     assert_eq!((count(), sh("findmnt -n -o SIZE /srv/real").trim()), ("1".into(), "2M"));
     state("mount", json!({"path": "/srv/by-link", "absent": true})).converge();
     assert_eq!(count(), "0");
+}
+
+fn mount_goes_with_all_that_is_over_it() {
+    sh("mkdir -p /srv/deep && for i in 1 2 3; do mount -t tmpfs tmpfs /srv/deep; done");
+    assert_eq!(fields(&state("mount", json!({"path": "/srv/deep", "absent": true})).converge()), ["mounted"]);
+    assert!(!read("/proc/self/mountinfo").contains("/srv/deep"));
 }
 
 fn mount_adds_a_line_of_its_own() {
