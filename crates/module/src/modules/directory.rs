@@ -252,7 +252,10 @@ fn inside(p: &Params, cx: &Analyze<'_>, changes: &mut Vec<Change>) -> Sight<()> 
 }
 
 /// Directories above that are missing, the outermost first.
-fn missing_above<E>(path: &Path, exists: &dyn Fn(&Path) -> Result<bool, E>) -> Result<Vec<PathBuf>, E> {
+pub(super) fn missing_above<E>(
+    path: &Path,
+    exists: &dyn Fn(&Path) -> Result<bool, E>,
+) -> Result<Vec<PathBuf>, E> {
     let mut missing = Vec::new();
     for above in path.ancestors().skip(1) {
         if exists(above)? {

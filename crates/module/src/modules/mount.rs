@@ -8,12 +8,14 @@ use mainstay_core::state::plan::{Change, Datum};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::directory::missing_above;
 use crate::failure::Failure;
 use crate::field::HostPath;
 use crate::forecast::Resource;
 use crate::format::MountOption;
 use crate::host::{Command, Host, Ownership, View};
 use crate::module::{About, Analysis, Analyze, Applied, Apply, Module};
+use crate::standing::{Sight, Standing, Thing, conclude, field};
 use tree::{Tree, canonical};
 
 const TABLE: &str = "/etc/fstab";
@@ -23,7 +25,7 @@ pub struct Mount;
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MountParams {
-    /// Where it is mounted. The directory is made if there is none.
+    /// Where it is mounted. The directory is made if there is none, and those above it.
     path: HostPath,
     /// What is mounted: a device, `UUID=…`, `LABEL=…`, `host:/path`, or a word for a file system without a device.
     #[schemars(extend("format" = "fstab-field"))]
@@ -135,6 +137,68 @@ impl MountParams {
         table
     }
 
+    /// Whether what is mounted by this table has other options than it shall have.
+    fn is_remount(&self, table: &str) -> bool {
+        let options = |line: &str| line.split_whitespace().nth(3).map(unescape);
+        let line = table.lines().find(|line| is_of(line, &self.path));
+        line.and_then(options) != Some(self.options())
+    }
+
+    fn foresee(&self, cx: &Analyze<'_>) -> Sight<Analysis> {
+        let (now, wanted) = self.tables(cx.view)?;
+        let tree = Tree::look(cx.view)?;
+        let place = canonical(&self.path);
+        let there = tree.at(&place);
+        let is_mounted = !there.is_empty();
+        let mounted = if self.absent { Some(false) } else { self.mounted };
+        let mut changes = Vec::new();
+        let mut made = Vec::new();
+        let exists = |path: &Path| -> Sight<bool> { Ok(Standing::through(cx, path)?.exists()) };
+        if mounted == Some(true) && !exists(&self.path)? {
+            made = missing_above(&self.path, &exists)?;
+            for above in &made {
+                let name = field("exists", &above.to_string_lossy());
+                changes.push(Change::new(name, Datum::Absent, Datum::known("directory")));
+            }
+            changes.push(Change::new(
+                "directory",
+                Datum::Absent,
+                Datum::known(self.path.display().to_string()),
+            ));
+        }
+        if now != wanted {
+            changes.push(Change::new("fstab", self.lines(&now), self.lines(&wanted)));
+        }
+        if let Some(top) = there.first().filter(|_| mounted == Some(true) && self.is_remount(&now)) {
+            let (before, after) = (top.all_options(), self.options());
+            if before != after {
+                changes.push(Change::new("options", Datum::known(before), Datum::known(after)));
+            }
+        }
+        if let Some(mounted) = mounted.filter(|mounted| *mounted != is_mounted) {
+            changes.push(Change::new("mounted", Datum::known(is_mounted), Datum::known(mounted)));
+        }
+        let changed = !changes.is_empty();
+        let mut analysis = Analysis::of(changes).output("mounted", mounted.unwrap_or(is_mounted));
+        if mounted == Some(false) && there.len() > 1 {
+            analysis = analysis.reason(format!("{} are mounted there, one over the other", there.len()));
+        }
+        if analysis.lists("directory") {
+            for above in made {
+                let thing = Thing { kind: "directory", ..Thing::default() };
+                analysis = analysis.predict(Resource::path(&above), Some(thing.value()));
+            }
+            let thing = Thing { kind: "directory", inside_unknown: true, ..Thing::default() };
+            analysis = analysis.predict(Resource::path(&self.path), Some(thing.value()));
+        }
+        // What is seen beneath it will be something else.
+        Ok(if changed {
+            analysis.predict(Resource::new("mount", self.path.display()), None)
+        } else {
+            analysis
+        })
+    }
+
     fn lines(&self, table: &str) -> Datum {
         let lines: Vec<&str> = table.lines().filter(|line| is_of(line, &self.path)).collect();
         if lines.is_empty() { Datum::Absent } else { Datum::known(lines.join("\n")) }
@@ -197,41 +261,10 @@ impl Module for Mount {
     }
 
     fn analyze(&self, params: &MountParams, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
-        let (now, wanted) = params.tables(cx.view)?;
-        let tree = Tree::look(cx.view)?;
-        let there = tree.at(&canonical(&params.path));
-        let is_mounted = !there.is_empty();
-        let mounted = if params.absent { Some(false) } else { params.mounted };
-        let mut changes = Vec::new();
-        let is_place = cx.view.target(&params.path)?.is_some()
-            || cx.forecast.get(&Resource::path(&params.path)).is_some();
-        if !is_place && mounted == Some(true) {
-            changes.push(Change::new(
-                "directory",
-                Datum::Absent,
-                Datum::known(params.path.display().to_string()),
-            ));
-        }
-        if now != wanted {
-            changes.push(Change::new("fstab", params.lines(&now), params.lines(&wanted)));
-        }
-        if let Some(mounted) = mounted.filter(|mounted| *mounted != is_mounted) {
-            changes.push(Change::new("mounted", Datum::known(is_mounted), Datum::known(mounted)));
-        }
-        let changed = !changes.is_empty();
-        let mut analysis = Analysis::of(changes).output("mounted", mounted.unwrap_or(is_mounted));
-        if mounted == Some(false) && there.len() > 1 {
-            analysis = analysis.reason(format!("{} are mounted there, one over the other", there.len()));
-        }
-        // What is seen beneath it will be something else.
-        Ok(if changed {
-            analysis.predict(Resource::new("mount", params.path.display()), None)
-        } else {
-            analysis
-        })
+        conclude(&params.path, params.foresee(cx))
     }
 
-    fn apply(&self, params: &MountParams, cx: &Apply<'_>, _: &Analysis) -> Result<Applied, Failure> {
+    fn apply(&self, params: &MountParams, cx: &Apply<'_>, analysis: &Analysis) -> Result<Applied, Failure> {
         let host = cx.host;
         let (now, wanted) = params.tables(host)?;
         let place = canonical(&params.path);
@@ -250,14 +283,14 @@ impl Module for Mount {
                 run(host, Command::new("umount").args(["--", &place]))?;
             }
         }
+        if analysis.lists("options") {
+            // Before the table tells of it: what fails or is cut off here still has to be done, and shows as that. With the
+            // source given, no option of the old line counts. Another source needs another state first.
+            let options = format!("remount,{}", params.options());
+            let source = params.source.as_deref().unwrap_or_default();
+            run(host, Command::new("mount").args(["-o", &options, "--", source, &path]))?;
+        }
         if now != wanted {
-            if mounted == Some(true) && before {
-                // Before the table tells of it: what fails or is cut off here still has to be done, and shows as that. With the
-                // source given, no option of the old line counts. Another source needs another state first.
-                let options = format!("remount,{}", params.options());
-                let source = params.source.as_deref().unwrap_or_default();
-                run(host, Command::new("mount").args(["-o", &options, "--", source, &path]))?;
-            }
             host.write(Path::new(TABLE), wanted.as_bytes(), Ownership::default())?;
             reload_units(host)?;
         }

@@ -1,6 +1,8 @@
 //! `sysctl`, in the network namespace of the scratch root, and `mount`.
 
-use mainstay_module::forecast::Forecast;
+use std::path::Path;
+
+use mainstay_module::forecast::{Forecast, Resource};
 use serde_json::json;
 
 use crate::world::{fields, read, sh, state, write};
@@ -11,6 +13,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("mount_comes_changes_and_goes", mount_comes_changes_and_goes),
     ("mount_at_a_link_settles", mount_at_a_link_settles),
     ("mount_goes_with_all_that_is_over_it", mount_goes_with_all_that_is_over_it),
+    ("mount_lists_what_it_makes", mount_lists_what_it_makes),
     ("mount_adds_a_line_of_its_own", mount_adds_a_line_of_its_own),
 ];
 
@@ -53,13 +56,13 @@ fn mount_comes_changes_and_goes() {
     let size = || sh("findmnt -n -o SIZE '/srv/a place'").trim().to_owned();
     assert_eq!(fields(&tmpfs("1m", true).converge()), ["directory", "fstab", "mounted"]);
     assert_eq!(size(), "1M");
-    assert_eq!(fields(&tmpfs("2m", true).converge()), ["fstab"]);
+    assert_eq!(fields(&tmpfs("2m", true).converge()), ["fstab", "options"]);
     assert_eq!(size(), "2M");
     // What the kernel does not take is still to be done afterwards, and the old line stands.
     let table = read("/etc/fstab");
     for _ in 0..2 {
         let analysis = tmpfs("bogus", true).analyze();
-        assert_eq!(fields(&analysis), ["fstab"]);
+        assert_eq!(fields(&analysis), ["fstab", "options"]);
         let failure = tmpfs("bogus", true).try_apply(&analysis).unwrap_err();
         assert!(failure.call.contains("remount,size=bogus"), "{failure}");
         assert_eq!(read("/etc/fstab"), table);
@@ -93,6 +96,27 @@ fn mount_goes_with_all_that_is_over_it() {
     sh("mkdir -p /srv/deep && for i in 1 2 3; do mount -t tmpfs tmpfs /srv/deep; done");
     assert_eq!(fields(&state("mount", json!({"path": "/srv/deep", "absent": true})).converge()), ["mounted"]);
     assert!(!read("/proc/self/mountinfo").contains("/srv/deep"));
+}
+
+fn mount_lists_what_it_makes() {
+    let wanted = json!({"path": "/srv/one/two/three", "source": "tmpfs", "fstype": "tmpfs"});
+    assert_eq!(
+        fields(&state("mount", wanted).converge()),
+        ["exists of /srv/one", "exists of /srv/one/two", "directory", "fstab", "mounted"]
+    );
+    let mut forecast = Forecast::default();
+    forecast.predict(
+        Resource::path(Path::new("/srv/four")),
+        "maker".into(),
+        Some(json!({"kind": "directory"})),
+    );
+    let below = json!({"path": "/srv/four/five/six", "source": "tmpfs", "fstype": "tmpfs"});
+    let planned = state("mount", below).foresee(&forecast).unwrap();
+    assert_eq!(fields(&planned), ["exists of /srv/four/five", "directory", "fstab", "mounted"]);
+    // The line alone is no reason to mount it anew.
+    let line = json!({"path": "/srv/one/two/three", "source": "tmpfs", "fstype": "tmpfs", "pass": 1});
+    assert_eq!(fields(&state("mount", line).converge()), ["fstab"]);
+    state("mount", json!({"path": "/srv/one/two/three", "absent": true})).converge();
 }
 
 fn mount_adds_a_line_of_its_own() {

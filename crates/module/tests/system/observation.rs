@@ -1,5 +1,7 @@
 //! The machine as its own tools tell it, by the names that a module's changes have.
 
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
 use crate::comparison::Observation;
@@ -51,6 +53,13 @@ fn file(field: &'static str, path: &str) -> Observation {
     bytes.map(|bytes| list([(field, mainstay_module::content::describe(&bytes).into())])).unwrap_or_default()
 }
 
+fn directory(path: &str) -> Observation {
+    match says(&format!("test -d '{path}'")) {
+        true => [(format!("exists of {path}"), json!("directory"))].into(),
+        false => Observation::new(),
+    }
+}
+
 fn user(name: &str) -> Observation {
     let entry = line(&format!("getent passwd {name}"));
     let [_, _, uid, gid, comment, home, shell] = entry.split(':').collect::<Vec<_>>()[..] else {
@@ -96,6 +105,7 @@ fn mount(path: &str) -> Observation {
     if says(&format!("test -d '{path}'")) {
         seen.insert("directory".into(), json!(path));
     }
+    Path::new(path).ancestors().skip(1).for_each(|above| seen.extend(directory(&above.to_string_lossy())));
     let written = path.replace(' ', "\\\\040");
     let lines = line(&format!("awk '$2 == \"{written}\"' /etc/fstab"));
     if !lines.is_empty() {

@@ -90,11 +90,10 @@ impl State {
             assert_eq!(applied.outputs.get(name), Some(value), "the output {name} was planned otherwise");
         }
         let seen = self.observe();
-        compare(
-            &planned.changes.iter().map(|change| named(change, &seen)).collect::<Vec<_>>(),
-            &before,
-            &seen,
-        );
+        // The kernel has words of its own for the options of what is mounted: tests look at what they do.
+        let leaves_traces = |change: &&Change| self.module != "mount" || change.field != "options";
+        let changes = planned.changes.iter().filter(leaves_traces).map(|change| named(change, &seen));
+        compare(&changes.collect::<Vec<_>>(), &before, &seen);
         let after = self.analyze();
         assert_eq!(self.observe(), seen, "analyze changed something");
         assert_eq!(after.step, StepWord::Unchanged, "still wanted: {:?}", after.changes);

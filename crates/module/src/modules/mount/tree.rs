@@ -14,6 +14,10 @@ pub(super) struct Attached {
     /// The mount that this one is mounted on.
     parent: String,
     pub place: PathBuf,
+    /// Those of the mount itself.
+    options: String,
+    /// Those of the file system, however often it is mounted.
+    super_options: String,
 }
 
 impl Attached {
@@ -21,7 +25,21 @@ impl Attached {
         let mut fields = line.split(' ');
         let mut next = || fields.next().map(unescape);
         let (id, parent, _device, _root) = (next()?, next()?, next()?, next()?);
-        Some(Self { id, parent, place: next()?.into() })
+        let (place, options) = (next()?.into(), next()?);
+        let mut fields = fields.skip_while(|field| *field != "-").skip(1).map(unescape);
+        let (_fstype, _source, super_options) = (fields.next()?, fields.next()?, fields.next()?);
+        Some(Self { id, parent, place, options, super_options })
+    }
+
+    /// All options that are in force, each once.
+    pub fn all_options(&self) -> String {
+        let mut all: Vec<&str> = Vec::new();
+        for option in self.options.split(',').chain(self.super_options.split(',')) {
+            if !all.contains(&option) {
+                all.push(option);
+            }
+        }
+        all.join(",")
     }
 }
 
@@ -90,7 +108,7 @@ mod tests {
              33 31 0:33 / /srv rw - tmpfs c rw\n\
              31 30 0:31 / /srv rw - tmpfs b rw\n\
              40 27 0:40 / /mnt/below rw - tmpfs hidden rw\n\
-             41 27 0:41 / /mnt rw - tmpfs over rw\n\
+             41 27 0:41 / /mnt rw,nosuid shared:1 master:2 - tmpfs over rw,size=1k\n\
              50 41 0:50 / /mnt/my\\040data rw - tmpfs d rw\n",
         );
         let at = |place: &str| -> Vec<&str> {
@@ -102,6 +120,7 @@ mod tests {
         for nothing in ["/mnt/below", "/srv/x", "/mnt/my"] {
             assert!(at(nothing).is_empty(), "{nothing}");
         }
+        assert_eq!(tree.at(Path::new("/mnt"))[0].all_options(), "rw,nosuid,size=1k");
         // In a root that is no mount itself.
         let tree = Tree::parse("60 27 0:60 / /proc rw - proc proc rw\n61 60 0:61 / /proc rw - tmpfs x rw\n");
         assert_eq!(tree.at(Path::new("/proc")).len(), 2);
