@@ -1,5 +1,6 @@
 //! `mount`: a file system at its place, and its line in `/etc/fstab`.
 
+mod declared;
 mod tree;
 
 use std::path::Path;
@@ -15,10 +16,15 @@ use crate::forecast::Resource;
 use crate::format::MountOption;
 use crate::host::{Command, Host, Ownership, View};
 use crate::module::{About, Analysis, Analyze, Applied, Apply, Module};
-use crate::standing::{Sight, Standing, Thing, conclude, field};
+use crate::standing::{Hindrance, Sight, Standing, Thing, conclude, field};
+use declared::Declared;
 use tree::{Tree, canonical};
 
 const TABLE: &str = "/etc/fstab";
+
+/// What to do where something else is mounted. It may be in use, or hold what nobody else has.
+const OTHER: &str =
+    "nothing is taken away to make room: unmount it, or have it unmounted by `mounted: false` first";
 
 pub struct Mount;
 
@@ -42,7 +48,8 @@ pub struct MountParams {
     /// In which pass it is checked when the machine starts, the sixth field; 0 is never.
     #[serde(default)]
     pass: u8,
-    /// Whether it is mounted now. `null` leaves that as it is.
+    /// Whether it is mounted now. `null` leaves that as it is. Something else that is mounted there is an error, and with
+    /// `false` it is unmounted.
     #[serde(default = "mounted")]
     mounted: Option<bool>,
     /// It must neither be mounted nor stand in the table.
@@ -91,6 +98,14 @@ impl MountParams {
     fn options(&self) -> String {
         let options = self.options.as_ref().filter(|options| !options.is_empty());
         options.map_or_else(|| "defaults".into(), |options| options.join(","))
+    }
+
+    fn declared(&self) -> Declared<'_> {
+        Declared {
+            source: self.source.as_deref().unwrap_or_default(),
+            fstype: self.fstype.as_deref().unwrap_or_default(),
+            options: self.options.as_deref().unwrap_or_default(),
+        }
     }
 
     fn line(&self) -> String {
@@ -151,6 +166,15 @@ impl MountParams {
         let there = tree.at(&place);
         let is_mounted = !there.is_empty();
         let mounted = if self.absent { Some(false) } else { self.mounted };
+        if let Some(top) = there.first().filter(|_| mounted == Some(true))
+            && !self.declared().is_at(cx.view, &tree, &place)?
+        {
+            if let Some(until) = cx.forecast.opaque() {
+                return Err(Hindrance::Later(until.clone()));
+            }
+            let words = format!("mounted there is {top}, not {}", self.declared());
+            return Err(Failure::on("plan mount", &self.path, words).hint(OTHER).into());
+        }
         let mut changes = Vec::new();
         let mut made = Vec::new();
         let exists = |path: &Path| -> Sight<bool> { Ok(Standing::through(cx, path)?.exists()) };
@@ -285,7 +309,7 @@ impl Module for Mount {
         }
         if analysis.lists("options") {
             // Before the table tells of it: what fails or is cut off here still has to be done, and shows as that. With the
-            // source given, no option of the old line counts. Another source needs another state first.
+            // source given, no option of the old line counts.
             let options = format!("remount,{}", params.options());
             let source = params.source.as_deref().unwrap_or_default();
             run(host, Command::new("mount").args(["-o", &options, "--", source, &path]))?;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use mainstay_core::state::StepWord;
 use mainstay_module::forecast::{Forecast, Resource};
 use serde_json::json;
 
@@ -15,6 +16,8 @@ pub const TESTS: &[(&str, fn())] = &[
     ("mount_goes_with_all_that_is_over_it", mount_goes_with_all_that_is_over_it),
     ("mount_lists_what_it_makes", mount_lists_what_it_makes),
     ("mount_adds_a_line_of_its_own", mount_adds_a_line_of_its_own),
+    ("mount_tells_something_else_apart", mount_tells_something_else_apart),
+    ("mount_knows_a_device_by_all_its_names", mount_knows_a_device_by_all_its_names),
 ];
 
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
@@ -132,4 +135,108 @@ fn mount_adds_a_line_of_its_own() {
         "tmpfs /srv/first tmpfs defaults 0 0\ntmpfs /srv/second tmpfs defaults 0 0\n"
     );
     write("/etc/fstab", &kept);
+}
+
+fn mount_tells_something_else_apart() {
+    let wanted = |path: &str, source: &str, fstype: &str, options: &[&str]| {
+        state("mount", json!({"path": path, "source": source, "fstype": fstype, "options": options}))
+    };
+    let refused = |path: &str, source: &str, fstype: &str, options: &[&str], there: &str| {
+        let failure = wanted(path, source, fstype, options).foresee(&Forecast::default()).unwrap_err();
+        assert!(failure.to_string().contains(there), "{failure}");
+    };
+    sh("mkdir -p /srv/at /srv/source/inside /srv/other && ln -sfn source /srv/link-to-source");
+    let bind = |source: &str| wanted("/srv/at", source, "none", &["bind"]);
+    sh("mount -t tmpfs some-word /srv/at");
+    refused("/srv/at", "/srv/source", "none", &["bind"], "tmpfs from some-word");
+    refused("/srv/at", "/dev/no-such-disk", "ext4", &[], "tmpfs from some-word");
+    refused("/srv/at", "host:/export", "nfs", &[], "tmpfs from some-word");
+    refused("/srv/at", "ramfs", "ramfs", &[], "tmpfs from some-word");
+    assert_eq!(fields(&wanted("/srv/at", "other-word", "tmpfs", &[]).analyze()), ["fstab", "options"]);
+    assert_eq!(fields(&wanted("/srv/at", "other-word", "auto", &[]).analyze()), ["fstab", "options"]);
+    // What may do anything before may also unmount it.
+    let mut forecast = Forecast::default();
+    forecast.note_opaque("earlier".into());
+    assert_eq!(bind("/srv/source").foresee(&forecast).unwrap().step, StepWord::Conditional);
+    // What is not to be mounted there goes, whatever it is.
+    state("mount", json!({"path": "/srv/at", "absent": true})).converge();
+
+    bind("/srv/link-to-source/inside").converge();
+    let again = bind("/srv/source/inside").analyze();
+    assert!(!again.lists("mounted"), "{:?}", again.changes);
+    refused("/srv/at", "/srv/source", "none", &["bind"], "/srv/source/inside");
+    refused("/srv/at", "/srv/other", "none", &["bind"], "/srv/source/inside");
+    refused("/srv/at", "tmpfs", "tmpfs", &[], "/srv/source/inside");
+    state("mount", json!({"path": "/srv/at", "absent": true})).converge();
+
+    // Onto itself, and out of what it covers.
+    wanted("/srv/source", "/srv/source", "none", &["bind"]).converge();
+    state("mount", json!({"path": "/srv/source", "absent": true})).converge();
+    wanted("/srv/source", "/srv/source/inside", "none", &["bind"]).converge();
+    state("mount", json!({"path": "/srv/source", "absent": true})).converge();
+
+    sh("mount -t tmpfs tmpfs /srv/other && mkdir /srv/other/l /srv/other/u /srv/other/w");
+    let parts = ["lowerdir=/srv/other/l", "upperdir=/srv/other/u", "workdir=/srv/other/w"];
+    wanted("/srv/at", "any-word", "overlay", &parts).converge();
+    state("mount", json!({"path": "/srv/at", "absent": true})).converge();
+    sh("umount /srv/other");
+}
+
+fn mount_knows_a_device_by_all_its_names() {
+    let uuid = "b2c5a2ea-6d4d-4c1c-9a0b-6a5e3c1f0d11";
+    sh("mkdir -p /srv/disk /srv/elsewhere && truncate -s 8M /srv/disk.img");
+    sh(&format!("mkfs.ext4 -q -L 'scratch disk' -U {uuid} /srv/disk.img"));
+    // Loop devices belong to the whole machine, and it may keep them from a scratch root.
+    let loops = "mknod /dev/loop-control c 10 237 2>/dev/null; for i in 0 1 2 3 4 5 6 7; do \
+         test -b /dev/loop$i || mknod /dev/loop$i b 7 $i; done; \
+         mount -o loop /srv/disk.img /srv/disk 2>&1 && umount /srv/disk && echo can || true";
+    if sh(loops).lines().last() != Some("can") {
+        println!("skipped: mount_knows_a_device_by_all_its_names: {}", sh(loops));
+        return;
+    }
+    let wanted = |source: &str, fstype: &str, options: &[&str]| {
+        state("mount", json!({"path": "/srv/disk", "source": source, "fstype": fstype, "options": options}))
+    };
+    let is_same = |source: &str, fstype: &str| {
+        let planned = wanted(source, fstype, &["loop"]).analyze();
+        assert!(!planned.lists("mounted"), "{:?}", planned.changes);
+    };
+    let refused = |source: &str, fstype: &str, there: &str| {
+        let failure = wanted(source, fstype, &[]).foresee(&Forecast::default()).unwrap_err();
+        assert!(failure.to_string().contains(there), "{failure}");
+    };
+    wanted("/srv/disk.img", "ext4", &["loop"]).converge();
+    let device = sh("findmnt -n -o SOURCE /srv/disk").trim().to_owned();
+    let other = if device == "/dev/loop6" { "/dev/loop5" } else { "/dev/loop6" };
+    let there = format!("ext4 from {device}");
+    sh(&format!(
+        "mkdir -p /dev/disk/by-label /dev/mapper && ln -sfn ../../{} '/dev/disk/by-label/scratch\\x20disk' \
+         && ln -sfn {device} /dev/mapper/scratch && cp /srv/disk.img /srv/copy.img \
+         && ln -sfn disk.img /srv/link.img && mknod /dev/second b 7 {}",
+        device.trim_start_matches("/dev/"),
+        device.trim_start_matches("/dev/loop"),
+    ));
+    is_same(&device, "ext4");
+    is_same("LABEL=scratch disk", "ext4");
+    is_same("LABEL=\"scratch disk\"", "auto");
+    is_same("/dev/mapper/scratch", "ext4");
+    is_same("/dev/second", "xfs,ext4");
+    is_same("/srv/link.img", "ext4");
+    // There is no link for it; the device itself says so.
+    is_same(&format!("UUID={uuid}"), "ext4");
+    refused(other, "ext4", &there);
+    refused(&device, "xfs", &there);
+    refused("LABEL=no-such-disk", "ext4", &there);
+    refused("UUID=b2c5a2ea-6d4d-4c1c-9a0b-000000000000", "ext4", &there);
+    refused("/srv/copy.img", "ext4", &there);
+    refused("/dev/no-such-disk", "ext4", &there);
+    state("mount", json!({"path": "/srv/disk", "absent": true})).converge();
+    // A part of it is something else.
+    sh("mount -o loop /srv/disk.img /srv/elsewhere && mount --bind /srv/elsewhere/lost+found /srv/disk");
+    refused("LABEL=scratch disk", "ext4", "/lost+found");
+    let planned = wanted("/srv/elsewhere/lost+found", "none", &["bind"]).analyze();
+    assert!(!planned.lists("mounted"), "{:?}", planned.changes);
+    refused("/srv/elsewhere", "none", "/lost+found");
+    state("mount", json!({"path": "/srv/disk", "absent": true})).converge();
+    sh("umount /srv/elsewhere && rm -r /dev/disk /dev/mapper /dev/second");
 }

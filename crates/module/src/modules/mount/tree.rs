@@ -13,22 +13,36 @@ pub(super) struct Attached {
     id: String,
     /// The mount that this one is mounted on.
     parent: String,
+    /// The file system's major and minor number. The first is 0 for one without a device.
+    pub device: String,
+    /// Which part of the file system is mounted.
+    pub root: PathBuf,
     pub place: PathBuf,
     /// Those of the mount itself.
     options: String,
     /// Those of the file system, however often it is mounted.
     super_options: String,
+    pub fstype: String,
+    pub source: String,
 }
 
 impl Attached {
     fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split(' ');
         let mut next = || fields.next().map(unescape);
-        let (id, parent, _device, _root) = (next()?, next()?, next()?, next()?);
+        let (id, parent, device, root) = (next()?, next()?, next()?, next()?.into());
         let (place, options) = (next()?.into(), next()?);
         let mut fields = fields.skip_while(|field| *field != "-").skip(1).map(unescape);
-        let (_fstype, _source, super_options) = (fields.next()?, fields.next()?, fields.next()?);
-        Some(Self { id, parent, place, options, super_options })
+        let (fstype, source, super_options) = (fields.next()?, fields.next()?, fields.next()?);
+        Some(Self { id, parent, device, root, place, options, super_options, fstype, source })
+    }
+
+    pub fn is_of_device(&self) -> bool {
+        !self.device.starts_with("0:")
+    }
+
+    pub fn super_option(&self, name: &str) -> Option<&str> {
+        self.super_options.split(',').find_map(|option| option.strip_prefix(name)?.strip_prefix('='))
     }
 
     /// All options that are in force, each once.
@@ -43,6 +57,16 @@ impl Attached {
     }
 }
 
+impl std::fmt::Display for Attached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} from {}", self.fstype, self.source)?;
+        match self.root == Path::new("/") {
+            true => Ok(()),
+            false => write!(f, ", of it {}", self.root.display()),
+        }
+    }
+}
+
 /// All mounts that this process can see.
 pub(super) struct Tree(Vec<Attached>);
 
@@ -52,24 +76,30 @@ impl Tree {
         Ok(Self::parse(&String::from_utf8_lossy(&bytes)))
     }
 
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         Self(text.lines().filter_map(Attached::parse).collect())
     }
 
     /// What is mounted just there, the uppermost first. What lies hidden under a mount further up is not there.
     pub fn at(&self, place: &Path) -> Vec<&Attached> {
-        self.way(place).into_iter().rev().take_while(|mount| mount.place == place).collect()
+        self.way(place, &[]).into_iter().rev().take_while(|mount| mount.place == place).collect()
     }
 
-    /// The mounts that one passes on the way to a path without links; the last one holds it.
-    fn way(&self, path: &Path) -> Vec<&Attached> {
+    /// The mount that would hold a path without links if some others were not there.
+    pub fn holder(&self, path: &Path, without: &[&Attached]) -> Option<&Attached> {
+        self.way(path, without).pop()
+    }
+
+    /// The mounts that one passes on the way to a path without links.
+    fn way(&self, path: &Path, without: &[&Attached]) -> Vec<&Attached> {
         let mut way: Vec<&Attached> = Vec::new();
         let mut places: Vec<&Path> = path.ancestors().collect();
         places.reverse();
         for place in places {
             // There may be several, one over the other.
             let on = |below: Option<&Attached>| {
-                self.0.iter().find(|mount| mount.place == place && self.is_on(mount, below))
+                let is_next = |mount: &&Attached| mount.place == place && self.is_on(mount, below);
+                self.0.iter().filter(is_next).find(|mount| !without.contains(mount))
             };
             while let Some(mount) = on(way.last().copied()) {
                 way.push(mount);
