@@ -1,14 +1,18 @@
 //! `sysctl`: a setting of the running kernel, and the file that gives it at the next start.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mainstay_core::state::plan::{Change, Datum};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::failure::Failure;
+use crate::forecast::Resource;
 use crate::host::{Host, Ownership, View};
 use crate::module::{About, Analysis, Analyze, Applied, Apply, Module};
+use crate::standing::{Hindrance, Sight, Standing, Thing, conclude, field};
+
+const DIRECTORY: &str = "/etc/sysctl.d";
 
 pub struct Sysctl;
 
@@ -89,7 +93,7 @@ impl SysctlParams {
     }
 
     fn file(&self) -> PathBuf {
-        format!("/etc/sysctl.d/90-{}.conf", self.key().replace('/', "-")).into()
+        format!("{DIRECTORY}/90-{}.conf", self.key().replace('/', "-")).into()
     }
 
     fn line(&self, value: &SettingValue) -> String {
@@ -98,6 +102,47 @@ impl SysctlParams {
 
     fn now(&self, view: &View) -> Result<Option<String>, Failure> {
         Ok(view.read(&self.live())?.map(|bytes| normal(&String::from_utf8_lossy(&bytes))))
+    }
+
+    fn foresee(&self, cx: &Analyze<'_>) -> Sight<Analysis> {
+        let persisted = self.persisted(cx.view)?;
+        let Some(value) = &self.value else {
+            let gone = persisted.map(|line| Change::new("persist", Datum::known(line.trim()), Datum::Absent));
+            return Ok(Analysis::of(gone.into_iter().collect()));
+        };
+        let wanted = normal(&value.to_string());
+        let Some(now) = self.now(cx.view)? else {
+            if let Some(until) = cx.forecast.opaque() {
+                return Err(Hindrance::Later(until.clone()));
+            }
+            let failure =
+                Failure::new(format!("plan sysctl {}", self.name), "the kernel has no such setting");
+            return Err(failure.hint("a kernel module that is not loaded may bring it").into());
+        };
+        let mut changes = Vec::new();
+        let mut makes_directory = false;
+        if now != wanted {
+            changes.push(Change::new("value", Datum::known(now), Datum::known(wanted.clone())));
+        }
+        let line = self.line(value);
+        if self.persist && persisted.as_ref() != Some(&line) {
+            makes_directory = !Standing::through(cx, Path::new(DIRECTORY))?.exists();
+            if makes_directory {
+                changes.push(Change::new(
+                    field("exists", DIRECTORY),
+                    Datum::Absent,
+                    Datum::known("directory"),
+                ));
+            }
+            let before = persisted.map_or(Datum::Absent, |line| Datum::known(line.trim()));
+            changes.push(Change::new("persist", before, Datum::known(line.trim())));
+        }
+        let mut analysis = Analysis::of(changes).output("value", wanted);
+        if makes_directory {
+            let thing = Thing { kind: "directory", ..Thing::default() };
+            analysis = analysis.predict(Resource::path(Path::new(DIRECTORY)), Some(thing.value()));
+        }
+        Ok(analysis)
     }
 
     fn persisted(&self, view: &View) -> Result<Option<String>, Failure> {
@@ -139,34 +184,7 @@ vm.swappiness:
     }
 
     fn analyze(&self, params: &SysctlParams, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
-        let persisted = params.persisted(cx.view)?;
-        let Some(value) = &params.value else {
-            let gone = persisted.map(|line| Change::new("persist", Datum::known(line.trim()), Datum::Absent));
-            return Ok(Analysis::of(gone.into_iter().collect()));
-        };
-        let wanted = normal(&value.to_string());
-        let Some(now) = params.now(cx.view)? else {
-            return match cx.forecast.opaque() {
-                Some(until) => Ok(Analysis::conditional(until)),
-                None => {
-                    let failure = Failure::new(
-                        format!("plan sysctl {}", params.name),
-                        "the kernel has no such setting",
-                    );
-                    Err(failure.hint("a kernel module that is not loaded may bring it"))
-                }
-            };
-        };
-        let mut changes = Vec::new();
-        if now != wanted {
-            changes.push(Change::new("value", Datum::known(now), Datum::known(wanted.clone())));
-        }
-        let line = params.line(value);
-        if params.persist && persisted.as_ref() != Some(&line) {
-            let before = persisted.map_or(Datum::Absent, |line| Datum::known(line.trim()));
-            changes.push(Change::new("persist", before, Datum::known(line.trim())));
-        }
-        Ok(Analysis::of(changes).output("value", wanted))
+        conclude(&params.file(), params.foresee(cx))
     }
 
     fn apply(&self, params: &SysctlParams, cx: &Apply<'_>, _: &Analysis) -> Result<Applied, Failure> {
@@ -184,7 +202,7 @@ vm.swappiness:
         }
         let line = params.line(value);
         if params.persist && persisted.as_ref() != Some(&line) {
-            make_directory(cx.host, &params.file())?;
+            make_directory(cx.host)?;
             cx.host.write(
                 &params.file(),
                 line.as_bytes(),
@@ -195,10 +213,11 @@ vm.swappiness:
     }
 }
 
-fn make_directory(host: &Host, file: &std::path::Path) -> Result<(), Failure> {
-    match file.parent() {
-        Some(parent) if host.target(parent)?.is_none() => host.make_directory(parent, Ownership::default()),
-        _ => Ok(()),
+fn make_directory(host: &Host) -> Result<(), Failure> {
+    let path = Path::new(DIRECTORY);
+    match host.target(path)? {
+        None => host.make_directory(path, Ownership::default()),
+        Some(_) => Ok(()),
     }
 }
 

@@ -18,6 +18,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("mount_adds_a_line_of_its_own", mount_adds_a_line_of_its_own),
     ("mount_tells_something_else_apart", mount_tells_something_else_apart),
     ("mount_knows_a_device_by_all_its_names", mount_knows_a_device_by_all_its_names),
+    ("sysctl_lists_the_directory_that_it_makes", sysctl_lists_the_directory_that_it_makes),
 ];
 
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
@@ -46,6 +47,18 @@ fn sysctl_that_the_kernel_refuses_is_not_kept() {
         "{failure}"
     );
     assert!(!std::path::Path::new(FILE).exists());
+}
+
+fn sysctl_lists_the_directory_that_it_makes() {
+    sh("mv /etc/sysctl.d /etc/sysctl.away");
+    let wanted = || state("sysctl", json!({"name": "net.ipv4.ip_forward", "value": 1}));
+    sh(&format!("echo 1 > {FORWARD}"));
+    let mut forecast = Forecast::default();
+    let made = Some(json!({"kind": "directory"}));
+    forecast.predict(Resource::path(Path::new("/etc/sysctl.d")), "maker".into(), made);
+    assert_eq!(fields(&wanted().foresee(&forecast).unwrap()), ["persist"]);
+    assert_eq!(fields(&wanted().converge()), ["exists of /etc/sysctl.d", "persist"]);
+    sh("rm -r /etc/sysctl.d && mv /etc/sysctl.away /etc/sysctl.d");
 }
 
 fn mount_comes_changes_and_goes() {

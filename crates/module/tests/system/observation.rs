@@ -95,6 +95,7 @@ fn sysctl(name: &str) -> Observation {
     let path = name.replace('.', "/");
     let value = line(&format!("tr -s '[:space:]' ' ' < /proc/sys/{path}"));
     let mut seen = list([("value", json!(value.trim()))]);
+    seen.extend(directory("/etc/sysctl.d"));
     let kept = format!("/etc/sysctl.d/90-{}.conf", name.replace('.', "-"));
     seen.extend(std::fs::read_to_string(kept).ok().map(|kept| ("persist".to_owned(), json!(kept.trim()))));
     seen
