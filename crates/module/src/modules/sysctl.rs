@@ -22,7 +22,7 @@ pub struct SysctlParams {
     /// The setting, as `net.ipv4.ip_forward`. Where a part has a dot in it, write slashes: `net/ipv4/conf/eth0.1/forwarding`.
     #[schemars(extend("format" = "sysctl-name"))]
     name: String,
-    /// Its value: a number, or a text of words and numbers.
+    /// Its value: a number, or a text of words and numbers. The kernel reads `0x40` and `0100` as 64.
     value: Option<SettingValue>,
     /// Whether it is set so when the machine starts, by `/etc/sysctl.d/90-NAME.conf`. `false` leaves that file alone.
     #[serde(default = "yes")]
@@ -56,6 +56,29 @@ fn yes() -> bool {
 /// The kernel separates with tabs, people with spaces.
 fn normal(value: &str) -> String {
     value.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A number as the kernel reads one: `0x` before sixteen, `0` before eight. It writes plain ones.
+fn number(word: &str) -> Option<String> {
+    let (sign, digits) = word.strip_prefix('-').map_or(("", word), |digits| ("-", digits));
+    let (digits, base) = match digits.strip_prefix('0') {
+        None | Some("") => (digits, 10),
+        Some(rest) => rest.strip_prefix(['x', 'X']).map_or((rest, 8), |rest| (rest, 16)),
+    };
+    // The library would take a sign.
+    let is_digits = digits.chars().all(|digit| digit.is_digit(base));
+    let number = is_digits.then(|| u64::from_str_radix(digits, base).ok())??;
+    Some(if number == 0 { "0".into() } else { format!("{sign}{number}") })
+}
+
+/// What the kernel will show where it now shows `now`: where that is a number, so is what is given.
+fn shown(wanted: &str, now: &str) -> String {
+    let mut before = now.split(' ');
+    let word = |word: &str| {
+        let is_number = before.next().is_some_and(|before| number(before).as_deref() == Some(before));
+        number(word).filter(|_| is_number).unwrap_or_else(|| word.to_owned())
+    };
+    wanted.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// A name with slashes between its parts, as the tools read it: the first separator says which is one.
@@ -110,7 +133,6 @@ impl SysctlParams {
             let gone = persisted.map(|line| Change::new("persist", Datum::known(line.trim()), Datum::Absent));
             return Ok(Analysis::of(gone.into_iter().collect()));
         };
-        let wanted = normal(&value.to_string());
         let Some(now) = self.now(cx.view)? else {
             if let Some(until) = cx.forecast.opaque() {
                 return Err(Hindrance::Later(until.clone()));
@@ -119,6 +141,7 @@ impl SysctlParams {
                 Failure::new(format!("plan sysctl {}", self.name), "the kernel has no such setting");
             return Err(failure.hint("a kernel module that is not loaded may bring it").into());
         };
+        let wanted = shown(&normal(&value.to_string()), &now);
         let mut changes = Vec::new();
         let mut makes_directory = false;
         if now != wanted {
@@ -197,7 +220,8 @@ vm.swappiness:
         };
         let wanted = normal(&value.to_string());
         // The kernel first: a value that it does not take shall not be kept for the next start.
-        if params.now(cx.host)?.as_ref() != Some(&wanted) {
+        let now = params.now(cx.host)?;
+        if now.as_ref().is_none_or(|now| *now != shown(&wanted, now)) {
             cx.host.write_in_place(&params.live(), wanted.as_bytes())?;
         }
         let line = params.line(value);
@@ -229,6 +253,36 @@ mod tests {
         let params: SysctlParams =
             serde_json::from_value(serde_json::json!({"name": name, "value": 1})).unwrap();
         Sysctl.check(&params).map(|()| params)
+    }
+
+    #[test]
+    fn numbers_are_read_as_the_kernel_reads_them() {
+        for (wanted, now, shown_as) in [
+            ("0x40", "1", "64"),
+            ("0X4f", "1", "79"),
+            ("070", "1", "56"),
+            ("-010", "-1", "-8"),
+            ("-0", "1", "0"),
+            ("00", "1", "0"),
+            ("0xffffffffffffffff", "1", "18446744073709551615"),
+            ("4096 0x20 070", "1 2 3", "4096 32 56"),
+            // What is no number there, or not here.
+            ("010", "myhost", "010"),
+            ("010", "010", "010"),
+            ("010 010", "1 a", "8 010"),
+            ("010 010", "1", "8 010"),
+            ("08", "1", "08"),
+            ("0x", "1", "0x"),
+            ("0x-1", "1", "0x-1"),
+            ("+5", "1", "+5"),
+            ("--5", "1", "--5"),
+            ("0+7", "1", "0+7"),
+            ("0x10000000000000000", "1", "0x10000000000000000"),
+            ("ä", "1", "ä"),
+            ("", "", ""),
+        ] {
+            assert_eq!(shown(wanted, now), shown_as, "{wanted:?} where there was {now:?}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("mount_tells_something_else_apart", mount_tells_something_else_apart),
     ("mount_knows_a_device_by_all_its_names", mount_knows_a_device_by_all_its_names),
     ("sysctl_lists_the_directory_that_it_makes", sysctl_lists_the_directory_that_it_makes),
+    ("sysctl_numbers_are_compared_as_numbers", sysctl_numbers_are_compared_as_numbers),
 ];
 
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
@@ -59,6 +60,24 @@ fn sysctl_lists_the_directory_that_it_makes() {
     assert_eq!(fields(&wanted().foresee(&forecast).unwrap()), ["persist"]);
     assert_eq!(fields(&wanted().converge()), ["exists of /etc/sysctl.d", "persist"]);
     sh("rm -r /etc/sysctl.d && mv /etc/sysctl.away /etc/sysctl.d");
+}
+
+fn sysctl_numbers_are_compared_as_numbers() {
+    let wanted =
+        |name: &str, value: &str| state("sysctl", json!({"name": name, "value": value, "persist": false}));
+    let ttl = "net.ipv4.ip_default_ttl";
+    for (value, kept) in [("070", "56"), ("0x40", "64"), ("  0X41 ", "65")] {
+        let planned = wanted(ttl, value).converge();
+        assert_eq!(planned.outputs["value"], kept);
+        assert_eq!(read("/proc/sys/net/ipv4/ip_default_ttl").trim(), kept);
+    }
+    let range = "net.ipv4.ip_local_port_range";
+    wanted(range, "0x4e20 \t 30001").converge();
+    wanted(range, "20000  0x7531").is_settled();
+    for broken in ["08", "0x", "64k"] {
+        let state = wanted(ttl, broken);
+        assert_eq!(fields(&state.analyze()), ["value"], "{broken}");
+    }
 }
 
 fn mount_comes_changes_and_goes() {
