@@ -34,7 +34,8 @@ pub struct UserParams {
     /// new one.
     #[schemars(extend("format" = "account-name"))]
     group: Option<String>,
-    /// Further groups: just these, or with `append` at least these.
+    /// Further groups: just these, or with `append` at least these. The user's own group, where `group` does not name it, may be
+    /// among them and is passed over.
     #[schemars(with = "Option<BTreeSet<AccountName>>")]
     groups: Option<BTreeSet<String>>,
     /// Leave it in further groups that are not named.
@@ -75,9 +76,14 @@ impl UserParams {
         self.home.clone().unwrap_or_else(|| Path::new("/home").join(&self.name))
     }
 
-    fn wanted_groups(&self, now: &BTreeSet<String>) -> Option<BTreeSet<String>> {
-        let groups = self.groups.as_ref()?;
-        Some(if self.append { groups | now } else { groups.clone() })
+    /// Further groups as they shall be. A user is in its own anyway, and the tables do not say so twice.
+    fn wanted_groups(&self, now: Option<&Now>) -> Option<BTreeSet<String>> {
+        let mut groups = self.groups.clone()?;
+        if let Some(now) = now.filter(|_| self.append) {
+            groups.extend(now.groups.iter().cloned());
+        }
+        groups.remove(self.group.as_deref().unwrap_or(now.map_or(&self.name, |now| &now.group)));
+        Some(groups)
     }
 }
 
@@ -363,7 +369,7 @@ impl Fields<'_> {
     fn further_groups(&self) -> Result<Option<Change>, Failure> {
         let now = self.now.map(|now| now.groups.clone());
         let known = now.clone().unwrap_or_default();
-        let Some(wanted) = self.params.wanted_groups(&known).filter(|wanted| *wanted != known) else {
+        let Some(wanted) = self.params.wanted_groups(self.now).filter(|wanted| *wanted != known) else {
             return Ok(None);
         };
         let mut by = None;
@@ -405,7 +411,7 @@ fn useradd(params: &UserParams, groups: &[GroupEntry]) -> Command {
     let own = params.group.clone().or(there);
     let makes_group = own.is_none();
     option("-g", own);
-    let further = params.groups.iter().flatten().cloned().collect::<Vec<_>>().join(",");
+    let further = params.wanted_groups(None).into_iter().flatten().collect::<Vec<_>>().join(",");
     option("-G", Some(further).filter(|further| !further.is_empty()));
     option("-c", params.comment.clone());
     option("-d", path(&params.home));
@@ -430,7 +436,7 @@ fn usermod(params: &UserParams, now: &Now) -> Vec<String> {
     option("-d", path(&params.home), &now.entry.home);
     option("-s", path(&params.shell), &now.entry.shell);
     let list = |groups: &BTreeSet<String>| groups.iter().cloned().collect::<Vec<_>>().join(",");
-    option("-G", params.wanted_groups(&now.groups).as_ref().map(list), &list(&now.groups));
+    option("-G", params.wanted_groups(Some(now)).as_ref().map(list), &list(&now.groups));
     if params.move_home && args.iter().any(|arg| arg == "-d") {
         args.push("-m".into());
     }

@@ -12,6 +12,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("user_comes_changes_and_goes", user_comes_changes_and_goes),
     ("user_is_planned_in_a_group_to_come", user_is_planned_in_a_group_to_come),
     ("user_joins_the_group_of_its_name", user_joins_the_group_of_its_name),
+    ("user_is_in_its_own_group_anyway", user_is_in_its_own_group_anyway),
     ("password_hash_is_set_and_not_shown", password_hash_is_set_and_not_shown),
     ("ssh_key_is_written_as_the_user", ssh_key_is_written_as_the_user),
     ("ssh_key_of_a_user_to_come_is_planned", ssh_key_of_a_user_to_come_is_planned),
@@ -77,6 +78,22 @@ fn user_joins_the_group_of_its_name() {
     state("user", json!({"name": "u4"})).converge();
     assert_eq!(sh("id -g u4"), "4200");
     state("user", json!({"name": "u4", "absent": true, "remove_home": true})).converge();
+}
+
+fn user_is_in_its_own_group_anyway() {
+    sh("groupadd g8");
+    state("user", json!({"name": "u8", "groups": ["u8", "g8"]})).converge();
+    assert_eq!(sh("id -Gn u8"), "u8 g8");
+    assert_eq!(fields(&state("user", json!({"name": "u8", "groups": ["u8"]})).converge()), ["groups"]);
+    state("user", json!({"name": "u8", "groups": ["u8"], "append": true})).is_settled();
+    // What was a further group becomes its own.
+    state("user", json!({"name": "u8", "groups": ["g8"]})).converge();
+    state("user", json!({"name": "u8", "group": "g8", "groups": [], "append": true})).converge();
+    state("user", json!({"name": "u8", "groups": ["g8"]})).is_settled();
+    state("user", json!({"name": "u8", "absent": true, "remove_home": true})).converge();
+    sh("groupadd u9");
+    state("user", json!({"name": "u9", "groups": ["u9"]})).converge();
+    state("user", json!({"name": "u9", "absent": true, "remove_home": true})).converge();
 }
 
 fn password_hash_is_set_and_not_shown() {
