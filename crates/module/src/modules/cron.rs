@@ -11,13 +11,18 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::accounts::check_name;
-use crate::content;
 use crate::failure::Failure;
+use crate::field::{Account, Mode};
 use crate::forecast::Resource;
 use crate::host::Ownership;
 use crate::module::{About, Analysis, Analyze, Applied, Apply, Module};
+use crate::replacement;
+use crate::standing::{Kind, Sight, Standing, Wanted, conclude};
 
 const DIRECTORY: &str = "/etc/cron.d";
+
+/// cron takes only what belongs to root, and is written by nobody else.
+const MODE: Mode = Mode(0o644);
 
 const NICKNAMES: [&str; 8] =
     ["@reboot", "@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
@@ -197,33 +202,7 @@ backup:
 
     fn analyze(&self, params: &CronParams, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
         let path = params.path();
-        let now = cx.view.read(&path)?;
-        if params.absent {
-            let gone =
-                |now: Vec<u8>| Change::new("content", Datum::known(content::describe(&now)), Datum::Absent);
-            return Ok(Analysis::of(now.map(gone).into_iter().collect()));
-        }
-        let text = params.text();
-        let output = |analysis: Analysis| analysis.output("path", path.display().to_string());
-        if now.as_deref() == Some(text.as_bytes()) {
-            return Ok(output(Analysis::unchanged()));
-        }
-        let change = content::change("content", now.as_deref(), text.as_bytes(), Datum::known);
-        let coming =
-            self.needs(params).iter().find_map(|resource| cx.forecast.get(resource)).map(|found| &found.by);
-        let until = coming.or(cx.forecast.bringer());
-        if cx.view.target(Path::new(DIRECTORY))?.is_none() && until.is_none() {
-            let failure =
-                Failure::new(format!("plan cron {}", params.name), format!("there is no {DIRECTORY}"));
-            return Err(failure.hint("a `pkg` state for cron before this one would bring it"));
-        }
-        if cx.view.user(params.user())?.is_none() && until.is_none() {
-            return Err(Failure::new(
-                format!("plan cron {}", params.name),
-                format!("there is no user {}", params.user()),
-            ));
-        }
-        Ok(output(Analysis::of(vec![change])))
+        conclude(&path, if params.absent { absence(&path, cx) } else { self.presence(params, &path, cx) })
     }
 
     fn apply(&self, params: &CronParams, cx: &Apply<'_>, _: &Analysis) -> Result<Applied, Failure> {
@@ -234,11 +213,81 @@ backup:
             }
             return Ok(Applied::default());
         }
-        // cron takes only what belongs to root, and is written by nobody else.
-        let ownership = Ownership { uid: Some(0), gid: Some(0), mode: Some(0o644) };
+        let ownership = Ownership { uid: Some(0), gid: Some(0), mode: Some(MODE.0) };
         cx.host.write(&path, params.text().as_bytes(), ownership)?;
         Ok(Applied::default().output("path", path.display().to_string()))
     }
+}
+
+impl Cron {
+    fn presence(&self, params: &CronParams, path: &Path, cx: &Analyze<'_>) -> Sight<Analysis> {
+        let standing = entry(path, cx)?;
+        let text = params.text();
+        let output = |analysis: Analysis| analysis.output("path", path.display().to_string());
+        let new = standing.kind != Kind::File;
+        // What is no file hands nothing on to the one that replaces it.
+        let nothing = Standing::absent(path, standing.by.clone());
+        let old = if new { &nothing } else { &standing };
+        let now = old.content(cx.view)?;
+        let same = now.as_deref() == Some(text.as_bytes());
+        if !new && same && is_read(&standing, cx)? {
+            return Ok(output(Analysis::unchanged()));
+        }
+        let mut changes = Vec::new();
+        if new {
+            changes.push(Change::new("exists", standing.before(), Datum::known("file")));
+        } else {
+            let root = Account::from("0");
+            let wanted = Wanted { mode: Some(MODE), owner: Some(&root), group: Some(&root) };
+            changes.extend(wanted.changes(cx, old, "")?);
+        }
+        if !same {
+            let secret = old.is_secret(cx.view);
+            changes.insert(
+                usize::from(new),
+                replacement::shown(cx, old, now.as_deref(), text.as_bytes(), secret),
+            );
+        }
+        let coming =
+            self.needs(params).iter().find_map(|resource| cx.forecast.get(resource)).map(|found| &found.by);
+        let until = coming.or(cx.forecast.bringer());
+        if cx.view.target(Path::new(DIRECTORY))?.is_none() && until.is_none() {
+            let failure =
+                Failure::new(format!("plan cron {}", params.name), format!("there is no {DIRECTORY}"));
+            return Err(failure.hint("a `pkg` state for cron before this one would bring it").into());
+        }
+        if cx.view.user(params.user())?.is_none() && until.is_none() {
+            return Err(Failure::new(
+                format!("plan cron {}", params.name),
+                format!("there is no user {}", params.user()),
+            )
+            .into());
+        }
+        Ok(output(Analysis::of(changes)))
+    }
+}
+
+fn absence(path: &Path, cx: &Analyze<'_>) -> Sight<Analysis> {
+    let standing = entry(path, cx)?;
+    let gone = standing.exists().then(|| Change::new("exists", standing.before(), Datum::Absent));
+    Ok(Analysis::of(gone.into_iter().collect()))
+}
+
+/// What is at the path itself: a link is as little a job of cron's as what it leads to.
+fn entry(path: &Path, cx: &Analyze<'_>) -> Sight<Standing> {
+    let standing = Standing::at(cx, path)?;
+    match standing.kind {
+        Kind::Directory => Err(Failure::on("manage", path, "it is a directory").into()),
+        _ => Ok(standing),
+    }
+}
+
+/// Whether every cron reads such a file. cronie is the strictest: it wants one of root's, who may read it, that nobody may
+/// execute and nobody else may write.
+fn is_read(file: &Standing, cx: &Analyze<'_>) -> Sight<bool> {
+    let root = Account::from("0");
+    let foreign = Wanted { owner: Some(&root), ..Wanted::default() }.changes(cx, file, "")?;
+    Ok(foreign.is_empty() && file.mode.is_some_and(|mode| mode & 0o7533 == 0o400))
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("ssh_key_is_written_as_the_user", ssh_key_is_written_as_the_user),
     ("ssh_key_of_a_user_to_come_is_planned", ssh_key_of_a_user_to_come_is_planned),
     ("cron_comes_changes_and_goes", cron_comes_changes_and_goes),
+    ("cron_puts_right_what_cron_passes_over", cron_puts_right_what_cron_passes_over),
 ];
 
 fn group_comes_changes_and_goes() {
@@ -157,4 +158,37 @@ fn cron_comes_changes_and_goes() {
     assert!(failure.to_string().contains("there is no user"), "{failure}");
     state("cron", json!({"name": "job", "absent": true})).converge();
     state("cron", json!({"name": "job", "absent": true})).is_settled();
+}
+
+fn cron_puts_right_what_cron_passes_over() {
+    let job = state("cron", json!({"name": "job", "schedule": "@daily", "command": "true"}));
+    let gone = state("cron", json!({"name": "job", "absent": true}));
+    assert_eq!(fields(&job.converge()), ["exists", "content"]);
+    for (spoil, listed) in [
+        ("chmod 664 /etc/cron.d/job", ["mode"].as_slice()),
+        ("chmod 646 /etc/cron.d/job", &["mode"]),
+        // Not so everywhere, but with cronie.
+        ("chmod 755 /etc/cron.d/job", &["mode"]),
+        ("chown daemon /etc/cron.d/job", &["owner"]),
+        ("chown bin:daemon /etc/cron.d/job", &["owner", "group"]),
+        ("mv /etc/cron.d/job /srv/job && ln -s /srv/job /etc/cron.d/job", &["exists", "content"]),
+        ("ln -sf /no/where /etc/cron.d/job", &["exists", "content"]),
+        ("echo >> /etc/cron.d/job && chmod 666 /etc/cron.d/job", &["content", "mode"]),
+    ] {
+        sh(spoil);
+        assert_eq!(fields(&job.converge()), listed, "{spoil}");
+        assert_eq!(sh("stat -c '%F %U %G %a' /etc/cron.d/job"), "regular file root root 644");
+    }
+    // Whoever wants it stricter than cron does may have it so.
+    sh("chown root:daemon /etc/cron.d/job && chmod 600 /etc/cron.d/job");
+    job.is_settled();
+    sh("ln -sf /no/where /etc/cron.d/job");
+    assert_eq!(fields(&gone.converge()), ["exists"]);
+    assert_eq!(sh("ls -A /etc/cron.d | grep job || true"), "");
+    sh("mkdir /etc/cron.d/job");
+    for state in [&job, &gone] {
+        let failure = state.foresee(&Forecast::default()).unwrap_err().to_string();
+        assert!(failure.contains("it is a directory"), "{failure}");
+    }
+    sh("rmdir /etc/cron.d/job");
 }

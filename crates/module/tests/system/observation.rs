@@ -18,7 +18,7 @@ pub fn of(module: &str, params: &Map<String, Value>) -> Observation {
             let home = line(&format!("getent passwd {} | cut -d: -f6", text("user")));
             file("content", &format!("{home}/.ssh/authorized_keys"))
         }
-        "cron" => file("content", &format!("/etc/cron.d/{name}")),
+        "cron" => entry(&format!("/etc/cron.d/{name}")),
         "sysctl" => sysctl(name),
         "mount" => mount(text("path")),
         "service" => service(name.trim_end_matches(".service"), text("runlevel")),
@@ -58,6 +58,23 @@ fn directory(path: &str) -> Observation {
         true => [(format!("exists of {path}"), json!("directory"))].into(),
         false => Observation::new(),
     }
+}
+
+/// What is at a path, a link itself rather than what it leads to.
+fn entry(path: &str) -> Observation {
+    let Ok(meta) = std::fs::symlink_metadata(path) else { return Observation::new() };
+    let kind = line(&format!("stat -c %F '{path}'")).replace("regular empty file", "file");
+    let kind = kind.replace("regular file", "file").replace("symbolic link", "link");
+    let mut seen = list([
+        ("exists", json!(kind)),
+        ("owner", json!(line(&format!("stat -c %U '{path}'")))),
+        ("group", json!(line(&format!("stat -c %G '{path}'")))),
+    ]);
+    if meta.is_file() {
+        seen.insert("mode".into(), json!(line(&format!("stat -c 0%a '{path}'"))));
+        seen.extend(file("content", path));
+    }
+    seen
 }
 
 fn user(name: &str) -> Observation {
