@@ -67,6 +67,24 @@ pub fn groups(view: &View) -> Result<Vec<GroupEntry>, Failure> {
     Ok(lines(view, "/etc/group")?.iter().filter_map(|line| parse_group(line)).collect())
 }
 
+/// Whether `userdel` takes away the group of the user's name as well: it does so where `USERGROUPS_ENAB` is set and nobody else
+/// is in it.
+pub fn group_goes_along(view: &View, user: &UserEntry, groups: &[GroupEntry]) -> Result<bool, Failure> {
+    let own = groups.iter().find(|group| group.name == user.name && group.gid == user.gid);
+    if own.is_none_or(|own| own.members.iter().any(|member| *member != user.name)) {
+        return Ok(false);
+    }
+    let shares = |line: &String| {
+        parse_user(line).is_some_and(|other| other.gid == user.gid && other.name != user.name)
+    };
+    if lines(view, "/etc/passwd")?.iter().any(shares) {
+        return Ok(false);
+    }
+    let words = |line: &String| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let settings = lines(view, "/etc/login.defs")?;
+    Ok(settings.iter().map(words).any(|words| words == ["USERGROUPS_ENAB", "yes"]))
+}
+
 /// The user's password hash. Nothing where there is no entry for it.
 pub fn password(view: &View, name: &str) -> Result<Option<String>, Failure> {
     let lines = lines(view, "/etc/shadow")?;

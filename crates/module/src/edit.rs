@@ -142,7 +142,7 @@ impl Edit<'_> {
         }
         let text = content::text(&after).map(str::to_owned);
         let thing = Thing { kind: "file", text, secret, ..Thing::default() };
-        let thing = Wanted::default().foretell(&standing, thing, self.usual_mode(), cx.view);
+        let thing = Wanted::default().foretell(&standing, thing, self.usual_mode(), cx);
         let mut analysis = Analysis::of(changes);
         if standing.links > 1 {
             let others = standing.links - 1;

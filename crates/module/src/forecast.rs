@@ -82,6 +82,11 @@ impl Prediction {
     pub fn value(&self) -> Option<Value> {
         self.value.as_ref().and_then(|text| serde_json::from_str(text).ok())
     }
+
+    /// It will be gone: a user, a group, a package.
+    fn is_absent(&self) -> bool {
+        self.value().is_some_and(|value| value.get("absent") == Some(&Value::Bool(true)))
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -97,6 +102,16 @@ impl Forecast {
 
     pub fn get(&self, resource: &Resource) -> Option<&Prediction> {
         self.resources.get(resource)
+    }
+
+    /// The same, unless it is foretold to be gone.
+    pub fn brings(&self, resource: &Resource) -> Option<&Prediction> {
+        self.get(resource).filter(|prediction| !prediction.is_absent())
+    }
+
+    /// Whether an earlier state takes it away.
+    pub fn takes(&self, resource: &Resource) -> bool {
+        self.get(resource).is_some_and(Prediction::is_absent)
     }
 
     /// The prediction for the path itself, or that one of its parents will be put there or taken away.
@@ -119,9 +134,7 @@ impl Forecast {
 
     /// An earlier state that may bring what is missing now: that one, or one that installs a package.
     pub fn bringer(&self) -> Option<&StateId> {
-        let comes = |package: &&Prediction| {
-            package.value().is_none_or(|value| value.get("absent") != Some(&Value::Bool(true)))
-        };
+        let comes = |package: &&Prediction| !package.is_absent();
         self.opaque().or_else(|| self.of_kind("package").find(comes).map(|package| &package.by))
     }
 

@@ -131,6 +131,31 @@ pub struct Analyze<'a> {
     pub blobs: Blobs<'a>,
 }
 
+/// The accounts as they will be without those that earlier states take away.
+impl Analyze<'_> {
+    /// A user's number.
+    pub fn user(&self, name: &str) -> Result<Option<u32>, Failure> {
+        if self.forecast.takes(&Resource::user(name)) { Ok(None) } else { self.view.user(name) }
+    }
+
+    /// A group's number.
+    pub fn group(&self, name: &str) -> Result<Option<u32>, Failure> {
+        if self.forecast.takes(&Resource::group(name)) { Ok(None) } else { self.view.group(name) }
+    }
+
+    /// A user's name, or the number where there is none.
+    pub fn user_name(&self, uid: u32) -> String {
+        let name = self.view.user_name(uid);
+        if self.forecast.takes(&Resource::user(&name)) { uid.to_string() } else { name }
+    }
+
+    /// A group's name, or the number where there is none.
+    pub fn group_name(&self, gid: u32) -> String {
+        let name = self.view.group_name(gid);
+        if self.forecast.takes(&Resource::group(&name)) { gid.to_string() } else { name }
+    }
+}
+
 /// What apply may use.
 pub struct Apply<'a> {
     pub state: &'a StateId,

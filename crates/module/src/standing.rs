@@ -197,12 +197,12 @@ impl Standing {
         Err(Failure::on("follow", path, "too many links in a row").into())
     }
 
-    fn owner(&self, view: &View) -> Option<String> {
-        self.ids.map(|(uid, _)| view.user_name(uid)).or_else(|| self.owner.clone())
+    fn owner(&self, cx: &Analyze<'_>) -> Option<String> {
+        self.ids.map(|(uid, _)| cx.user_name(uid)).or_else(|| self.owner.clone())
     }
 
-    fn group(&self, view: &View) -> Option<String> {
-        self.ids.map(|(_, gid)| view.group_name(gid)).or_else(|| self.group.clone())
+    fn group(&self, cx: &Analyze<'_>) -> Option<String> {
+        self.ids.map(|(_, gid)| cx.group_name(gid)).or_else(|| self.group.clone())
     }
 
     /// Whether the content may not be shown.
@@ -347,27 +347,27 @@ impl Wanted<'_> {
             changes.push(Change::new(field("mode", of), old, Datum::known(mode.to_string())));
         }
         if let Some(account) = self.owner {
-            let number = find(account, |name| cx.view.user(name))?;
-            let name = number.map_or_else(|| account.to_string(), |uid| cx.view.user_name(uid));
+            let number = find(account, |name| cx.user(name))?;
+            let name = number.map_or_else(|| account.to_string(), |uid| cx.user_name(uid));
             let same = match (standing.ids, number) {
                 (Some((uid, _)), Some(wanted)) => uid == wanted,
-                _ => standing.owner(cx.view).as_ref() == Some(&name),
+                _ => standing.owner(cx).as_ref() == Some(&name),
             };
             if new || !same {
-                let old = before(standing.owner(cx.view).map(Value::from))?;
+                let old = before(standing.owner(cx).map(Value::from))?;
                 let coming = coming(cx, "user", number, account, name)?;
                 changes.push(Change::new(field("owner", of), old, coming));
             }
         }
         if let Some(account) = self.group {
-            let number = find(account, |name| cx.view.group(name))?;
-            let name = number.map_or_else(|| account.to_string(), |gid| cx.view.group_name(gid));
+            let number = find(account, |name| cx.group(name))?;
+            let name = number.map_or_else(|| account.to_string(), |gid| cx.group_name(gid));
             let same = match (standing.ids, number) {
                 (Some((_, gid)), Some(wanted)) => gid == wanted,
-                _ => standing.group(cx.view).as_ref() == Some(&name),
+                _ => standing.group(cx).as_ref() == Some(&name),
             };
             if new || !same {
-                let old = before(standing.group(cx.view).map(Value::from))?;
+                let old = before(standing.group(cx).map(Value::from))?;
                 let coming = coming(cx, "group", number, account, name)?;
                 changes.push(Change::new(field("group", of), old, coming));
             }
@@ -391,19 +391,19 @@ impl Wanted<'_> {
 
     /// What is foretold of a thing that will be so. What is unset stays as it stands; of a new thing that is the
     /// process's own, with the usual mode.
-    pub fn foretell(&self, standing: &Standing, thing: Thing, usual: Mode, view: &View) -> Thing {
+    pub fn foretell(&self, standing: &Standing, thing: Thing, usual: Mode, cx: &Analyze<'_>) -> Thing {
         let named = |account: &Account, name: &dyn Fn(u32) -> String| {
             account.number().map_or_else(|| account.to_string(), name)
         };
         let kept = standing.exists();
         let owner = match self.owner {
-            Some(account) => Some(named(account, &|uid| view.user_name(uid))),
-            None if kept => standing.owner(view),
-            None => Some(view.user_name(nix::unistd::geteuid().as_raw())),
+            Some(account) => Some(named(account, &|uid| cx.user_name(uid))),
+            None if kept => standing.owner(cx),
+            None => Some(cx.user_name(nix::unistd::geteuid().as_raw())),
         };
         let group = match self.group {
-            Some(account) => Some(named(account, &|gid| view.group_name(gid))),
-            None if kept => standing.group(view),
+            Some(account) => Some(named(account, &|gid| cx.group_name(gid))),
+            None if kept => standing.group(cx),
             // A directory may hand its own group down.
             None => None,
         };
@@ -435,7 +435,7 @@ fn coming(
     account: &Account,
     name: String,
 ) -> Result<Datum, Failure> {
-    if let Some(prediction) = cx.forecast.get(&Resource::new(kind, account)).filter(|_| number.is_none()) {
+    if let Some(prediction) = cx.forecast.brings(&Resource::new(kind, account)).filter(|_| number.is_none()) {
         return Ok(Datum::Predicted { value: name.into(), by: prediction.by.clone() });
     }
     match (number, cx.forecast.bringer()) {

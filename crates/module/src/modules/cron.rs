@@ -248,15 +248,18 @@ impl Cron {
                 replacement::shown(cx, old, now.as_deref(), text.as_bytes(), secret),
             );
         }
-        let coming =
-            self.needs(params).iter().find_map(|resource| cx.forecast.get(resource)).map(|found| &found.by);
+        let coming = self
+            .needs(params)
+            .iter()
+            .find_map(|resource| cx.forecast.brings(resource))
+            .map(|found| &found.by);
         let until = coming.or(cx.forecast.bringer());
         if cx.view.target(Path::new(DIRECTORY))?.is_none() && until.is_none() {
             let failure =
                 Failure::new(format!("plan cron {}", params.name), format!("there is no {DIRECTORY}"));
             return Err(failure.hint("a `pkg` state for cron before this one would bring it").into());
         }
-        if cx.view.user(params.user())?.is_none() && until.is_none() {
+        if cx.user(params.user())?.is_none() && until.is_none() {
             return Err(Failure::new(
                 format!("plan cron {}", params.name),
                 format!("there is no user {}", params.user()),

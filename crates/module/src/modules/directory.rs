@@ -212,7 +212,7 @@ fn presence(p: &Params, cx: &Analyze<'_>) -> Sight<Analysis> {
     }
     if own {
         let thing = Thing { kind: "directory", ..Thing::default() };
-        let thing = p.wanted().foretell(&standing, thing, Mode(0o755), cx.view);
+        let thing = p.wanted().foretell(&standing, thing, Mode(0o755), cx);
         analysis = analysis.predict(Resource::path(&p.path), Some(thing.value()));
     }
     Ok(analysis)

@@ -272,7 +272,7 @@ fn presence(p: &Params, cx: &Analyze<'_>) -> Sight<Analysis> {
         };
         let secret = p.sensitive || (bytes.is_none() && standing.is_secret(cx.view));
         let thing = Thing { kind: "file", text, secret, ..Thing::default() };
-        let thing = p.wanted().foretell(old, thing, p.usual_mode(), cx.view);
+        let thing = p.wanted().foretell(old, thing, p.usual_mode(), cx);
         analysis = analysis.predict(Resource::path(&standing.path), Some(thing.value()));
     }
     if let Kind::Link(target) = &standing.kind {

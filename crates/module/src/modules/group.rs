@@ -87,7 +87,8 @@ old-team:
     }
 
     fn analyze(&self, params: &GroupParams, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
-        let all = accounts::groups(cx.view)?;
+        let mut all = accounts::groups(cx.view)?;
+        all.retain(|group| !cx.forecast.takes(&Resource::group(&group.name)));
         let now = all.iter().find(|group| group.name == params.name);
         let resource = Resource::group(&params.name);
         if params.absent {
@@ -165,15 +166,16 @@ impl Group {
         now: Option<&GroupEntry>,
         cx: &Analyze<'_>,
     ) -> Result<Option<Change>, Failure> {
-        let members = now.map(|now| now.members.clone()).unwrap_or_default();
+        let mut members = now.map(|now| now.members.clone()).unwrap_or_default();
+        members.retain(|member| !cx.forecast.takes(&Resource::user(member)));
         let Some(wanted) = params.wanted(&members).filter(|wanted| *wanted != members) else {
             return Ok(None);
         };
         let mut by = None;
         for new in wanted.difference(&members) {
-            if let Some(prediction) = cx.forecast.get(&Resource::user(new)) {
+            if let Some(prediction) = cx.forecast.brings(&Resource::user(new)) {
                 by = Some(prediction.by.clone());
-            } else if cx.view.user(new)?.is_none() {
+            } else if cx.user(new)?.is_none() {
                 match cx.forecast.bringer() {
                     Some(bringer) => by = Some(bringer.clone()),
                     None => {

@@ -277,8 +277,9 @@ backup-login:
     }
 
     fn analyze(&self, params: &SshKeyParams, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
-        let coming = cx.forecast.get(&Resource::user(&params.user));
-        let home = match (coming, home(cx.view, &params.user)?) {
+        let user = Resource::user(&params.user);
+        let now = if cx.forecast.takes(&user) { None } else { home(cx.view, &params.user)? };
+        let home = match (cx.forecast.brings(&user), now) {
             (Some(coming), now) => {
                 let value = coming.value();
                 let home = value.as_ref().and_then(|value| value["home"].as_str());

@@ -330,7 +330,7 @@ impl Seen<'_, '_> {
                 Wish::File { executable, .. } => executable_mode(Mode(0o644), *executable),
                 Wish::Link(_) => Mode(0o777),
             };
-            self.predicts.push((path, wanted.foretell(old, thing, usual, cx.view)));
+            self.predicts.push((path, wanted.foretell(old, thing, usual, cx)));
         }
         Ok(())
     }

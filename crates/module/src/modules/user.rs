@@ -204,10 +204,12 @@ admin:
     }
 
     fn analyze(&self, params: &UserParams, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
-        let groups = accounts::groups(cx.view)?;
-        let now = accounts::user(cx.view, &params.name)?.map(|entry| Now::of(entry, &groups));
+        let mut groups = accounts::groups(cx.view)?;
+        groups.retain(|group| !cx.forecast.takes(&Resource::group(&group.name)));
         let resource = Resource::user(&params.name);
-        if now.is_none() && cx.view.user(&params.name)?.is_some() {
+        let entry = accounts::user(cx.view, &params.name)?.filter(|_| !cx.forecast.takes(&resource));
+        let now = entry.map(|entry| Now::of(entry, &groups));
+        if now.is_none() && cx.user(&params.name)?.is_some() {
             let words = "it comes from a directory service, not from /etc/passwd";
             return Err(Failure::new(format!("plan user {}", params.name), words));
         }
@@ -216,10 +218,16 @@ admin:
                 None => Analysis::unchanged(),
                 Some(now) => {
                     let mut changes = vec![Change::new("exists", Datum::known(true), Datum::known(false))];
+                    let along = accounts::group_goes_along(cx.view, &now.entry, &groups)?;
                     if params.remove_home {
                         changes.push(Change::new("home", Datum::known(now.entry.home), Datum::Absent));
                     }
-                    Analysis::of(changes).predict(resource, Some(json!({"absent": true})))
+                    let gone = || Some(json!({"absent": true}));
+                    let analysis = Analysis::of(changes).predict(resource, gone());
+                    match along {
+                        true => analysis.predict(Resource::group(&params.name), gone()),
+                        false => analysis,
+                    }
                 }
             });
         }
@@ -331,7 +339,7 @@ impl Fields<'_> {
         let Some(uid) = self.params.uid.filter(|uid| self.now.is_none_or(|now| now.entry.uid != *uid)) else {
             return Ok(());
         };
-        let taken = self.cx.view.user_name(uid);
+        let taken = self.cx.user_name(uid);
         match taken == uid.to_string() {
             true => Ok(()),
             false => Err(self.failure(format!("the number {uid} is that of the user {taken}"))),
@@ -340,10 +348,10 @@ impl Fields<'_> {
 
     /// The state that will make the group, or nothing if it is there.
     fn maker(&self, group: &str) -> Result<Option<StateId>, Failure> {
-        if let Some(prediction) = self.cx.forecast.get(&Resource::group(group)) {
+        if let Some(prediction) = self.cx.forecast.brings(&Resource::group(group)) {
             return Ok(Some(prediction.by.clone()));
         }
-        if self.groups.iter().any(|known| known.name == group) || self.cx.view.group(group)?.is_some() {
+        if self.groups.iter().any(|known| known.name == group) || self.cx.group(group)?.is_some() {
             return Ok(None);
         }
         match self.cx.forecast.bringer() {

@@ -5,7 +5,7 @@ use mainstay_core::state::plan::Datum;
 use mainstay_module::forecast::{Forecast, Resource};
 use serde_json::json;
 
-use crate::world::{fields, read, sh, state};
+use crate::world::{State, fields, read, sh, state};
 
 pub const TESTS: &[(&str, fn())] = &[
     ("group_comes_changes_and_goes", group_comes_changes_and_goes),
@@ -13,6 +13,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("user_is_planned_in_a_group_to_come", user_is_planned_in_a_group_to_come),
     ("user_joins_the_group_of_its_name", user_joins_the_group_of_its_name),
     ("user_is_in_its_own_group_anyway", user_is_in_its_own_group_anyway),
+    ("what_an_earlier_state_takes_away_is_gone", what_an_earlier_state_takes_away_is_gone),
     ("password_hash_is_set_and_not_shown", password_hash_is_set_and_not_shown),
     ("ssh_key_is_written_as_the_user", ssh_key_is_written_as_the_user),
     ("ssh_key_of_a_user_to_come_is_planned", ssh_key_of_a_user_to_come_is_planned),
@@ -95,6 +96,60 @@ fn user_is_in_its_own_group_anyway() {
     sh("groupadd u9");
     state("user", json!({"name": "u9", "groups": ["u9"]})).converge();
     state("user", json!({"name": "u9", "absent": true, "remove_home": true})).converge();
+}
+
+fn what_an_earlier_state_takes_away_is_gone() {
+    sh("groupadd -g 4310 g6 && useradd -m -u 4300 -U -G g6 u8 && touch /srv/u8 && chown u8:u8 /srv/u8");
+    let mut forecast = Forecast::default();
+    let mut taking = |module, name: &str| {
+        let gone = state(module, json!({"name": name, "absent": true}));
+        let planned = gone.foresee(&forecast).unwrap();
+        for (resource, value) in planned.predicts {
+            forecast.predict(resource, "gone".into(), value);
+        }
+        gone
+    };
+    let gone = [taking("user", "u8"), taking("group", "g6")];
+    // The tool takes a group along that nobody else is in.
+    let along = state("group", json!({"name": "u8", "absent": true}));
+    // Each state, and what its plan says: the fields that change, or why it cannot be done.
+    let states = [
+        (state("user", json!({"name": "u9", "uid": 4300})), "exists uid"),
+        (state("user", json!({"name": "u9", "groups": ["g6"]})), "plan user u9: there is no group g6"),
+        (state("user", json!({"name": "u8", "uid": 4300, "groups": []})), "exists uid"),
+        (state("group", json!({"name": "g7", "gid": 4310})), "exists gid"),
+        (state("group", json!({"name": "g6", "members": ["bin"]})), "exists members"),
+        (state("group", json!({"name": "bin", "members": ["u8"]})), "plan group bin: there is no user u8"),
+        (state("ssh_key", json!({"user": "u8", "key": KEY})), "plan ssh_key of u8: there is no user u8"),
+        (state("ssh_key", json!({"user": "u8", "key": KEY, "absent": true})), ""),
+        (
+            state("cron", json!({"name": "u8", "user": "u8", "schedule": "@daily", "command": "true"})),
+            "plan cron u8: there is no user u8",
+        ),
+        (state("file", json!({"path": "/srv/u8", "owner": "u8"})), "look up user u8: there is no such user"),
+        (
+            state("file", json!({"path": "/srv/new", "group": "g6"})),
+            "look up group g6: there is no such group",
+        ),
+        (state("file", json!({"path": "/srv/u8", "owner": 4300, "group": "bin"})), "group"),
+    ];
+    let told = |state: &State, forecast: &Forecast| match state.foresee(forecast) {
+        Ok(analysis) => (fields(&analysis).join(" "), analysis.changes),
+        Err(failure) => (failure.to_string(), Vec::new()),
+    };
+    let planned: Vec<_> = states.iter().map(|(state, _)| told(state, &forecast)).collect();
+    let along_planned = along.foresee(&forecast).unwrap().step;
+    for state in gone {
+        state.converge();
+    }
+    along.is_settled();
+    assert_eq!(along_planned, StepWord::Unchanged);
+    for ((state, expected), planned) in states.iter().zip(planned) {
+        let words = planned.0.split(" (").next().unwrap();
+        assert_eq!(words, *expected);
+        assert_eq!(told(state, &Forecast::default()), planned, "it comes as it was planned");
+    }
+    sh("rm -r /home/u8 /srv/u8");
 }
 
 fn password_hash_is_set_and_not_shown() {
