@@ -43,7 +43,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::Value;
 
 pub use self::machine::Machine;
+pub(super) use self::options::MAX_ATTEMPTS;
 pub use self::problem::{SiteError, SiteErrors};
+pub(super) use self::vars::NOT_VARIABLES;
 use super::Values;
 use super::catalog::{Catalog, OrderMode};
 use super::schema::{Checker, Formats};

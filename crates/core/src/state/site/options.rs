@@ -14,7 +14,7 @@ use crate::time::Span;
 use crate::yaml::{Key, Tree, Value};
 
 /// Most attempts of a `retry`, and the longest wait between two of them: what should go on for longer is a schedule.
-const MAX_ATTEMPTS: i128 = 1_000;
+pub(crate) const MAX_ATTEMPTS: i128 = 1_000;
 const MAX_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 /// The wait between attempts unless one is given.

@@ -1,6 +1,7 @@
 //! Whole states files in, catalogs or the words of errors out.
 
 mod composition;
+mod editor;
 mod errors;
 mod hostile;
 mod parameters;

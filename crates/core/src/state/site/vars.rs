@@ -15,6 +15,9 @@ use crate::state::catalog::Place;
 use crate::state::template::{self, RESERVED, Templates, is_template};
 use crate::yaml::{Key, Tree, Value};
 
+/// Names that no variable can have either: what a loop makes of them.
+pub(crate) const NOT_VARIABLES: [&str; 3] = ["item", "loop", ""];
+
 /// Who says what a variable is.
 #[derive(Clone, Debug)]
 pub(super) enum Definition {
@@ -68,7 +71,7 @@ impl<'a> Ground<'a> {
 
     /// Notes a name that no variable can have.
     pub(super) fn check_name(&self, source: &Source, key: &Key) {
-        if RESERVED.contains(&key.name.as_str()) || matches!(key.name.as_str(), "item" | "loop" | "") {
+        if RESERVED.iter().chain(&NOT_VARIABLES).any(|name| *name == key.name) {
             let message = format!("no variable can be called `{}`", key.name);
             self.problems.note(source.place(key.position), message, None);
         }
