@@ -16,7 +16,8 @@
 //! **`for_each`** takes a list, a map (in written order; a variable's by its keys) or an expression over variables. `item` is the list's item, or `{key, value}` of the map's. An id without a
 //! template gets the item's text, key or name at its end (`user-anna`); the id as it is written then names all of them in requisites.
 //!
-//! **`--only`** keeps the states that a pattern means, and what they name in requisites or read, transitively; of `listen` only the edge goes.
+//! **`--only`** keeps the states that a pattern means, and what they name in requisites, read, or need of what others provide, transitively; of
+//! `listen` only the edge goes. What a state needs is known here as far as its parameters are.
 //! A state that waits for others (`onchanges`, `onfail`, `prereq`) would mean nothing without them.
 
 mod contradictions;
@@ -48,6 +49,7 @@ pub use self::problem::{SiteError, SiteErrors};
 pub(super) use self::vars::NOT_VARIABLES;
 use super::Values;
 use super::catalog::{Catalog, OrderMode};
+use super::order::Links;
 use super::schema::{Checker, Formats};
 use super::template::Templates;
 use expand::Expansion;
@@ -128,6 +130,12 @@ pub trait ModuleTable: Sync {
     fn check(&self, module: &str, params: &Values) -> Result<(), String> {
         let (_, _) = (module, params);
         Ok(())
+    }
+
+    /// What a state needs and provides, by those of its parameters that are known.
+    fn links(&self, module: &str, params: &Values) -> Links {
+        let (_, _) = (module, params);
+        Links::default()
     }
 
     /// What a state is about, where it is known: two that are about the same thing may contradict each other.

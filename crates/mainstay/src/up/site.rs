@@ -7,18 +7,21 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use mainstay_control::view::{Problem, ProblemKind};
 use mainstay_core::frame::Facts;
 use mainstay_core::state::Values;
 use mainstay_core::state::catalog::Catalog;
+use mainstay_core::state::order::Links;
 use mainstay_core::state::schema::Formats;
 use mainstay_core::state::site::{
     ExtensionSource, Fetched, FileEntry, FileKind, Files, Machine, ModuleSchema, ModuleTable, Site,
     SiteErrors, SiteInput, compile,
 };
 use mainstay_module::contradiction;
-use mainstay_module::registry::Registry;
+use mainstay_module::forecast::Resource;
+use mainstay_module::registry::{AnyModule, Registry};
 
 use super::extensions;
 use super::rollout::{Known, Source};
@@ -184,6 +187,16 @@ impl ModuleTable for Modules<'_> {
         self.0.get(module).map_or(Ok(()), |module| module.read(params).map(drop))
     }
 
+    fn links(&self, module: &str, params: &Values) -> Links {
+        let read = |module: &Arc<dyn AnyModule>| {
+            let params = module.read(params).ok()?;
+            let names = |all: Vec<Resource>| all.into_iter().map(Resource::into_string).collect();
+            let (needs, provides) = (names(module.needs(&params)), names(module.provides(&params)));
+            Some(Links { needs, provides, ..Links::default() })
+        };
+        self.0.get(module).and_then(read).unwrap_or_default()
+    }
+
     fn thing<'p>(&self, module: &str, params: &'p Values) -> Option<&'p str> {
         contradiction::thing(module, params)
     }
@@ -206,6 +219,8 @@ pub fn machine_vars<'a>(ways: impl IntoIterator<Item = &'a dyn super::Way>) -> B
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn params(value: serde_json::Value) -> Values {
@@ -352,6 +367,22 @@ mod tests {
         site.yaml:11:55: `become` cannot be `a:`: it is neither the name nor the number of an account
         site.yaml:11:92: `interval` must be a number of seconds or a text like 30s
         "#);
+    }
+
+    #[test]
+    fn only_keeps_what_the_modules_need_of_others() {
+        let registry = mainstay_module::registry::builtin();
+        let states = "  conf: {file: {path: /srv/app/conf, content: '{{ facts.os }}', owner: app}}\n  app: {user: }\n  \
+                      srv: {directory: {path: /srv/app}}\n  other: {pkg: {names: [curl]}}\n";
+        let files = Example(format!("states:\n{states}"));
+        let input = SiteInput { file: "site.yaml".into(), only: vec!["conf".into()], ..SiteInput::default() };
+        let modules = Modules(&registry);
+        let site = compile(&input, &files, &modules).unwrap();
+        let (labels, facts, vars) = (BTreeMap::new(), Facts::default(), Values::new());
+        let machine = Machine { name: "a", labels: &labels, facts: &facts, vars: &vars };
+        let catalog = site.catalog(&machine).unwrap();
+        let kept: Vec<&str> = catalog.states.iter().map(|state| state.id.as_str()).collect();
+        assert_eq!(kept, ["conf", "app", "srv"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::names::{self, By, Named, Names, NoSuch};
 use super::options::{self, Word};
 use super::problem::Problems;
 use super::requisites::{self, Reference};
-use super::settle::{Read, Settler};
+use super::settle::{Read, Settler, holds_template};
 use super::skeleton::{self, Skeleton};
 use super::source::{Source, kind};
 use super::unit::{Outside, Step, Units, units};
@@ -21,6 +21,7 @@ use super::vars::{Definition, Definitions, Ground, Vars};
 use super::{MAX_STATES, Site, files};
 use crate::near_miss::near_miss;
 use crate::state::catalog::{Declared, Extension, OrderMode, Place, RequisiteKind};
+use crate::state::order::Links;
 use crate::state::param::{Entry, Param, ParamValue};
 use crate::state::schema::{self, shown};
 use crate::state::{StateIndex, Values};
@@ -127,7 +128,7 @@ impl Site<'_> {
         builder.groups(&mut names);
         let (states, references) = builder.states(&skeletons, &names);
         let targets = builder.targets(&names);
-        let only = builder.only(&names, &skeletons, &references);
+        let only = builder.only(&names, &states, &references);
         drop(names);
         let file = |number| self.library.name(number);
         contradictions::note(self.modules, &states, &references, targets.as_deref(), &file, warnings);
@@ -516,13 +517,13 @@ impl<'a> Builder<'a> {
         Some(targets)
     }
 
-    /// What `--only` keeps: what it names, and what that names or reads.
-    fn only(&self, names: &Names<'_>, skeletons: &[Skeleton], references: &[Reference]) -> Option<Vec<bool>> {
+    /// What `--only` keeps: what it names, and what that names, reads or needs.
+    fn only(&self, names: &Names<'_>, states: &[Expanded], references: &[Reference]) -> Option<Vec<bool>> {
         if self.site.input.only.is_empty() {
             return None;
         }
         let at = Place { file: self.site.root.number, line: 1, column: 1 };
-        let mut kept = vec![false; skeletons.len()];
+        let mut kept = vec![false; states.len()];
         let mut queue = Vec::new();
         for pattern in &self.site.input.only {
             let by = match pattern.strip_prefix("include:") {
@@ -536,7 +537,11 @@ impl<'a> Builder<'a> {
                 }
             }
         }
-        let mut needs: Vec<Vec<StateIndex>> = vec![Vec::new(); skeletons.len()];
+        let mut needs: Vec<Vec<StateIndex>> = vec![Vec::new(); states.len()];
+        let links: Vec<Links> = states.iter().map(|state| self.links(&state.declared)).collect();
+        for (state, provider) in requisites::inferred(states, references, &links) {
+            needs[state].push(provider);
+        }
         for reference in references.iter().filter(|reference| reference.kind != RequisiteKind::Listen) {
             reference.edges().for_each(|(state, target)| needs[state].push(target));
         }
@@ -546,6 +551,13 @@ impl<'a> Builder<'a> {
             }
         }
         Some(kept)
+    }
+
+    /// Of what waits for the machine nothing is known.
+    fn links(&self, state: &Declared) -> Links {
+        let known = state.params.iter().filter(|(_, value)| !holds_template(value));
+        let known = known.map(|(name, value)| (name.clone(), value.clone())).collect();
+        self.site.modules.links(&state.module, &known)
     }
 }
 

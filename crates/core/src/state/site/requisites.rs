@@ -11,7 +11,7 @@ use super::skeleton::Skeleton;
 use crate::near_miss::near_miss;
 use crate::state::StateIndex;
 use crate::state::catalog::{Catalog, Declared, Place, RequisiteKind, Requisites};
-use crate::state::order::{Order, OrderError};
+use crate::state::order::{Links, Order, OrderError, Why};
 
 /// One requisite as it was written.
 #[derive(Clone, Debug)]
@@ -203,15 +203,30 @@ pub(super) fn note_cycle_by_prereq(states: &[Expanded], references: &[Reference]
     if prereqs().next().is_none() {
         return;
     }
-    let of = edges(states.len(), references.iter());
-    let declared =
-        |(state, requisites): (&Expanded, Requisites)| Declared { requisites, ..state.declared.clone() };
-    let states: Vec<Declared> = states.iter().zip(of).map(declared).collect();
-    let catalog = Catalog { states, ..Catalog::empty() };
-    let Err(OrderError::Cycle(cycle)) = Order::build(&catalog, &[]) else { return };
+    let Err(OrderError::Cycle(cycle)) = ordered(states, references, &[]) else { return };
     let is_inside = |(carrier, _)| cycle.steps.iter().any(|step| step.state == carrier);
     let at = prereqs().find(|reference| reference.edges().any(is_inside)).map(|reference| reference.at);
     let mut path: String = cycle.steps.iter().map(|step| format!("{} ({}) → ", step.id, step.why)).collect();
     path += cycle.steps.first().map_or("", |step| step.id.as_str());
     problems.note(at.unwrap_or_default(), format!("these states wait for each other: {path}"), None);
+}
+
+/// What comes before which only because it provides what the other needs: the later first.
+pub(super) fn inferred(
+    states: &[Expanded],
+    references: &[Reference],
+    links: &[Links],
+) -> Vec<(StateIndex, StateIndex)> {
+    // Circles are told of where all are looked for.
+    let edges = ordered(states, references, links).map(|order| order.edges).unwrap_or_default();
+    let needs = edges.into_iter().filter(|edge| matches!(edge.why, Why::Needs(_)));
+    needs.map(|edge| (edge.after, edge.before)).collect()
+}
+
+fn ordered(states: &[Expanded], references: &[Reference], links: &[Links]) -> Result<Order, OrderError> {
+    let of = edges(states.len(), references.iter());
+    let declared =
+        |(state, requisites): (&Expanded, Requisites)| Declared { requisites, ..state.declared.clone() };
+    let states: Vec<Declared> = states.iter().zip(of).map(declared).collect();
+    Order::build(&Catalog { states, ..Catalog::empty() }, links)
 }

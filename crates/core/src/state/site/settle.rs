@@ -401,7 +401,7 @@ fn unsettled(param: &Param) -> Option<(Place, bool)> {
     }
 }
 
-fn holds_template(value: &Json) -> bool {
+pub(super) fn holds_template(value: &Json) -> bool {
     match value {
         Json::String(text) => is_template(text),
         Json::Array(items) => items.iter().any(holds_template),

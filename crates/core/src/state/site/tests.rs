@@ -116,6 +116,22 @@ impl ModuleTable for Table {
         }
     }
 
+    fn links(&self, module: &str, params: &Values) -> Links {
+        let named = |kind: &str, name: &str| {
+            params
+                .get(name)
+                .and_then(Value::as_str)
+                .map(|value| format!("{kind}:{value}"))
+                .into_iter()
+                .collect()
+        };
+        match module {
+            "file" => Links { needs: named("user", "owner"), ..Links::default() },
+            "user" => Links { provides: named("user", "name"), ..Links::default() },
+            _ => Links::default(),
+        }
+    }
+
     fn fetch(&self, extension: &ExtensionSource) -> Result<Fetched, String> {
         if extension.name == "gone" {
             return Err("cannot fetch gone: connection refused".into());

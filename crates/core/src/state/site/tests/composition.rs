@@ -260,6 +260,24 @@ fn what_only_leaves_deaf_is_said() {
 }
 
 #[test]
+fn only_keeps_what_provides_what_it_keeps_needs() {
+    let text = "targets: {all: [a, b, c, d, app, web], other: [db]}\nvars: {who: app}\nstates:\n  a: {file: {path: /a, owner: '{{ who }}'}, require: [b]}\n  \
+                b: {file: {path: '{{ facts.os }}', owner: web}}\n  c: {file: {path: /c, owner: nobody}}\n  d: {file: {path: /d, owner: '{{ facts.os }}'}}\n  \
+                app: {user: }\n  web: {user: , require: [c]}\n  db: {user: {name: app}}\n";
+    let kept = |only: &str, text: &str| {
+        let input = SiteInput { only: vec![only.into()], ..input() };
+        let catalog = catalog_of(&input, &Disk::of(&[("site.yaml", text)]), &Values::new()).unwrap();
+        ids(&catalog).join(" ")
+    };
+    assert_eq!(kept("a", text), "a b c app web");
+    assert_eq!(kept("b", text), "b c web");
+    assert_eq!(kept("d", text), "d");
+    // An edge that is left out, since it would close a circle, keeps nothing.
+    let knot = "states:\n  a: {file: {path: /a, owner: web}}\n  web: {user: , require: [a]}\n";
+    assert_eq!(kept("a", knot), "a");
+}
+
+#[test]
 fn what_is_for_other_machines_is_not_left_out_by_only() {
     let text = "targets: {all: [a, b], other: [c]}\nstates:\n  a: {cmd: {run: a}}\n  b: {cmd: {run: b}}\n  c: {cmd: {run: c}}\n";
     let input = SiteInput { only: vec!["a".into()], ..input() };
