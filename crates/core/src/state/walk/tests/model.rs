@@ -115,6 +115,14 @@ pub(super) fn graph(sketch: &Sketch) -> Option<Graph> {
             for provider in 0..count {
                 let provides = sketch.links[provider].provides.contains(resource);
                 let pair = (provider, needer);
+                // Of two that build on the same thing and both give it, the first written comes first.
+                let builds_on = |state: StateIndex| {
+                    let links = &sketch.links[state];
+                    links.needs.contains(resource) && links.provides.contains(resource)
+                };
+                if provider > needer && builds_on(provider) && builds_on(needer) {
+                    continue;
+                }
                 if !provides || provider == needer || written.contains(&pair) || !met.insert(pair) {
                     continue;
                 }
