@@ -543,3 +543,30 @@ fn how_a_command_and_a_skipped_state_ended_is_always_defined() {
     );
     assert_eq!(done.reports[0].outputs["signal"], json!(null));
 }
+
+#[test]
+fn a_command_that_is_no_change_is_none_in_whatever_order_it_hears_of_one() {
+    for order in [OrderMode::Ansible, OrderMode::Justdoit, OrderMode::Genius] {
+        for first in [0, 1] {
+            let machine = Machine::new();
+            let conf = state("conf", "file", json!({"path": machine.path("conf"), "content": "x"}));
+            let run = format!("echo x >> {}", machine.path("log"));
+            let quiet = state("quiet", "cmd", json!({"run": run, "changed": false}));
+            let after =
+                |at: usize| state("after", "cmd", json!({"run": "true"})).on(RequisiteKind::Onchanges, &[at]);
+            let mut catalog = match first {
+                0 => catalog([conf, quiet.on(RequisiteKind::Listen, &[0]), after(1)]),
+                _ => catalog([quiet.on(RequisiteKind::Listen, &[1]), conf, after(0)]),
+            };
+            catalog.order = order;
+            let mut session = machine.session();
+            session.ask(Ask::Catalog(Box::new(catalog)));
+            let plan = session.plan(1);
+            let done = session.apply(&plan);
+            let counts = (done.counts.changed, done.counts.unchanged, done.counts.skipped);
+            assert_eq!(counts, (1, 1, 1), "{order:?} {first} {done:?}");
+            let again = session.plan(2);
+            assert!(again.stable, "{order:?} {first} {again:?}");
+        }
+    }
+}

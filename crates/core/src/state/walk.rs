@@ -64,11 +64,13 @@ pub struct Ended {
     pub reason: Option<String>,
     /// A refresh was done; not if the module found it needless.
     pub refreshed: bool,
+    /// That refresh is no change of its own: its module says so of what it does.
+    pub quiet: bool,
 }
 
 impl Ended {
     pub fn new(outcome: StateOutcome) -> Self {
-        Self { outcome, reason: None, refreshed: false }
+        Self { outcome, reason: None, refreshed: false, quiet: false }
     }
 }
 
@@ -87,6 +89,8 @@ pub enum Probed {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Refreshed {
     Done,
+    /// It was done, and is no change: its module says so of what it does.
+    Quiet,
     /// What the state's own apply did amounts to it.
     NotNeeded,
     Failed(String),

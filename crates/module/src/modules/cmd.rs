@@ -252,7 +252,11 @@ migrate:
     ) -> Result<Refreshed, Failure> {
         match applied {
             Some(_) => Ok(Refreshed::NotNeeded),
-            None => self.apply(params, cx, &Analysis::unchanged()).map(Refreshed::Done),
+            None => {
+                let applied = self.apply(params, cx, &Analysis::unchanged())?;
+                // Only a refresh shows that a probe was called for.
+                Ok(Refreshed::Done(Applied { unchanged: params.changed == Some(false), ..applied }))
+            }
         }
     }
 }

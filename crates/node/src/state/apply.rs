@@ -277,6 +277,8 @@ impl<'a> Applying<'a> {
             outcome: finished.outcome,
             reason: finished.reason.clone(),
             refreshed: finished.refreshed,
+            // What a refresh changed is in the outcome already.
+            quiet: true,
         };
         {
             let mut books = self.books();
@@ -324,11 +326,16 @@ impl<'a> Applying<'a> {
         self.books().walk.merge_failed(members);
     }
 
-    /// Closes a refresh at the end.
-    pub(super) fn refreshed(&self, state: StateIndex, how: mainstay_core::state::walk::Refreshed) {
+    /// Closes a refresh at the end, and says what the state's outcome is by now.
+    pub(super) fn refreshed(
+        &self,
+        state: StateIndex,
+        how: mainstay_core::state::walk::Refreshed,
+    ) -> StateOutcome {
         let mut books = self.books();
         let paid = books.walk.refreshed(state, how);
         self.pay(&mut books, &paid);
+        books.walk.outcome(state).unwrap_or(StateOutcome::Unchanged)
     }
 
     pub(super) fn report(&self, finished: Finished) {

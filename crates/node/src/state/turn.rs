@@ -229,13 +229,14 @@ impl<'a> Applying<'a> {
             Ok(worked) => worked,
             Err(stop) => return self.stopped(state, begun, stop, Some(&observed.analysis)),
         };
-        let mut refreshed = false;
+        let (mut refreshed, mut changed) = (false, worked.changed);
         if run.refresh.is_some() {
             let analysis = applied.then_some(&observed.analysis);
             match self.refresh(state, &observed.params, analysis) {
-                Ok(Some(outputs)) => {
+                Ok(Some(done)) => {
                     refreshed = true;
-                    worked.outputs.extend(outputs);
+                    changed |= done.changed;
+                    worked.outputs.extend(done.outputs);
                 }
                 Ok(None) => {}
                 Err(failed) => {
@@ -249,7 +250,6 @@ impl<'a> Applying<'a> {
             let mut kept = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
             kept.insert(state, observed.analysis.clone());
         }
-        let changed = worked.changed || refreshed;
         if changed
             && !self.checks_attempts(run)
             && let Err(stop) = self.check_at_end(state, &worked.outputs)
@@ -447,13 +447,13 @@ impl<'a> Applying<'a> {
         })
     }
 
-    /// Nothing if it was needless; else what it gave out.
+    /// Nothing if it was needless.
     fn refresh(
         &self,
         state: StateIndex,
         params: &Params,
         applied: Option<&Analysis>,
-    ) -> Result<Option<Values>, Failed> {
+    ) -> Result<Option<Worked>, Failed> {
         let prepared = self.order.prepared;
         let module = prepared.states[state].module.as_ref();
         let refreshed = self.act(state, |host| module.refresh(params, &self.applying(state, host), applied));
@@ -466,7 +466,10 @@ impl<'a> Applying<'a> {
                     verdict::judge(prepared, state, &applied.verdict, &applied.outputs, seen)
                 });
                 match judged {
-                    Ok(_) => Ok(Some(applied.outputs)),
+                    Ok(says) => {
+                        let changed = says.unwrap_or(!applied.unchanged);
+                        Ok(Some(Worked { changed, outputs: applied.outputs, note: None }))
+                    }
                     Err(failure) => Err(Failed { reason: reason(&failure), outputs: applied.outputs }),
                 }
             }
@@ -487,7 +490,8 @@ impl<'a> Applying<'a> {
                 let applied = kept.filter(|_| applied_counts);
                 match params {
                     Ok(params) => match self.refresh(state, &params, applied.as_ref()) {
-                        Ok(Some(outputs)) => match self.check_at_end(state, &outputs) {
+                        Ok(Some(Worked { changed: false, .. })) => Heard::Quiet,
+                        Ok(Some(done)) => match self.check_at_end(state, &done.outputs) {
                             Ok(()) => Heard::Done,
                             Err(stop) => Heard::Failed(stop.into_reason()),
                         },
@@ -504,12 +508,13 @@ impl<'a> Applying<'a> {
             Err(_) => Heard::NotNeeded,
         };
         failpoint::pass("after a refresh");
-        let (outcome, reason) = match &how {
-            Heard::Done => (StateOutcome::Changed, None),
-            Heard::NotNeeded => return self.refreshed(state, how),
-            Heard::Failed(reason) => (StateOutcome::Failed, Some(reason.clone())),
+        let told = match &how {
+            Heard::Done | Heard::Quiet => Some((true, None)),
+            Heard::NotNeeded => None,
+            Heard::Failed(reason) => Some((false, Some(reason.clone()))),
         };
-        self.refreshed(state, how);
+        let outcome = self.refreshed(state, how);
+        let Some((refreshed, reason)) = told else { return };
         self.report(Finished {
             state,
             begun,
@@ -517,7 +522,7 @@ impl<'a> Applying<'a> {
             reason,
             step: StepWord::Unchanged,
             changes: Vec::new(),
-            refreshed: outcome == StateOutcome::Changed,
+            refreshed,
             outputs: Values::new(),
         });
     }

@@ -291,6 +291,12 @@ fn listen_refreshes_once_at_the_end_and_sets_off_nothing() {
         let shown = walked("s listen=t refreshes\nt", set, &[]);
         assert_eq!(shown, format!("{expected} t:changed"));
     }
+    // A refresh that is no change of its own.
+    let quiet = |sketch: &Sketch, acts: &mut Vec<Act>| {
+        changed(sketch, acts);
+        acts[0].refresh = Refresh::Quiet;
+    };
+    assert_eq!(walked(text, quiet, &[]), "s:unchanged+ u:unchanged t:changed");
     // Already refreshed after all that it listens to: not again.
     let sketch = Sketch::new("t\ns watch=t listen=t refreshes");
     let order = sketch.order();

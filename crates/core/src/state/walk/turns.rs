@@ -196,8 +196,8 @@ impl<'a> Walk<'a> {
         if self.slots.get(state).is_none_or(|slot| slot.stage != Stage::Running) {
             return Vec::new();
         }
-        let Ended { mut outcome, reason, refreshed } = ended;
-        if refreshed && outcome == StateOutcome::Unchanged {
+        let Ended { mut outcome, reason, refreshed, quiet } = ended;
+        if refreshed && !quiet && outcome == StateOutcome::Unchanged {
             outcome = StateOutcome::Changed;
         }
         self.slots[state].refreshed = refreshed;
@@ -214,6 +214,10 @@ impl<'a> Walk<'a> {
         match how {
             Refreshed::Done => {
                 self.slots[state].stage = Stage::Ended(StateOutcome::Changed);
+                self.slots[state].refreshed = true;
+                self.pay_listened(state, true)
+            }
+            Refreshed::Quiet => {
                 self.slots[state].refreshed = true;
                 self.pay_listened(state, true)
             }

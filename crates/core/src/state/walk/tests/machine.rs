@@ -29,6 +29,8 @@ pub(super) enum Refresh {
     Done,
     /// A change of its own amounts to it.
     NotNeeded,
+    /// It is done, and is no change.
+    Quiet,
     Failed,
 }
 
@@ -254,7 +256,9 @@ impl<'a> Machine<'a> {
                 }
                 _ => {
                     self.event(Event::Refreshed(state))?;
-                    return self.end(walk, state, StateOutcome::Changed, true);
+                    let changed = self.changed[state] || act.refresh != Refresh::Quiet;
+                    let outcome = if changed { StateOutcome::Changed } else { StateOutcome::Unchanged };
+                    return self.end(walk, state, outcome, true);
                 }
             },
             4 => {}
@@ -274,9 +278,9 @@ impl<'a> Machine<'a> {
                 self.event(Event::Refreshed(state))?;
                 Refreshed::Failed("broken".into())
             }
-            _ => {
+            how => {
                 self.event(Event::Refreshed(state))?;
-                Refreshed::Done
+                if how == Refresh::Quiet { Refreshed::Quiet } else { Refreshed::Done }
             }
         };
         let cleared = walk.refreshed(state, how);
@@ -291,7 +295,8 @@ impl<'a> Machine<'a> {
         outcome: StateOutcome,
         refreshed: bool,
     ) -> Result<bool, Killed> {
-        let cleared = walk.ended(state, Ended { refreshed, ..Ended::new(outcome) });
+        let quiet = self.acts[state].refresh == Refresh::Quiet;
+        let cleared = walk.ended(state, Ended { refreshed, quiet, ..Ended::new(outcome) });
         self.event(Event::Ended(state))?;
         self.clear(&cleared)?;
         Ok(false)

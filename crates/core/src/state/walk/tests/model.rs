@@ -202,7 +202,11 @@ pub(super) fn run(sketch: &Sketch, acts: &[Act], graph: &Graph, owed: &BTreeSet<
                         } else if refresh && !(act.refresh == Refresh::NotNeeded && own_change[state]) {
                             refreshes[state] += 1;
                             refreshed_in_turn[state] = act.refresh != Refresh::Failed;
-                            if act.refresh == Refresh::Failed { Failed } else { Changed }
+                            match act.refresh {
+                                Refresh::Failed => Failed,
+                                Refresh::Quiet if !own_change[state] => Unchanged,
+                                _ => Changed,
+                            }
                         } else if own_change[state] {
                             Changed
                         } else {
@@ -242,7 +246,9 @@ pub(super) fn run(sketch: &Sketch, acts: &[Act], graph: &Graph, owed: &BTreeSet<
             (_, true) => {
                 refreshes[state] += 1;
                 let worked = acts[state].refresh != Refresh::Failed;
-                model.outcomes.insert(state, if worked { Changed } else { Failed });
+                if acts[state].refresh != Refresh::Quiet {
+                    model.outcomes.insert(state, if worked { Changed } else { Failed });
+                }
                 worked.then_some(true)
             }
         };

@@ -112,8 +112,7 @@ fn sketch() -> impl Strategy<Value = Sketch> {
 fn some_act() -> impl Strategy<Value = Act> {
     let guard = prop_oneof![6 => Just(Guard::Pass), 1 => Just(Guard::Skip), 1 => Just(Guard::Never), 1 => Just(Guard::Broken)];
     let apply = prop_oneof![4 => Just(Apply::Changed), 3 => Just(Apply::Unchanged), 1 => Just(Apply::Failed)];
-    let refresh =
-        prop_oneof![4 => Just(Refresh::Done), 1 => Just(Refresh::NotNeeded), 1 => Just(Refresh::Failed)];
+    let refresh = prop_oneof![4 => Just(Refresh::Done), 1 => Just(Refresh::NotNeeded), 1 => Just(Refresh::Quiet), 1 => Just(Refresh::Failed)];
     (guard, apply, refresh, prop::bool::weighted(0.2), prop::bool::weighted(0.1))
         .prop_map(|(guard, apply, refresh, opaque, hidden)| Act { guard, apply, refresh, opaque, hidden })
 }
