@@ -570,3 +570,39 @@ fn a_command_that_is_no_change_is_none_in_whatever_order_it_hears_of_one() {
         }
     }
 }
+
+#[test]
+fn what_a_guard_keeps_from_being_paid_is_settled_and_said() {
+    let machine = Machine::new();
+    let conf = state("conf", "file", json!({"path": machine.path("conf"), "content": "c"}));
+    let on = |id: &str, kind: RequisiteKind| {
+        state(id, "cmd", json!({"run": format!("test -e {}", machine.path("fixed"))}))
+            .unless(format!("test -e {}", machine.path("guard")))
+            .on(kind, &[0])
+    };
+    let file = state("file", "file", json!({"path": machine.path("no/file"), "content": "f"}));
+    let mut session = machine.session();
+    session.ask(Ask::Catalog(Box::new(catalog([
+        conf,
+        on("job", RequisiteKind::Onchanges),
+        on("watches", RequisiteKind::Watch),
+        on("listens", RequisiteKind::Listen),
+        file.on(RequisiteKind::Onchanges, &[0]),
+    ]))));
+    assert_eq!(session.apply_all().counts.failed, 4);
+    // Meanwhile somebody else saw to all of it.
+    fs::write(machine.path("guard"), "").unwrap();
+    fs::create_dir(machine.path("no")).unwrap();
+    fs::write(machine.path("no/file"), "f").unwrap();
+    let plan = session.plan(1);
+    let said = |step: &mainstay_core::state::plan::PlanStep| {
+        step.reason.as_deref().is_some_and(|reason| reason.starts_with("owed from an earlier run"))
+    };
+    let owed: Vec<&str> =
+        plan.steps.iter().filter(|step| said(step)).map(|step| step.state.as_str()).collect();
+    assert_eq!((owed, plan.stable), (vec!["job", "watches", "listens", "file"], false), "{plan:?}");
+    let done = session.apply(&plan);
+    assert_eq!((done.counts.skipped, done.counts.unchanged, done.drift), (3, 2, None));
+    let plan = session.plan(2);
+    assert!(plan.stable && plan.steps.iter().all(|step| step.step == StepWord::Unchanged), "{plan:?}");
+}

@@ -233,6 +233,11 @@ impl Analyzing<'_> {
         };
         self.outlook.settle(state, &judgement, found);
         self.note(state, &judgement, &sight, refresh.is_some());
+        // It has nothing to do now, and its turn says so for good.
+        let sight = match self.outlook.settles(state) {
+            true => Sight { step: StepWord::Conditional, ..sight.owed() },
+            false => sight,
+        };
         let mut step = PlanStep {
             state: prepared.id(state).clone(),
             module: prepared.declared(state).module.clone(),

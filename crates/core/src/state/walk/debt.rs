@@ -127,6 +127,10 @@ impl Ledger {
         self.carried[state].iter().any(|(carried, _)| *carried == kind)
     }
 
+    pub(super) fn carries_any(&self, state: StateIndex) -> bool {
+        !self.carried[state].is_empty()
+    }
+
     /// A trigger is owed for one `onchanges` kind if it is owed for one of that kind's targets, or for a state that no such
     /// kind of this state names any more.
     pub(super) fn owes_trigger(&self, catalog: &Catalog, state: StateIndex, kind: RequisiteKind) -> bool {

@@ -351,6 +351,17 @@ impl<'a> Outlook<'a> {
         listens
     }
 
+    /// Of a state that was settled: it owes something, and has nothing to do. Its turn settles that, so a turn it is to have.
+    pub fn settles(&self, state: StateIndex) -> bool {
+        let listens = self.order.refreshes(state)
+            && !self.skipped[state]
+            && self.ledger.carries(state, DebtKind::Listen);
+        self.fates[state] == Some(Fate::Quiet)
+            && !self.ended_early[state]
+            && !listens
+            && self.ledger.carries_any(state)
+    }
+
     /// Once all are settled: the states for which another cycle is due. None means that the machine is stable. An error
     /// asks for nothing, nor does what only a failure would call for.
     pub fn asks_again(&self) -> Vec<StateIndex> {
@@ -361,7 +372,8 @@ impl<'a> Outlook<'a> {
                 && self.fates[*state] != Some(Fate::Bad)
                 && self.ledger.carries(*state, DebtKind::Listen)
         };
-        self.order.sequence.iter().copied().filter(|state| self.asks[*state] || owed(state)).collect()
+        let asks = |state: &StateIndex| self.asks[*state] || owed(state) || self.settles(*state);
+        self.order.sequence.iter().copied().filter(asks).collect()
     }
 
     fn cloud(&self, state: StateIndex) -> Option<StateIndex> {
