@@ -83,19 +83,19 @@ fn user_joins_the_group_of_its_name() {
 }
 
 fn user_is_in_its_own_group_anyway() {
-    sh("groupadd g8");
-    state("user", json!({"name": "u8", "groups": ["u8", "g8"]})).converge();
-    assert_eq!(sh("id -Gn u8"), "u8 g8");
-    assert_eq!(fields(&state("user", json!({"name": "u8", "groups": ["u8"]})).converge()), ["groups"]);
-    state("user", json!({"name": "u8", "groups": ["u8"], "append": true})).is_settled();
+    sh("groupadd g10");
+    state("user", json!({"name": "u10", "groups": ["u10", "g10"]})).converge();
+    assert_eq!(sh("id -Gn u10"), "u10 g10");
+    assert_eq!(fields(&state("user", json!({"name": "u10", "groups": ["u10"]})).converge()), ["groups"]);
+    state("user", json!({"name": "u10", "groups": ["u10"], "append": true})).is_settled();
     // What was a further group becomes its own.
-    state("user", json!({"name": "u8", "groups": ["g8"]})).converge();
-    state("user", json!({"name": "u8", "group": "g8", "groups": [], "append": true})).converge();
-    state("user", json!({"name": "u8", "groups": ["g8"]})).is_settled();
-    state("user", json!({"name": "u8", "absent": true, "remove_home": true})).converge();
-    sh("groupadd u9");
-    state("user", json!({"name": "u9", "groups": ["u9"]})).converge();
-    state("user", json!({"name": "u9", "absent": true, "remove_home": true})).converge();
+    state("user", json!({"name": "u10", "groups": ["g10"]})).converge();
+    state("user", json!({"name": "u10", "group": "g10", "groups": [], "append": true})).converge();
+    state("user", json!({"name": "u10", "groups": ["g10"]})).is_settled();
+    state("user", json!({"name": "u10", "absent": true, "remove_home": true})).converge();
+    sh("groupadd u11");
+    state("user", json!({"name": "u11", "groups": ["u11"]})).converge();
+    state("user", json!({"name": "u11", "absent": true, "remove_home": true})).converge();
 }
 
 fn what_an_earlier_state_takes_away_is_gone() {
