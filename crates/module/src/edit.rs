@@ -137,13 +137,17 @@ impl Edit<'_> {
         }
         let secret = self.sensitive || standing.is_secret(cx.view);
         changes.push(replacement::shown(cx, &standing, before.as_deref(), &after, secret));
+        let mut kept = None;
         if self.backup && standing.exists() {
-            changes.extend(replacement::changes(cx, &standing, self.sensitive)?);
+            let (more, foretold) = replacement::kept(cx, &standing, self.sensitive)?;
+            changes.extend(more);
+            kept = Some(foretold);
         }
         let text = content::text(&after).map(str::to_owned);
         let thing = Thing { kind: "file", text, secret, ..Thing::default() };
         let thing = Wanted::default().foretell(&standing, thing, self.usual_mode(), cx);
         let mut analysis = Analysis::of(changes);
+        analysis.predicts.extend(kept);
         if standing.links > 1 {
             let others = standing.links - 1;
             analysis = analysis.reason(format!("{others} other name(s) of this file keep the old content"));

@@ -3,12 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use mainstay_core::state::plan::{Change, Datum};
+use serde_json::Value;
 
 use crate::content;
 use crate::failure::Failure;
-use crate::host::{Command, Host, Ownership, Staged};
+use crate::field::Mode;
+use crate::forecast::Resource;
+use crate::host::{Command, Host, MAX_FILE, Ownership, Staged};
 use crate::module::Analyze;
-use crate::standing::{Kind, Sight, Standing, field};
+use crate::standing::{Kind, Sight, Standing, Thing, Wanted, field};
+
+/// A resource and what will be true of it.
+pub type Foretold = (Resource, Option<Value>);
 
 /// A change of content as it may be shown.
 pub fn shown(cx: &Analyze<'_>, old: &Standing, before: Option<&[u8]>, after: &[u8], secret: bool) -> Change {
@@ -35,25 +41,31 @@ pub fn validate(host: &Host, command: &str, staged: &Staged<'_>, sensitive: bool
     Err(Failure::new(format!("validate with `{command}`"), words).hint("the old file stays"))
 }
 
-/// What keeping the content that is replaced does to the file beside it.
-pub fn changes(cx: &Analyze<'_>, standing: &Standing, sensitive: bool) -> Sight<Vec<Change>> {
+/// What keeping the content that is replaced does to the file beside it, and what will be there then.
+pub fn kept(cx: &Analyze<'_>, standing: &Standing, sensitive: bool) -> Sight<(Vec<Change>, Foretold)> {
     let path = backup_path(&standing.path);
     let there = Standing::at(cx, &path)?;
     let of = path.to_string_lossy();
-    match there.kind {
-        Kind::Absent => Ok(vec![Change::new(field("exists", &of), Datum::Absent, Datum::known("file"))]),
+    let new = match there.kind {
+        // Of one that is too large to be read, nobody has to know what it holds.
+        Kind::Absent if standing.by.is_none() && standing.size > MAX_FILE => None,
+        _ => standing.content(cx.view)?,
+    };
+    let secret = sensitive || standing.is_secret(cx.view) || there.is_secret(cx.view);
+    let changes = match there.kind {
+        Kind::Absent => vec![Change::new(field("exists", &of), Datum::Absent, Datum::known("file"))],
         Kind::File => {
-            let (old, new) = (there.content(cx.view)?, standing.content(cx.view)?.unwrap_or_default());
-            if old.as_ref() == Some(&new) {
-                return Ok(Vec::new());
-            }
-            let secret = sensitive || standing.is_secret(cx.view) || there.is_secret(cx.view);
-            let mut change = shown(cx, &there, old.as_deref(), &new, secret);
+            let (old, new) = (there.content(cx.view)?, new.as_deref().unwrap_or_default());
+            let mut change = shown(cx, &there, old.as_deref(), new, secret);
             change.field = field("content", &of);
-            Ok(vec![change])
+            if old.as_deref() == Some(new) { Vec::new() } else { vec![change] }
         }
-        _ => Err(Failure::on("keep", &path, format!("it is a {}", there.what())).into()),
-    }
+        _ => return Err(Failure::on("keep", &path, format!("it is a {}", there.what())).into()),
+    };
+    let text = new.and_then(|bytes| content::text(&bytes).map(str::to_owned));
+    let thing = Thing { kind: "file", text, secret, ..Thing::default() };
+    let thing = Wanted::default().foretell(standing, thing, Mode(0o644), cx);
+    Ok((changes, (Resource::path(&path), Some(thing.value()))))
 }
 
 /// Where the content that is replaced is kept.

@@ -254,8 +254,11 @@ fn presence(p: &Params, cx: &Analyze<'_>) -> Sight<Analysis> {
     }
     changes.extend(p.wanted().changes(cx, old, "")?);
     let replaces = changes.iter().any(|change| change.field == "content");
+    let mut kept = None;
     if p.backup && replaces && !new {
-        changes.extend(replacement::changes(cx, &standing, p.sensitive)?);
+        let (more, foretold) = replacement::kept(cx, &standing, p.sensitive)?;
+        changes.extend(more);
+        kept = Some(foretold);
     }
     let pending = !changes.is_empty();
     let mut analysis = Analysis::of(changes)
@@ -274,6 +277,7 @@ fn presence(p: &Params, cx: &Analyze<'_>) -> Sight<Analysis> {
         let thing = Thing { kind: "file", text, secret, ..Thing::default() };
         let thing = p.wanted().foretell(old, thing, p.usual_mode(), cx);
         analysis = analysis.predict(Resource::path(&standing.path), Some(thing.value()));
+        analysis.predicts.extend(kept);
     }
     if let Kind::Link(target) = &standing.kind {
         analysis = analysis.reason(format!("replaces a link to {}", target.display()));

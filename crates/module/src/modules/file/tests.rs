@@ -210,6 +210,49 @@ fn a_replaced_content_is_kept_beside() {
 }
 
 #[test]
+fn what_is_kept_is_foretold_for_the_next_state_of_the_file() {
+    for older in [None, Some("0\n")] {
+        let folder = folder();
+        let (path, kept) = (folder.path().join("conf"), folder.path().join("conf.bak"));
+        fs::write(&path, "1\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        if let Some(older) = older {
+            fs::write(&kept, older).unwrap();
+            fs::set_permissions(&kept, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let second = json!({"path": path, "content": "3\n", "backup": true});
+        let later = json!({"path": kept, "mode": "0640"});
+        let mut foresight = trial();
+        let mut plan = |params: Value| {
+            let planned = foresight.analyze(params).unwrap();
+            for (resource, value) in &planned.predicts {
+                foresight.forecast.predict(resource.clone(), "earlier".into(), value.clone());
+            }
+            planned
+        };
+        plan(json!({"path": path, "content": "2\n", "backup": true}));
+        let planned = [plan(second.clone()), plan(later.clone())];
+        trial().in_folder(json!({"path": path, "content": "2\n", "backup": true}), folder.path()).unwrap();
+        let told = |datum: &Datum| match datum {
+            Datum::Predicted { value, .. } => Datum::Known(value.clone()),
+            other => other.clone(),
+        };
+        for (params, planned) in [second, later].into_iter().zip(planned) {
+            let found = trial().in_folder(params, folder.path()).unwrap().planned;
+            let planned = planned
+                .changes
+                .iter()
+                .map(|change| Change { before: told(&change.before), ..change.clone() });
+            assert_eq!(found.changes, planned.collect::<Vec<_>>(), "{older:?}");
+        }
+        assert_eq!(
+            (fs::read_to_string(&kept).unwrap(), fs::read_to_string(&path).unwrap()),
+            ("2\n".into(), "3\n".into())
+        );
+    }
+}
+
+#[test]
 fn a_sensitive_file_is_never_shown() {
     let folder = folder();
     let path = folder.path().join("token");

@@ -131,6 +131,25 @@ fn a_file_that_is_still_to_be_written_is_edited_in_thought() {
 }
 
 #[test]
+fn what_an_edit_keeps_is_what_the_edit_before_it_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, kept) = (folder.path().join("conf"), folder.path().join("conf.bak"));
+    fs::write(&path, "a\n").unwrap();
+    let edit = |line: &str| json!({"path": path, "line": line, "backup": true});
+    let mut trial = Trial::of(Line);
+    for (resource, value) in trial.analyze(edit("b")).unwrap().predicts {
+        trial.forecast.predict(resource, "first".into(), value);
+    }
+    let planned = trial.analyze(edit("c")).unwrap();
+    assert_eq!(planned.changes[1].field, format!("content of {}", kept.display()));
+    assert_eq!(planned.changes[1].diff.as_deref(), Some("@@ -1 +1,2 @@\n a\n+b\n"));
+    for line in ["b", "c"] {
+        Trial::of(Line).in_folder(edit(line), folder.path()).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&kept).unwrap(), "a\nb\n");
+}
+
+#[test]
 fn parameters_that_make_no_sense_are_refused() {
     let trial = Trial::of(Line);
     for bad in [
