@@ -9,7 +9,7 @@ mod dnf;
 pub mod key;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use schemars::JsonSchema;
@@ -24,6 +24,10 @@ const OUTDATED: &str = "/var/lib/mainstay/package-index.outdated";
 
 /// Its time of change is when the list was last read by us.
 const READ: &str = "/var/lib/mainstay/package-index.read";
+
+/// Lies here, with the manager and the package at the end of its name, while a package that is held was let go for a change and is
+/// to be held again. On disk before it is let go, so that whatever ends the change in the middle does not end the hold.
+const LET_GO: &str = "/var/lib/mainstay/package-held";
 
 /// Packages can be large and lines slow.
 pub const PATIENCE: Duration = Duration::from_secs(3600);
@@ -142,6 +146,39 @@ impl Manager {
             Self::Dnf => dnf::hold(host, names, held),
             Self::Apk => apk::hold(host, names, held),
         }
+    }
+
+    fn let_go(self, name: &str) -> PathBuf {
+        PathBuf::from(format!("{LET_GO}.{}.{name}", self.word()))
+    }
+
+    /// Whether a package was let go for a change that did not come to its end.
+    pub fn is_owed_a_hold(self, view: &View, name: &str) -> Result<bool, Failure> {
+        Ok(view.entry(&self.let_go(name))?.is_some())
+    }
+
+    /// Notes down that these packages are to be held again.
+    pub fn owe_hold<'n>(self, host: &Host, names: impl IntoIterator<Item = &'n str>) -> Result<(), Failure> {
+        for name in names {
+            let note = self.let_go(name);
+            make_parent(host, &note)?;
+            host.write(&note, b"", Ownership::default())?;
+        }
+        host.settle()
+    }
+
+    /// They are held again, or nobody wants them to be.
+    pub fn owe_no_hold<'n>(
+        self,
+        host: &Host,
+        names: impl IntoIterator<Item = &'n str>,
+    ) -> Result<(), Failure> {
+        for note in names.into_iter().map(|name| self.let_go(name)) {
+            if host.entry(&note)?.is_some() {
+                host.remove(&note)?;
+            }
+        }
+        Ok(())
     }
 
     /// A name that this manager takes as one: no option, no pattern, no expression.

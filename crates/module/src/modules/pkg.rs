@@ -168,12 +168,27 @@ impl Sight {
         let is_held = |name: &String| sight.installed.get(name).is_some_and(|installed| installed.held);
         sight.transaction.changes_held = install.keys().any(is_held);
         sight.transaction.install = install;
-        if let Some(held) = params.held {
-            let differs = |name: &&&str| sight.installed.get(**name).is_some_and(|now| now.held) != held;
-            let names = names.iter().filter(differs).map(|name| (*name).to_owned()).collect();
-            *(if held { &mut sight.hold } else { &mut sight.unhold }) = names;
+        let now_held = |name: &str| sight.installed.get(name).is_some_and(|now| now.held);
+        match params.held {
+            Some(held) => {
+                let differs = names.iter().filter(|name| now_held(name) != held);
+                let names = differs.map(|name| (*name).to_owned()).collect();
+                *(if held { &mut sight.hold } else { &mut sight.unhold }) = names;
+            }
+            None => sight.hold = sight.owed_holds(view)?,
         }
         Ok(sight)
+    }
+
+    /// Packages that were held before a change that did not come to its end.
+    fn owed_holds(&self, view: &View) -> Result<Vec<String>, Failure> {
+        let mut owed = Vec::new();
+        for (name, now) in &self.installed {
+            if !now.config_only && !now.held && self.manager.is_owed_a_hold(view, name)? {
+                owed.push(name.clone());
+            }
+        }
+        Ok(owed)
     }
 
     fn is_settled(&self) -> bool {
@@ -437,16 +452,19 @@ fn apply(all: &[&PkgParams], cx: &Apply<'_>) -> Result<Vec<Applied>, Failure> {
         true => Ok(()),
         false => manager.hold(cx.host, &names.iter().map(String::as_str).collect::<Vec<_>>(), held),
     };
+    manager.owe_hold(cx.host, held_before.iter().map(String::as_str))?;
     set_held(&unhold, false)?;
     if !whole.install.is_empty() || !whole.remove.is_empty() {
         let done = manager.transact(cx.host, &whole);
         if done.is_err() {
             // What was held stays held, whatever became of it.
             set_held(&held_before, true)?;
+            manager.owe_no_hold(cx.host, held_before.iter().map(String::as_str))?;
         }
         done?;
     }
     set_held(&hold, true)?;
+    manager.owe_no_hold(cx.host, all.iter().flat_map(|params| params.wanted().into_keys()))?;
     let done = look()?;
     Ok(done
         .iter()

@@ -161,11 +161,9 @@ fn deb(params: &Map<String, Value>) -> Observation {
             _ => None,
         };
     }
-    if params.contains_key("held") {
-        let name = params["name"].as_str().unwrap();
-        let held = line("apt-mark showhold").lines().any(|held| held == name);
-        seen.insert(format!("{name} held"), json!(held));
-    }
+    let name = params["name"].as_str().unwrap();
+    let held = line("apt-mark showhold").lines().any(|held| held == name);
+    seen.insert(format!("{name} held"), json!(held));
     seen
 }
 

@@ -12,6 +12,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("pkg_lists_all_that_comes_with_it", pkg_lists_all_that_comes_with_it),
     ("pkg_is_held", pkg_is_held),
     ("pkg_that_fails_stays_held", pkg_that_fails_stays_held),
+    ("pkg_hold_that_was_lost_is_set_again", pkg_hold_that_was_lost_is_set_again),
     ("pkg_states_are_one_transaction_together", pkg_states_are_one_transaction_together),
     ("pkg_reads_an_outdated_list_once", pkg_reads_an_outdated_list_once),
     ("pkg_from_a_repository_to_come_is_unknown", pkg_from_a_repository_to_come_is_unknown),
@@ -131,9 +132,51 @@ fn pkg_that_fails_stays_held() {
     sh("apt-get update -q");
     let wanted = state("pkg", json!({"name": "demo", "version": "1.2"}));
     wanted.try_apply(&wanted.analyze()).unwrap_err();
-    assert_eq!(sh("apt-mark showhold"), "demo");
+    assert_eq!((sh("apt-mark showhold"), sh("ls /var/lib/mainstay")), ("demo".into(), String::new()));
     state("pkg", json!({"name": "demo", "held": false})).converge();
     state("pkg", json!({"name": "demo", "absent": true})).converge();
+}
+
+fn pkg_hold_that_was_lost_is_set_again() {
+    repository();
+    let of = |more: serde_json::Value| {
+        let mut params = json!({"name": "demo"});
+        params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        state("pkg", params)
+    };
+    // What lets go of a package and cannot hold it again, as if it had been killed in between.
+    let lose = |from: &str, to: &str| {
+        sh("rm -f /tmp/noted");
+        sh(&format!(
+            "apt-get install -y -q --allow-downgrades --allow-change-held-packages demo={from} 2>&1"
+        ));
+        sh("apt-mark hold demo && mv /usr/bin/apt-mark /usr/bin/apt-mark.real");
+        write(
+            "/usr/bin/apt-mark",
+            "#!/bin/sh\n[ \"$1\" = unhold ] && ls /var/lib/mainstay > /tmp/noted\n[ \"$1\" = hold ] && exit 1\nexec apt-mark.real \"$@\"\n",
+        );
+        sh("chmod 755 /usr/bin/apt-mark");
+        let wanted = of(json!({"version": to}));
+        wanted.try_apply(&wanted.analyze()).unwrap_err();
+        sh("mv /usr/bin/apt-mark.real /usr/bin/apt-mark");
+        assert_eq!(sh("apt-mark showhold"), "");
+    };
+    let notes = || sh("ls /var/lib/mainstay | grep held || true");
+    lose("1.0", "1.1");
+    assert_eq!(fields(&of(json!({"version": "1.1"})).converge()), ["demo held"]);
+    assert_eq!((sh("apt-mark showhold"), notes()), ("demo".into(), String::new()));
+    // Letting go is noted down before, so that whatever ends it in between loses nothing.
+    lose("1.1", "1.0");
+    assert!(read("/tmp/noted").contains("package-held.apt.demo"));
+    of(json!({"version": "1.1"})).converge();
+    assert_eq!((sh("apt-mark showhold"), notes()), ("demo".into(), String::new()));
+    lose("1.1", "1.0");
+    // Who wants it not held is not told that it was.
+    let free = of(json!({"held": false}));
+    free.is_settled();
+    of(json!({"version": "1.1", "held": false})).converge();
+    assert_eq!((sh("apt-mark showhold"), notes()), (String::new(), String::new()));
+    of(json!({"absent": true})).converge();
 }
 
 fn pkg_states_are_one_transaction_together() {
