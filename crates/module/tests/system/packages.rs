@@ -224,7 +224,8 @@ fn pkg_from_a_repository_to_come_is_unknown() {
     assert_eq!(planned.changes[0].after, Datum::Unknown { until: "the-repository".into() });
 }
 
-/// A key as text, and its fingerprint as gpg says it.
+/// A key as text, and its fingerprint as gpg says it. Each name is used once: where the directory of another key was, its agent may
+/// still be about to end.
 fn key(name: &str) -> (String, String) {
     let gpg = format!("gpg --batch --quiet --homedir /tmp/{name}");
     sh(&format!(
@@ -278,7 +279,7 @@ fn pkgrepo_is_read_once_with_its_key() {
 
 fn pkgrepo_with_another_key_is_refused() {
     repository();
-    let (armored, fingerprint) = key("owner");
+    let (armored, fingerprint) = key("keeper");
     let (other, _) = key("stranger");
     let of = |key: &str| {
         let params = json!({
