@@ -439,7 +439,7 @@ impl<'a> Builder<'a> {
             for (key, tree) in others {
                 let is_own = entries.iter().any(|entry| entry.name == key.name);
                 if !is_own && identity != Some(key.name.as_str()) {
-                    let param = settler.param(&other.source, tree);
+                    let param = self.copied(settler, other, tree, *at);
                     entries.push(Entry {
                         name: key.name.clone(),
                         at: other.source.place(key.position),
@@ -474,6 +474,39 @@ impl<'a> Builder<'a> {
             self.problems().note(at, message, None);
         }
         values
+    }
+
+    /// A parameter of another state, as this one sees its variables. What only this one does not have is told where it uses the
+    /// other, which is right as it stands.
+    fn copied(&self, settler: &Settler<'_>, other: &Skeleton, tree: &Tree, at: Place) -> Param {
+        let known = |settler: &Settler<'_>| {
+            let problems = Problems::default();
+            let deferred = Cell::new(false);
+            let aside = Settler {
+                problems: &problems,
+                deferred: &deferred,
+                reads: RefCell::default(),
+                secrets_read: RefCell::default(),
+                ..*settler
+            };
+            aside.param(&other.source, tree);
+            problems.into_inner()
+        };
+        let found = known(settler);
+        if found.is_empty() || !known(&self.settler(other.unit, &other.locals)).is_empty() {
+            let before = settler.reads.borrow().len();
+            let param = settler.param(&other.source, tree);
+            // What cannot be read from here is told here, too.
+            if !std::ptr::eq(settler.vars, &self.units.units[other.unit].vars.values) {
+                settler.reads.borrow_mut()[before..].iter_mut().for_each(|read| read.at = at);
+            }
+            return param;
+        }
+        for problem in found {
+            let message = format!("`use` of `{}`: {}", other.id, problem.message);
+            self.problems().note(at, message, problem.hint);
+        }
+        Param { value: ParamValue::Wrong, at, raw: None }
     }
 
     fn targets(&self, names: &Names<'_>) -> Option<Vec<(Target, Vec<StateIndex>)>> {

@@ -11,6 +11,10 @@ fn all(files: &[&str]) -> String {
         ("other.yaml", "vars: {x: 1}\nstates: {o: {pkg: {}}}"),
         ("another.yaml", "vars: {x: 2}"),
         ("vhost.yaml", "states: {conf: {pkg: {}}}"),
+        (
+            "used.yaml",
+            "states:\n  conf: {file: {path: /c, content: '{{ name }}'}}\n  read: {cmd: {run: \"{{ states['conf'].size }}\"}}",
+        ),
         ("top.yaml", "name: x\ntargets: {}"),
         ("bad.j2", "a\n  {{ nope }}\n{% if %}"),
         ("latin", "\u{e9}"),
@@ -336,6 +340,30 @@ fn templates() {
       2 | states: {a: {cmd: {run: '{{ x.z.a }}'}}}
         |                              ^
     "#);
+}
+
+#[test]
+fn what_a_state_cannot_use_of_another_is_told_where_it_uses_it() {
+    insta::assert_snapshot!(all(&[
+        "include: {file: used.yaml, vars: {name: a}, as: v}\nstates:\n  s: {file: {path: /s}, use: v/conf}\n  t: {cmd: {}, use: [v/read]}",
+        "states:\n  e: {for_each: [1], file: {path: '/{{ item }}', content: 'c{{ item }}'}}\n  s: {file: {path: /s}, use: e-1}",
+        "states:\n  a: {file: {path: /a, content: '{{ nme }}'}}\n  s: {file: {path: /s}, use: a}",
+    ]), @r"
+    site.yaml:3:30: `use` of `v/conf`: there is no variable `name`
+      3 |   s: {file: {path: /s}, use: v/conf}
+        |                              ^
+    site.yaml:4:22: there is no state `conf` to read (did you mean v/conf?)
+      4 |   t: {cmd: {}, use: [v/read]}
+        |                      ^
+
+    site.yaml:3:30: `use` of `e-1`: there is no variable `item` (`item` is there with `for_each` only)
+      3 |   s: {file: {path: /s}, use: e-1}
+        |                              ^
+
+    site.yaml:2:37: there is no variable `nme`
+      2 |   a: {file: {path: /a, content: '{{ nme }}'}}
+        |                                     ^
+    ");
 }
 
 #[test]
