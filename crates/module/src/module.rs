@@ -1,6 +1,7 @@
 //! What a module is: the contract between the engine and the kinds of state.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use mainstay_core::state::catalog::BlobId;
 use mainstay_core::state::plan::Change;
@@ -37,6 +38,11 @@ pub trait Module: Send + Sync + 'static {
     }
 
     fn provides(&self, _params: &Self::Params) -> Vec<Resource> {
+        Vec::new()
+    }
+
+    /// Files that it puts its parameters into, beside the one at its `path`: where a secret goes, others do not show it.
+    fn writes(&self, _params: &Self::Params) -> Vec<PathBuf> {
         Vec::new()
     }
 

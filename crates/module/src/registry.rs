@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use mainstay_core::state::Values;
@@ -91,6 +92,10 @@ pub trait AnyModule: Send + Sync {
     fn read(&self, params: &Values) -> Result<Params, String>;
     fn needs(&self, params: &Params) -> Vec<Resource>;
     fn provides(&self, params: &Params) -> Vec<Resource>;
+    /// See [`Module::writes`].
+    fn writes(&self, _params: &Params) -> Vec<PathBuf> {
+        Vec::new()
+    }
     fn probes(&self, params: &Params) -> bool;
     /// See [`Module::brings`].
     fn brings(&self) -> bool {
@@ -163,6 +168,10 @@ impl<M: Module> AnyModule for Typed<M> {
         self.0.provides(params.of())
     }
 
+    fn writes(&self, params: &Params) -> Vec<PathBuf> {
+        self.0.writes(params.of())
+    }
+
     fn probes(&self, params: &Params) -> bool {
         self.0.probes(params.of())
     }
@@ -232,6 +241,32 @@ mod tests {
             "blob" => json!({"$blob": "00", "$file": written}),
             "tree" => json!({"$tree": [], "$file": written}),
             _ => json!("the text"),
+        }
+    }
+
+    #[test]
+    fn what_has_no_path_says_which_files_it_writes() {
+        let registry = builtin();
+        for (name, params, files) in [
+            ("mount", json!({"path": "/srv", "source": "a:/b", "fstype": "nfs"}), &["/etc/fstab"][..]),
+            ("cron", json!({"name": "job", "schedule": "@daily", "command": "x"}), &["/etc/cron.d/job"]),
+            (
+                "sysctl",
+                json!({"name": "vm.swappiness", "value": 1}),
+                &["/etc/sysctl.d/90-vm.swappiness.conf"],
+            ),
+            (
+                "pkgrepo",
+                json!({"name": "a", "uris": ["https://example.org"]}),
+                &["/etc/apt/sources.list.d/a.sources", "/etc/yum.repos.d/a.repo", "/etc/apk/repositories"],
+            ),
+            ("user", json!({"name": "a"}), &["/etc/shadow", "/etc/passwd"]),
+            ("file", json!({"path": "/a", "content": "a"}), &[]),
+        ] {
+            let module = registry.get(name).unwrap();
+            let params = module.read(params.as_object().unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let files: Vec<PathBuf> = files.iter().map(PathBuf::from).collect();
+            assert_eq!(module.writes(&params), files, "{name}");
         }
     }
 

@@ -200,6 +200,10 @@ backup:
         if params.absent { Vec::new() } else { vec![Resource::path(&params.path())] }
     }
 
+    fn writes(&self, params: &CronParams) -> Vec<PathBuf> {
+        vec![params.path()]
+    }
+
     fn analyze(&self, params: &CronParams, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
         let path = params.path();
         conclude(&path, if params.absent { absence(&path, cx) } else { self.presence(params, &path, cx) })

@@ -1,6 +1,6 @@
 //! `git`: a working copy of a repository, at one commit.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mainstay_core::state::plan::{Change, Datum};
@@ -128,6 +128,11 @@ app-source:
 
     fn provides(&self, p: &Params) -> Vec<Resource> {
         vec![Resource::path(&p.path)]
+    }
+
+    fn writes(&self, p: &Params) -> Vec<PathBuf> {
+        // Whence it was fetched.
+        vec![p.path.join(".git/config")]
     }
 
     fn analyze(&self, p: &Params, cx: &Analyze<'_>) -> Result<Analysis, Failure> {

@@ -3,7 +3,7 @@
 mod declared;
 mod tree;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mainstay_core::state::plan::{Change, Datum};
 use schemars::JsonSchema;
@@ -282,6 +282,10 @@ impl Module for Mount {
         let source = params.source.as_deref().filter(|source| source.starts_with('/'));
         let above = params.path.parent().map(Resource::path);
         source.map(|source| Resource::path(Path::new(source))).into_iter().chain(above).collect()
+    }
+
+    fn writes(&self, _: &MountParams) -> Vec<PathBuf> {
+        vec![TABLE.into()]
     }
 
     fn analyze(&self, params: &MountParams, cx: &Analyze<'_>) -> Result<Analysis, Failure> {

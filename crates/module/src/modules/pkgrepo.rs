@@ -397,6 +397,10 @@ nodejs:
         vec![Resource::package_index()]
     }
 
+    fn writes(&self, params: &PkgrepoParams) -> Vec<PathBuf> {
+        [Manager::Apt, Manager::Dnf, Manager::Apk].map(|manager| params.file(manager)).into()
+    }
+
     fn analyze(&self, params: &PkgrepoParams, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
         let manager = params.manager.map_or_else(|| Manager::of(cx.view), Ok)?;
         if manager == Manager::Apt && !params.absent && params.suites.is_empty() {

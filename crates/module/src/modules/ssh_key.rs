@@ -276,6 +276,11 @@ backup-login:
         file.into_iter().chain([Resource::user(&params.user)]).collect()
     }
 
+    fn writes(&self, params: &SshKeyParams) -> Vec<PathBuf> {
+        // In a home directory the machine alone knows where.
+        params.file.iter().map(|file| file.to_path_buf()).collect()
+    }
+
     fn analyze(&self, params: &SshKeyParams, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
         let user = Resource::user(&params.user);
         let now = if cx.forecast.takes(&user) { None } else { home(cx.view, &params.user)? };

@@ -206,6 +206,10 @@ vm.swappiness:
         Ok(())
     }
 
+    fn writes(&self, params: &SysctlParams) -> Vec<PathBuf> {
+        vec![params.file()]
+    }
+
     fn analyze(&self, params: &SysctlParams, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
         conclude(&params.file(), params.foresee(cx))
     }

@@ -203,6 +203,10 @@ admin:
         provides
     }
 
+    fn writes(&self, _: &UserParams) -> Vec<PathBuf> {
+        vec!["/etc/shadow".into(), "/etc/passwd".into()]
+    }
+
     fn analyze(&self, params: &UserParams, cx: &Analyze<'_>) -> Result<Analysis, Failure> {
         let mut groups = accounts::groups(cx.view)?;
         groups.retain(|group| !cx.forecast.takes(&Resource::group(&group.name)));

@@ -194,12 +194,28 @@ impl Prepared {
         }
     }
 
-    /// What a secret state has at its path is hidden from others too. Before its turn, since an earlier run may have put it
+    /// What a secret state has at its path, and in what other files its module writes, is hidden from others too. Before its turn, since an earlier run may have put it
     /// there; and at its turn, since only then outputs may say where that is, and links where it leads.
     fn hide(&self, state: StateIndex, seen: &Seen<'_>) {
-        let secrecy = &self.states[state].secrecy;
+        let Ready { module, secrecy, params } = &self.states[state];
+        if !secrecy.is_secret() {
+            return;
+        }
+        let write =
+            |params: &Params| module.writes(params).iter().for_each(|file| self.hidden.add(file, false));
+        match params {
+            Kept::Read(params) => write(params),
+            Kept::Wrong(_) => {}
+            Kept::AtItsTurn => {
+                match give(&self.catalog, &self.templates, &self.facts, module.as_ref(), state, seen) {
+                    Given::Whole(params) => write(&params),
+                    Given::Partly(params, _) => write(&params),
+                    Given::Not(_) | Given::Wrong(_) => {}
+                }
+            }
+        }
         let path = self.declared(state).params.get("path").and_then(Value::as_str);
-        let Some(path) = path.filter(|_| secrecy.is_secret()) else { return };
+        let Some(path) = path else { return };
         if let Ok(Rendering::Known(Value::String(path))) = self.text(state, path, seen) {
             // Of one that does not even show its path, what is in a directory is secret as well.
             self.hidden.add(Path::new(&path), !secrecy.shows("path"));

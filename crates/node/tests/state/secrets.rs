@@ -172,6 +172,28 @@ fn what_a_secret_state_put_into_a_file_is_not_shown_by_others_that_edit_it() {
 }
 
 #[test]
+fn nor_is_what_a_state_without_a_path_put_into_it() {
+    let machine = Machine::new();
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
+    let (keys, key) =
+        (machine.path("keys"), "AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
+    let own = json!({"user": user, "key": format!("ssh-ed25519 {key} own"), "file": keys});
+    for line in ["# one", "# two"] {
+        let mut session = machine.session();
+        session.ask(Ask::Catalog(Box::new(catalog([
+            state("early", "line", json!({"path": keys, "line": line, "match": "^# ", "create": true})),
+            state("key", "ssh_key", own.clone()).sensitive(),
+            state("late", "line", json!({"path": keys, "line": format!("{line}!"), "match": "^# .*!$"})),
+        ]))));
+        session.plan(1);
+        let done = session.apply_all();
+        assert_eq!(done.counts.failed, 0, "{done:?}");
+        assert!(machine.read("keys").contains(key));
+        assert!(!session.heard.contains(key), "{}", session.heard);
+    }
+}
+
+#[test]
 fn what_was_made_of_a_secret_is_in_no_reason() {
     let machine = Machine::new();
     let path = |name: &str| format!("{}{{{{ secrets.pw | upper }}}}{name}", machine.path(""));
