@@ -1,15 +1,64 @@
 //! Two states that undo each other: each run would change what the other has just changed.
 //!
 //! Only what stands plainly in both is compared, since what a template gives may be the same. States that manage different sides of a
-//! thing, as one a file's content and another its mode, are no contradiction, nor is a directory and what lies in it.
+//! thing, as one a file's content and another its mode, are no contradiction, nor is a directory and what lies in it, unless it is
+//! a `sync` that removes what is not its own.
+
+use std::path::Path;
 
 use mainstay_core::state::Values;
 use mainstay_core::state::template::is_template;
 use serde_json::Value;
 
+use crate::modules::sync;
+
 /// The path of what a state of this module is about, if it is known.
 pub fn thing<'a>(module: &str, params: &'a Values) -> Option<&'a str> {
     matches!(module, "file" | "directory" | "link" | "line" | "block").then_some(())?;
+    path(params)
+}
+
+/// Where a state of this module puts something, if it is known.
+pub fn place<'a>(module: &str, params: &'a Values) -> Option<&'a str> {
+    let puts = thing(module, params).is_some() || matches!(module, "sync" | "git" | "archive");
+    if puts && flag(params, "absent") == Some(false) { path(params) } else { None }
+}
+
+/// The directory in which nothing stays but what this state puts there, if it is known.
+pub fn reign<'a>(module: &str, params: &'a Values) -> Option<&'a str> {
+    if module == "sync" && flag(params, "delete") == Some(true) { path(params) } else { None }
+}
+
+/// Whether what a state puts beneath the directory of another does not stay there. Nothing is said where exceptions are not known.
+pub fn removes(above: &Values, (module, params): (&str, &Values)) -> bool {
+    let removed = || {
+        let inner = Path::new(place(module, params)?).strip_prefix(path(above)?).ok()?;
+        let exclude = above.get("exclude").and_then(Value::as_array).into_iter().flatten();
+        let exclude: Vec<&str> =
+            exclude.map(|glob| glob.as_str().filter(|glob| !is_template(glob))).collect::<Option<_>>()?;
+        let excluded = sync::excluded(exclude).ok()?;
+        let own: Vec<&Path> = entries(above)?.collect();
+        let stays = |path: &Path| {
+            own.iter().any(|own| own.starts_with(path))
+                || path.ancestors().any(|path| excluded.is_match(path))
+        };
+        Some(match module {
+            "sync" => !stays(inner) || entries(params)?.any(|entry| !stays(&inner.join(entry))),
+            // What is in it is known to nobody.
+            "git" | "archive" => !inner.ancestors().any(|path| excluded.is_match(path)),
+            _ => !stays(inner),
+        })
+    };
+    removed().unwrap_or(false)
+}
+
+/// What the folder of a `sync` holds.
+fn entries(params: &Values) -> Option<impl Iterator<Item = &Path>> {
+    let tree = params.get("source")?.get("$tree")?.as_array()?;
+    Some(tree.iter().filter_map(|entry| entry.get("path")?.as_str()).map(Path::new))
+}
+
+fn path(params: &Values) -> Option<&str> {
     let path = text(params, "path")?;
     Some(if path.len() > 1 { path.trim_end_matches('/') } else { path })
 }
@@ -130,6 +179,37 @@ mod tests {
         let there = contradiction((a, &one), (b, &other));
         assert_eq!(there.is_some(), contradiction((b, &other), (a, &one)).is_some(), "it is so both ways");
         there
+    }
+
+    #[test]
+    fn what_a_sync_removes_is_found() {
+        let tree = |paths: &[&str]| {
+            let entries: Vec<Value> =
+                paths.iter().map(|path| json!({"path": path, "kind": "directory"})).collect();
+            json!({"$file": "f", "$tree": entries})
+        };
+        let sync = |path: &str, exclude: Value, own: &[&str]| json!({"path": path, "delete": true, "exclude": exclude, "source": tree(own)});
+        let none = || json!([]);
+        let site = |exclude: Value| sync("/srv/www", exclude, &["conf/a", "css"]);
+        let at = |path: &str| json!({"path": path});
+        for (above, module, params, expected) in [
+            (site(none()), "file", at("/srv/www/x"), true),
+            (site(none()), "file", at("/srv/www/conf/a"), false),
+            (site(none()), "directory", at("/srv/www/conf"), false),
+            (site(none()), "file", at("/srv/wwwx"), false),
+            (site(none()), "file", json!({"path": "/srv/www/x", "absent": true}), false),
+            (site(none()), "file", at("/srv/www/{{ x }}"), false),
+            (site(json!(["x"])), "file", at("/srv/www/conf/x/y"), false),
+            (site(json!(["{{ x }}"])), "file", at("/srv/www/x"), false),
+            (site(none()), "sync", sync("/srv/www/css", none(), &["b"]), true),
+            (site(none()), "sync", sync("/srv/www/conf", none(), &["a"]), false),
+            (site(none()), "git", at("/srv/www/css"), true),
+            (site(json!(["css"])), "git", at("/srv/www/css"), false),
+            (site(none()), "user", at("/srv/www/x"), false),
+        ] {
+            let found = removes(above.as_object().unwrap(), (module, params.as_object().unwrap()));
+            assert_eq!(found, expected, "{above} {module} {params}");
+        }
     }
 
     #[test]

@@ -150,6 +150,24 @@ pub trait ModuleTable: Sync {
         None
     }
 
+    /// Where a state puts something, if it is known.
+    fn place<'p>(&self, module: &str, params: &'p Values) -> Option<&'p str> {
+        let (_, _) = (module, params);
+        None
+    }
+
+    /// The directory in which nothing stays but what this state puts there, if it is known.
+    fn reign<'p>(&self, module: &str, params: &'p Values) -> Option<&'p str> {
+        let (_, _) = (module, params);
+        None
+    }
+
+    /// Whether what a state puts beneath the directory of another does not stay there.
+    fn removes(&self, above: &Values, other: (&str, &Values)) -> bool {
+        let (_, _) = (above, other);
+        false
+    }
+
     /// Fetches a program that serves as a module, verifies it as declared, and asks it what it is.
     fn fetch(&self, extension: &ExtensionSource) -> Result<Fetched, String> {
         Err(format!("the extension {} cannot be fetched here", extension.name))

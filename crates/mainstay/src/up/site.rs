@@ -205,6 +205,18 @@ impl ModuleTable for Modules<'_> {
         contradiction::contradiction(one, other)
     }
 
+    fn place<'p>(&self, module: &str, params: &'p Values) -> Option<&'p str> {
+        contradiction::place(module, params)
+    }
+
+    fn reign<'p>(&self, module: &str, params: &'p Values) -> Option<&'p str> {
+        contradiction::reign(module, params)
+    }
+
+    fn removes(&self, above: &Values, other: (&str, &Values)) -> bool {
+        contradiction::removes(above, other)
+    }
+
     fn fetch(&self, extension: &ExtensionSource) -> Result<Fetched, String> {
         extensions::directory()
             .and_then(|directory| extensions::fetch(extension, &directory))
@@ -401,7 +413,12 @@ states:
   below: {file: {path: /etc/d/x, content: x}}
   gone: {file: {path: /etc/d/, absent: true}}
   edit: {line: {path: /etc/d/x, line: y}}
-targets: {'*': [a, b, guarded, called, other-side, dir, below, gone, edit], 'role=x': [elsewhere]}
+  www: {sync: {path: /srv/www, source: www, delete: true, exclude: [uploads]}}
+  extra: {file: {path: /srv/www/a/x, content: x}}
+  kept: {file: {path: /srv/www/uploads/x, content: x}}
+  keep: {sync: {path: /srv/keep, source: www}}
+  more: {file: {path: /srv/keep/x, content: x}}
+targets: {'*': [a, b, guarded, called, other-side, dir, below, gone, edit, www, extra, kept, keep, more], 'role=x': [elsewhere]}
 "
             .into(),
         );
@@ -416,6 +433,7 @@ targets: {'*': [a, b, guarded, called, other-side, dir, below, gone, edit], 'rol
         site.yaml:4:3: `b` and `a` (line 3) are both about /etc/a: their contents differ (each run would undo what the other did)
         site.yaml:11:3: `gone` and `dir` (line 9) are both about /etc/d: one wants it, the other wants it gone (each run would undo what the other did)
         site.yaml:12:3: `edit` and `below` (line 10) are both about /etc/d/x: one gives it its whole content, and the line of the other is not in it (each run would undo what the other did)
+        site.yaml:14:3: `extra` puts /srv/www/a/x where `www` (line 13) removes what is not its own (each run would undo what the other did)
         "#);
     }
 

@@ -70,11 +70,7 @@ impl Wish<'_> {
 
 impl Params {
     fn excluded(&self) -> Result<GlobSet, String> {
-        let mut set = GlobSetBuilder::new();
-        for text in &self.exclude {
-            set.add(glob(text).map_err(|error| format!("exclude: {error}"))?);
-        }
-        set.build().map_err(|error| format!("exclude: {error}"))
+        excluded(self.exclude.iter().map(String::as_str))
     }
 
     fn wanted(&self, wish: &Wish<'_>) -> Wanted<'_> {
@@ -130,6 +126,15 @@ impl Params {
 
 fn executable_mode(mode: Mode, executable: bool) -> Mode {
     if executable { Mode(mode.0 | (mode.0 & 0o444) >> 2) } else { mode }
+}
+
+/// What matches them is left alone, with all in it.
+pub(crate) fn excluded<'a>(globs: impl IntoIterator<Item = &'a str>) -> Result<GlobSet, String> {
+    let mut set = GlobSetBuilder::new();
+    for text in globs {
+        set.add(glob(text).map_err(|error| format!("exclude: {error}"))?);
+    }
+    set.build().map_err(|error| format!("exclude: {error}"))
 }
 
 fn glob(text: &str) -> Result<globset::Glob, globset::Error> {

@@ -4,6 +4,7 @@
 //! that no target gives to one machine together. What the modules make of their parameters, they know themselves.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use super::ModuleTable;
 use super::expand::Expanded;
@@ -32,7 +33,13 @@ pub(super) fn note(
         }
     }
     about.retain(|_, states| states.len() > 1);
-    if about.is_empty() {
+    let mut reigns: HashMap<&Path, Vec<StateIndex>> = HashMap::new();
+    for (index, state) in states.iter().enumerate() {
+        if let Some(directory) = modules.reign(&state.declared.module, &state.declared.params) {
+            reigns.entry(Path::new(directory)).or_default().push(index);
+        }
+    }
+    if about.is_empty() && reigns.is_empty() {
         return;
     }
     let mut is_certain: Vec<bool> =
@@ -44,13 +51,21 @@ pub(super) fn note(
         None => true,
         Some(targets) => targets.iter().any(|(_, states)| states.contains(&one) && states.contains(&other)),
     };
+    let of = |state: StateIndex| {
+        let declared = &states[state].declared;
+        (declared.module.as_str(), &declared.params)
+    };
+    let line = |earlier: StateIndex, later: StateIndex| {
+        let (one, other) = (states[earlier].declared.at, states[later].declared.at);
+        match one.file == other.file {
+            true => format!("line {}", one.line),
+            false => format!("{}:{}", file(one.file), one.line),
+        }
+    };
+    let hint = || Some("each run would undo what the other did".to_owned());
     for (thing, mut group) in about {
         group.retain(|&state| is_certain[state]);
         for (at, &later) in group.iter().enumerate() {
-            let of = |state: StateIndex| {
-                let declared = &states[state].declared;
-                (declared.module.as_str(), &declared.params)
-            };
             let undoes = |&earlier: &StateIndex| {
                 let why = modules.contradiction(of(earlier), of(later))?;
                 are_together(earlier, later).then_some((earlier, why))
@@ -59,12 +74,25 @@ pub(super) fn note(
                 continue;
             };
             let (one, other) = (&states[earlier].declared, &states[later].declared);
-            let place = match one.at.file == other.at.file {
-                true => format!("line {}", one.at.line),
-                false => format!("{}:{}", file(one.at.file), one.at.line),
-            };
+            let place = line(earlier, later);
             let message = format!("`{}` and `{}` ({place}) are both about {thing}: {why}", other.id, one.id);
-            warnings.note(other.at, message, Some("each run would undo what the other did".into()));
+            warnings.note(other.at, message, hint());
+        }
+    }
+    if reigns.is_empty() {
+        return;
+    }
+    for (state, expanded) in states.iter().enumerate().filter(|(state, _)| is_certain[*state]) {
+        let declared = &expanded.declared;
+        let Some(place) = modules.place(&declared.module, &declared.params) else { continue };
+        let above = Path::new(place).ancestors().skip(1).filter_map(|above| reigns.get(above));
+        let removes = |by: &StateIndex| {
+            is_certain[*by] && modules.removes(of(*by).1, of(state)) && are_together(*by, state)
+        };
+        if let Some(by) = above.flat_map(|above| above.iter().take(MAX_COMPARED)).copied().find(removes) {
+            let (id, by_id, line) = (&declared.id, &states[by].declared.id, line(by, state));
+            let message = format!("`{id}` puts {place} where `{by_id}` ({line}) removes what is not its own");
+            warnings.note(declared.at, message, hint());
         }
     }
 }
