@@ -253,7 +253,7 @@ mod tests {
             (
                 "sysctl",
                 json!({"name": "vm.swappiness", "value": 1}),
-                &["/etc/sysctl.d/90-vm.swappiness.conf"],
+                &["/etc/sysctl.d/90-vm-swappiness.conf"],
             ),
             (
                 "pkgrepo",
