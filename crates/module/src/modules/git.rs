@@ -182,11 +182,22 @@ app-source:
         }
         let checkout = checkout.args([commit, "--"]);
         let ran = cx.host.run(&checkout)?;
+        // A file that could not be written git tells of, and calls it a success.
+        let left = if ran.succeeded() { status(cx.host, &p.path, "no")? } else { String::new() };
+        let is_done = ran.succeeded() && left.is_empty();
         // What was refused before anything was written leaves all as it was, and nothing to throw away.
-        if ran.succeeded() || !unfinished && status(cx.host, &p.path, "normal")? == before {
+        let was_refused = || -> Result<bool, Failure> {
+            Ok(!ran.succeeded() && !unfinished && status(cx.host, &p.path, "normal")? == before)
+        };
+        if is_done || was_refused()? {
             cx.host.remove(&note)?;
         }
-        ran.or_failure(&checkout)?;
+        let ran = ran.or_failure(&checkout)?;
+        if let Some(first) = left.lines().next() {
+            let words =
+                format!("not all files are as in the commit: {}; {}", first.trim(), ran.error_text().trim());
+            return Err(Failure::on("check out to", &p.path, words));
+        }
         Ok(Applied { outputs: analysis.outputs.clone(), ..Applied::default() })
     }
 }

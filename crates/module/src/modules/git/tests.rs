@@ -62,6 +62,11 @@ impl Upstream {
         if head.is_some() && fs::read_to_string(work.join("file")).is_ok_and(|text| text == "mine") {
             seen.insert("modified".into(), json!(" M file"));
         }
+        // One of two files that come in one commit, where git has called that one its own.
+        let half = work.join("early").exists() && !work.join("late").exists();
+        if half && seen.get("unfinished") == seen.get("commit") {
+            seen.insert("modified".into(), json!(" D late"));
+        }
         seen
     }
 
@@ -147,7 +152,9 @@ fn a_checkout_that_was_killed_is_done_again() {
         upstream_fetched(&upstream);
         let own = upstream.work().join(".git");
         fs::write(own.join("mainstay-checkout"), &commit).unwrap();
-        fs::write(own.join("index.lock"), "").unwrap();
+        for lock in ["index.lock", "HEAD.lock"] {
+            fs::write(own.join(lock), "").unwrap();
+        }
         fs::write(upstream.work().join("file"), "mine").unwrap();
         fs::write(upstream.work().join(text), "ne").unwrap();
         upstream.run(json!({})).unwrap();
@@ -163,6 +170,85 @@ fn a_checkout_that_was_killed_is_done_again() {
         assert!(failure.to_string().contains("would be overwritten"), "{failure}");
     }
     assert_eq!(fs::read_to_string(upstream.work().join("four")).unwrap(), "kept");
+}
+
+#[test]
+fn a_checkout_that_failed_halfway_is_known_for_ours() {
+    if !have_git() {
+        return;
+    }
+    let upstream = Upstream::new();
+    upstream.run(json!({})).unwrap();
+    for name in ["early", "late"] {
+        fs::write(upstream.path().join(name), format!("{name} of the first")).unwrap();
+        upstream.git(&["add", name]);
+    }
+    let commit = upstream.commit("two");
+    upstream_fetched(&upstream);
+    // Of two new files, the second cannot be had.
+    let late = upstream.git(&["rev-parse", "HEAD:late"]);
+    fs::remove_file(upstream.work().join(".git/objects").join(&late[..2]).join(&late[2..])).unwrap();
+    for _ in 0..2 {
+        let failure = upstream.run(json!({})).unwrap_err();
+        assert!(failure.to_string().contains("unable to read"), "{failure}");
+        assert!(upstream.work().join("early").exists());
+        assert_eq!(upstream.observe()["unfinished"], json!(commit));
+    }
+    fs::write(upstream.path().join("early"), "new").unwrap();
+    upstream.git(&["rm", "--quiet", "late"]);
+    upstream.git(&["add", "early"]);
+    upstream.commit("three");
+    let planned = upstream.run(json!({})).unwrap();
+    assert!(planned.lists("unfinished"));
+    assert_eq!(fs::read_to_string(upstream.work().join("early")).unwrap(), "new");
+    // One that cannot even begin leaves what is owed.
+    let next = upstream.commit("four");
+    upstream_fetched(&upstream);
+    let tree = upstream.git(&["rev-parse", "HEAD^{tree}"]);
+    fs::remove_file(upstream.work().join(".git/objects").join(&tree[..2]).join(&tree[2..])).unwrap();
+    fs::write(upstream.work().join(".git/mainstay-checkout"), &commit).unwrap();
+    upstream.run(json!({})).unwrap_err();
+    assert_eq!(upstream.observe()["unfinished"], json!(next));
+}
+
+#[test]
+fn a_checkout_that_dies_among_new_files_is_known_for_ours() {
+    if !have_git() {
+        return;
+    }
+    let upstream = Upstream::new();
+    upstream.run(json!({})).unwrap();
+    for (name, text) in [(".gitattributes", "late filter=deadly\n"), ("early", "new"), ("late", "new")] {
+        fs::write(upstream.path().join(name), text).unwrap();
+        upstream.git(&["add", name]);
+    }
+    // The same text as before, so that nothing but new files is written.
+    let commit = upstream.commit("one");
+    let setting =
+        |args: &[&str]| run(&Host::new(), git(&upstream.work()).arg("config").args(args.iter().copied()));
+    setting(&["filter.deadly.smudge", "kill -9 $PPID"]).unwrap();
+    upstream.run(json!({})).unwrap_err();
+    assert!(upstream.work().join("early").exists());
+    assert_eq!(upstream.observe()["unfinished"], json!(commit));
+    setting(&["--remove-section", "filter.deadly"]).unwrap();
+    let planned = upstream.run(json!({})).unwrap();
+    assert!(planned.lists("unfinished"));
+    assert_eq!(fs::read_to_string(upstream.work().join("late")).unwrap(), "new");
+}
+
+#[test]
+fn a_first_checkout_that_never_came_to_a_commit_has_nothing_to_lose() {
+    if !have_git() {
+        return;
+    }
+    let upstream = Upstream::new();
+    fs::create_dir_all(upstream.work()).unwrap();
+    upstream_fetched(&upstream);
+    for step in [["read-tree", "origin/main"], ["checkout-index", "--all"]] {
+        run(&Host::new(), git(&upstream.work()).args(step)).unwrap();
+    }
+    let planned = upstream.run(json!({})).unwrap();
+    assert!(planned.lists("commit") && !planned.lists("modified"));
 }
 
 /// As far as a checkout comes before it is one.
