@@ -36,7 +36,7 @@ pub struct Trial {
     pub host: Host,
     pub forecast: Forecast,
     pub blobs: BTreeMap<BlobId, Vec<u8>>,
-    state: StateId,
+    pub state: StateId,
 }
 
 impl Trial {

@@ -406,12 +406,15 @@ mod tests {
             format!("command=\"a\\\\\"\" {two}"),
             format!("ssh-ed25519-cert-v01@openssh.com {}", &two[12..]),
             "what nobody understands".to_owned(),
+            // sshd passes over spaces and tabs alone.
+            format!("\u{b}# {two}"),
         ];
-        let now = format!("# kept\n\n{}\n", odd.join("\n"));
+        let comments = "# kept\n\n \t# kept too\n";
+        let now = format!("{comments}{}\n", odd.join("\n"));
         let params = read(serde_json::json!({"user": "ann", "key": one, "exclusive": true})).unwrap();
-        assert_eq!(params.wanted(&now), format!("# kept\n\n{one}\n"));
+        assert_eq!(params.wanted(&now), format!("{comments}{one}\n"));
         let params = read(serde_json::json!({"user": "ann", "key": two, "absent": true})).unwrap();
-        assert_eq!(params.wanted(&now), format!("# kept\n\n{}\n", odd[2..].join("\n")));
+        assert_eq!(params.wanted(&now), format!("{comments}{}\n", odd[2..].join("\n")));
     }
 
     #[test]

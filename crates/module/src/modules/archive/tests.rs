@@ -67,13 +67,16 @@ fn observe(path: &Path) -> Observation {
         return seen;
     }
     seen.insert("exists".into(), json!("directory"));
-    for entry in fs::read_dir(path).unwrap() {
-        let entry = entry.unwrap();
-        if entry.file_name().to_string_lossy().starts_with(".mainstay-unpacked-") {
-            seen.insert("unpacked".into(), json!(fs::read_to_string(entry.path()).unwrap().trim()));
-        }
-    }
+    seen.extend(observe_marks(path).into_iter().map(|(_, text)| ("unpacked".to_owned(), json!(text))));
     seen
+}
+
+/// By the paths of the marks.
+fn observe_marks(path: &Path) -> Vec<(PathBuf, String)> {
+    let is_mark =
+        |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(".mainstay-unpacked-");
+    let paths = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).filter(is_mark);
+    paths.map(|path| (path.clone(), fs::read_to_string(path).unwrap().trim().to_owned())).collect()
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -127,6 +130,38 @@ fn another_archive_is_written_over_the_first() {
         trial.run(json!({"path": path, "source": source, "strip": 1}), &|| observe(&path)).unwrap();
         check_unpacked(&path, text);
     }
+    // The same one, with less of its paths taken away.
+    let source = trial.blob(&release("two"));
+    trial.run(json!({"path": path, "source": source}), &|| observe(&path)).unwrap();
+    assert!(path.join("tool-1/bin/tool").exists());
+}
+
+#[test]
+fn archives_of_several_states_lie_in_one_directory() {
+    let folder = folder();
+    let path = folder.path().to_owned();
+    let mut trials = ["one", "two"].map(|state| {
+        let mut trial = Trial::of(Archive);
+        trial.state = state.into();
+        let source =
+            trial.blob(&tarred(&[("both", EntryType::Regular, state), (state, EntryType::Regular, state)]));
+        (trial, json!({"path": path, "source": source}))
+    });
+    for (trial, params) in &mut trials {
+        let others = observe_marks(&path);
+        let own = || {
+            let marks = observe_marks(&path).into_iter().filter(|mark| !others.contains(mark));
+            marks.map(|(_, text)| ("unpacked".to_owned(), json!(text))).collect::<Observation>()
+        };
+        trial.run(params.clone(), &own).unwrap();
+    }
+    for (trial, params) in &trials {
+        assert_eq!(trial.analyze(params.clone()).unwrap().step, StepWord::Unchanged);
+    }
+    assert_eq!(
+        ["one", "two", "both"].map(|name| fs::read_to_string(path.join(name)).unwrap()),
+        ["one", "two", "two"]
+    );
 }
 
 #[test]
