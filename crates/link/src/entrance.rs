@@ -2,9 +2,10 @@
 //!
 //! Links and the API share it. What a connection is for, and who may stay, is decided by its users.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
@@ -14,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::chain::ChainError;
-use crate::gate::{Gate, Place};
+use crate::gate::{Entry, Gate, Place};
 use crate::limits::{Limits, LinkCounters, MAX_HANDSHAKE, count};
 use crate::stall::{Guarded, OverBudget};
 use crate::tls::{self, TlsError};
@@ -61,6 +62,8 @@ pub(crate) struct Entrance {
     pub(crate) limits: Limits,
     pub(crate) counters: Arc<LinkCounters>,
     gate: Arc<Gate>,
+    /// Taken from the kernel's queue for a place that was gone by then: the first to be let in.
+    waiting: Mutex<VecDeque<(TcpStream, SocketAddr)>>,
 }
 
 /// A connection that has proven nothing yet.
@@ -85,7 +88,8 @@ impl Entrance {
         limits: Limits,
         counters: Arc<LinkCounters>,
     ) -> Self {
-        Self { tcp, config, gate: Gate::new(&limits, counters.clone()), limits, counters }
+        let gate = Gate::new(&limits, counters.clone());
+        Self { tcp, config, gate, limits, counters, waiting: Mutex::default() }
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -96,26 +100,37 @@ impl Entrance {
     pub(crate) async fn accept(&self) -> Arrival {
         loop {
             self.gate.room().await;
-            let (tcp, address) = match self.tcp.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    count(&self.counters.accept_failed);
-                    tracing::warn!(%error, "cannot accept a connection");
-                    sleep(ACCEPT_REST).await;
-                    continue;
-                }
+            let before = self.waiting().pop_front();
+            let (tcp, address) = match before {
+                Some(waiting) => waiting,
+                None => match self.tcp.accept().await {
+                    Ok(accepted) => {
+                        count(&self.counters.accepted);
+                        accepted
+                    }
+                    Err(error) => {
+                        count(&self.counters.accept_failed);
+                        tracing::warn!(%error, "cannot accept a connection");
+                        sleep(ACCEPT_REST).await;
+                        continue;
+                    }
+                },
             };
-            count(&self.counters.accepted);
-            if let Some((place, leave)) = self.gate.enter(address.ip()) {
-                return Arrival {
-                    tcp,
-                    address,
-                    place,
-                    leave,
-                    deadline: Instant::now() + self.limits.admission,
-                };
+            match self.gate.enter(address.ip()) {
+                Entry::In { place, leave } => {
+                    let deadline = Instant::now() + self.limits.admission;
+                    return Arrival { tcp, address, place, leave, deadline };
+                }
+                // Whoever was to make room for it has spoken meanwhile.
+                Entry::Full => self.waiting().push_back((tcp, address)),
+                Entry::TooMany => {}
             }
         }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<(TcpStream, SocketAddr)>> {
+        // No code that can panic runs under this lock.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `prove`, which begins with [`Arrival::enter`], within the arrival's time, and counts what came of it.
@@ -184,5 +199,55 @@ impl Arrival {
             (Ok(1), _) => Err(HandshakeError::NotTls),
             _ => Err(HandshakeError::Gone),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+    use mainstay_core::id::KeyId;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::certificate::{issue_hub, make_ca};
+    use crate::chain::FleetCa;
+    use crate::tls::Credentials;
+
+    fn config() -> Arc<ServerConfig> {
+        let [root, hub] = [1, 2].map(|seed| SigningKey::from_bytes(&[seed; 32]));
+        let ca = FleetCa::from_der(make_ca(&root).unwrap()).unwrap();
+        let id = KeyId::from_bytes(hub.verifying_key().to_bytes());
+        let made = issue_hub(&root, id, &"hub1".parse().unwrap()).unwrap();
+        tls::link_server(&Credentials::new(hub, made.chain(ca.der())).unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_came_for_a_place_that_was_gone_by_then_waits_for_the_next() {
+        let limits = Limits { strangers: 1, ..Limits::default() };
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let entrance = Entrance::over(tcp, config(), limits, Arc::default());
+        let address = entrance.local_addr().unwrap();
+        let mut first = TcpStream::connect(address).await.unwrap();
+        let mut inside = entrance.accept().await;
+        // As long as it is silent there is room for another.
+        let mut next = Box::pin(entrance.accept());
+        assert!(futures_util::poll!(&mut next).is_pending());
+        first.write_all(&[TLS_HANDSHAKE]).await.unwrap();
+        inside.first_byte().await.unwrap();
+        let second = TcpStream::connect(address).await.unwrap();
+        let taken = async {
+            while entrance.counters.accepted.load(std::sync::atomic::Ordering::Relaxed) < 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            _ = &mut next => panic!("there is no place for it"),
+            () = taken => {}
+        }
+        // Whoever waits for it may stop and begin again.
+        drop(next);
+        drop(inside);
+        let next = tokio::time::timeout(Duration::from_secs(20), entrance.accept()).await;
+        assert_eq!(next.expect("it has waited").address, second.local_addr().unwrap());
     }
 }

@@ -60,19 +60,16 @@ impl Gate {
         }
     }
 
-    /// Lets a newcomer in, or not: too many from its address, or no room after all. The receiver fires when it must make room.
-    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<(Place, oneshot::Receiver<()>)> {
+    /// Lets a newcomer in, or not.
+    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Entry {
         let source = source_of(address);
         let mut state = self.lock();
         if source.is_some() && state.sources.get(&source).copied().unwrap_or(0) >= self.most_per_source {
             count(&self.counters.too_many);
-            return None;
+            return Entry::TooMany;
         }
         if state.inside.len() >= self.most {
-            let Some((oldest, leave)) = state.silent.pop_first() else {
-                count(&self.counters.too_many);
-                return None;
-            };
+            let Some((oldest, leave)) = state.silent.pop_first() else { return Entry::Full };
             count(&self.counters.crowded_out);
             // It may have gone already by itself.
             let _ = leave.send(());
@@ -86,7 +83,7 @@ impl Gate {
         state.silent.insert(number, leave);
         drop(state);
         let gate = self.clone();
-        Some((Place { gate, number }, told))
+        Entry::In { place: Place { gate, number }, leave: told }
     }
 
     #[cfg(test)]
@@ -113,6 +110,19 @@ impl State {
             }
         }
     }
+}
+
+/// What became of a newcomer.
+pub(crate) enum Entry {
+    In {
+        place: Place,
+        /// Fires when it must make room.
+        leave: oneshot::Receiver<()>,
+    },
+    /// No room after all: it may wait for some.
+    Full,
+    /// Its address has too many inside already.
+    TooMany,
 }
 
 /// One stranger's place; given back on drop.
@@ -164,13 +174,20 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn enter(gate: &Arc<Gate>, address: &str) -> Option<(Place, oneshot::Receiver<()>)> {
+        match gate.enter(from(address)) {
+            Entry::In { place, leave } => Some((place, leave)),
+            Entry::Full | Entry::TooMany => None,
+        }
+    }
+
     #[test]
     fn the_longest_silent_makes_room_and_who_spoke_does_not() {
         let gate = gate(2, 9);
-        let (first, mut told_first) = gate.enter(from("192.0.2.1")).unwrap();
-        let (_second, mut told_second) = gate.enter(from("192.0.2.2")).unwrap();
+        let (first, mut told_first) = enter(&gate, "192.0.2.1").unwrap();
+        let (_second, mut told_second) = enter(&gate, "192.0.2.2").unwrap();
         first.spoke();
-        let (_third, _) = gate.enter(from("192.0.2.3")).unwrap();
+        let (_third, _) = enter(&gate, "192.0.2.3").unwrap();
         assert!(told_first.try_recv().is_err(), "who spoke stays");
         assert!(told_second.try_recv().is_ok());
         assert_eq!(gate.inside(), 2);
@@ -181,18 +198,18 @@ mod tests {
     #[test]
     fn one_address_cannot_take_all_places() {
         let gate = gate(10, 2);
-        let places: Vec<_> = (0..2).map(|_| gate.enter(from("2001:db8::1")).unwrap()).collect();
-        assert!(gate.enter(from("2001:db8::2")).is_none(), "the same /64");
-        assert!(gate.enter(from("2001:db8:0:1::1")).is_some());
-        assert!(gate.enter(from("::ffff:127.0.0.1")).is_some());
+        let places: Vec<_> = (0..2).map(|_| enter(&gate, "2001:db8::1").unwrap()).collect();
+        assert!(enter(&gate, "2001:db8::2").is_none(), "the same /64");
+        assert!(enter(&gate, "2001:db8:0:1::1").is_some());
+        assert!(enter(&gate, "::ffff:127.0.0.1").is_some());
         drop(places);
-        assert!(gate.enter(from("2001:db8::2")).is_some());
+        assert!(enter(&gate, "2001:db8::2").is_some());
     }
 
     #[tokio::test]
     async fn when_all_speak_newcomers_wait_for_a_place() {
         let gate = gate(1, 9);
-        let (place, _told) = gate.enter(from("192.0.2.1")).unwrap();
+        let (place, _told) = enter(&gate, "192.0.2.1").unwrap();
         gate.room().await;
         place.spoke();
         let mut room = Box::pin(gate.room());

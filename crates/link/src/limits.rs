@@ -90,7 +90,7 @@ counters! {
     truncated,
     /// No progress within [`STALL_LIMIT`] inside a frame or a write.
     stalled,
-    /// Refused because its address, or the whole world, has too many strangers connected already.
+    /// Refused because its address has too many strangers connected already.
     too_many,
     /// Silent and cut to make room when there were too many strangers.
     crowded_out,
