@@ -8,6 +8,7 @@ pub mod command;
 mod hidden;
 mod placing;
 pub mod processes;
+mod real_path;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
@@ -27,6 +28,7 @@ pub use command::register::Register;
 pub use command::{Cancel, Command, Ending, Ran};
 pub use hidden::Hidden;
 pub use placing::{Ownership, Staged, Unsynced};
+pub(crate) use real_path::real_path;
 
 /// Largest file that is read as a whole: what a module manages is configuration, not a disk image.
 pub const MAX_FILE: u64 = 64 << 20;

@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
+use super::real_path;
 use crate::replacement::backup_path;
-use crate::standing::MAX_LINKS;
 
 /// Files that hold secrets, by the names that they are known under and by where these lead.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ impl Hidden {
     /// as well, if it is a directory.
     pub fn add(&self, path: &Path, beneath: bool) {
         let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
-        for path in [path.to_owned(), led(path)] {
+        for path in [path.to_owned(), real_path(path)] {
             for path in [backup_path(&path), path] {
                 *places.entry(path).or_default() |= beneath;
             }
@@ -43,26 +43,8 @@ impl Hidden {
             let is_own = |other: fs::Metadata| (other.dev(), other.ino()) == (own.dev(), own.ino());
             places.keys().any(|place| fs::metadata(place).is_ok_and(is_own))
         };
-        is_in(path) || is_in(&led(path)) || is_another_name()
+        is_in(path) || is_in(&real_path(path)) || is_another_name()
     }
-}
-
-/// Where a path leads, links in all its parts followed; nothing has to be there.
-fn led(path: &Path) -> PathBuf {
-    let mut path = path.to_owned();
-    for _ in 0..MAX_LINKS {
-        if let Ok(whole) = fs::canonicalize(&path) {
-            return whole;
-        }
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { break };
-        let parent = fs::canonicalize(parent).unwrap_or_else(|_| parent.to_owned());
-        path = parent.join(name);
-        match fs::read_link(&path) {
-            Ok(target) => path = parent.join(target),
-            Err(_) => break,
-        }
-    }
-    path
 }
 
 #[cfg(test)]

@@ -14,11 +14,11 @@ use crate::failure::Failure;
 use crate::field::HostPath;
 use crate::forecast::Resource;
 use crate::format::MountOption;
-use crate::host::{Command, Host, Ownership, View};
+use crate::host::{Command, Host, Ownership, View, real_path};
 use crate::module::{About, Analysis, Analyze, Applied, Apply, Module};
 use crate::standing::{Hindrance, Sight, Standing, Thing, conclude, field};
 use declared::Declared;
-use tree::{Tree, canonical};
+use tree::Tree;
 
 const TABLE: &str = "/etc/fstab";
 
@@ -162,7 +162,7 @@ impl MountParams {
     fn foresee(&self, cx: &Analyze<'_>) -> Sight<Analysis> {
         let (now, wanted) = self.tables(cx.view)?;
         let tree = Tree::look(cx.view)?;
-        let place = canonical(&self.path);
+        let place = real_path(&self.path);
         let there = tree.at(&place);
         let is_mounted = !there.is_empty();
         let mounted = if self.absent { Some(false) } else { self.mounted };
@@ -295,7 +295,7 @@ impl Module for Mount {
     fn apply(&self, params: &MountParams, cx: &Apply<'_>, analysis: &Analysis) -> Result<Applied, Failure> {
         let host = cx.host;
         let (now, wanted) = params.tables(host)?;
-        let place = canonical(&params.path);
+        let place = real_path(&params.path);
         let depth = Tree::look(host)?.at(&place).len();
         let before = depth > 0;
         let mounted = if params.absent { Some(false) } else { params.mounted };
@@ -325,7 +325,7 @@ impl Module for Mount {
         if mounted == Some(true) && !before {
             run(host, Command::new("mount").args(["--", &path]))?;
         }
-        Ok(Applied::default().output("mounted", !Tree::look(host)?.at(&canonical(&params.path)).is_empty()))
+        Ok(Applied::default().output("mounted", !Tree::look(host)?.at(&real_path(&params.path)).is_empty()))
     }
 }
 

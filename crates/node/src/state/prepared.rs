@@ -194,8 +194,9 @@ impl Prepared {
         }
     }
 
-    /// What a secret state has at its path, and in what other files its module writes, is hidden from others too. Before its turn, since an earlier run may have put it
-    /// there; and at its turn, since only then outputs may say where that is, and links where it leads.
+    /// What a secret state has at its path, and in what other files its module writes, is hidden from others too. Before its
+    /// turn, since an earlier run may have put it there; and at its turn, since only then outputs may say where that is, and
+    /// links where it leads.
     fn hide(&self, state: StateIndex, seen: &Seen<'_>) {
         let Ready { module, secrecy, params } = &self.states[state];
         if !secrecy.is_secret() {

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{major, minor};
 
-use super::tree::{Attached, Tree, canonical};
+use super::tree::{Attached, Tree};
 use crate::failure::Failure;
-use crate::host::{Command, Ending, View};
+use crate::host::{Command, Ending, View, real_path};
 
 /// Types that only the kernel itself mounts, and under just this name.
 const OF_THE_KERNEL: [&str; 33] = [
@@ -81,7 +81,7 @@ impl Declared<'_> {
 
     /// Whether the place shows the directory or the file that the source is.
     fn is_bound(&self, tree: &Tree, stack: &[&Attached]) -> bool {
-        let source = canonical(Path::new(self.source));
+        let source = real_path(Path::new(self.source));
         // The place may cover its own source: then what counts is what that was before.
         (1..=stack.len()).any(|covers| {
             let Some(holder) = tree.holder(&source, &stack[..covers]) else { return true };

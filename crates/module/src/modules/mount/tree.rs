@@ -117,15 +117,6 @@ impl Tree {
     }
 }
 
-/// Where a path leads. What is not there yet is as it is written.
-pub(super) fn canonical(path: &Path) -> PathBuf {
-    for above in path.ancestors() {
-        let (Ok(real), Ok(rest)) = (std::fs::canonicalize(above), path.strip_prefix(above)) else { continue };
-        return real.join(rest).components().collect();
-    }
-    path.to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,15 +148,5 @@ mod tests {
         // The kernel's first root is its own parent.
         let tree = Tree::parse("1 1 0:2 / / rw - rootfs rootfs rw\n27 1 254:0 / / rw - ext4 /dev/vda rw\n");
         assert_eq!(tree.at(Path::new("/")).len(), 2);
-    }
-
-    #[test]
-    fn a_path_leads_where_its_links_do() {
-        let folder = tempfile::tempdir().unwrap();
-        let real = folder.path().canonicalize().unwrap();
-        std::fs::create_dir(real.join("there")).unwrap();
-        std::os::unix::fs::symlink("there", real.join("link")).unwrap();
-        assert_eq!(canonical(&real.join("link")), real.join("there"));
-        assert_eq!(canonical(&real.join("link/to/come")), real.join("there/to/come"));
     }
 }
