@@ -36,7 +36,8 @@ use crate::up::{Aside, Front, Goal, MachineEnd, Options, Rollout, Source, Verdic
 /// Shows what would change to bring machines to their declared state; changes nothing
 ///
 /// Without --ssh, --inventory or -t it looks at this machine. The exit status is 0 if everything is as declared, 3 if something
-/// would change, 1 if a machine cannot be reached or looked at, 2 if the file is wrong.
+/// would change, 1 if a machine cannot be reached or looked at, 2 if the file is wrong, 4 if the hub
+/// cannot be reached or refuses.
 #[derive(Args)]
 #[command(after_help = "Examples:
   mainstay plan site.yaml

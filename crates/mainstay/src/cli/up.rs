@@ -16,7 +16,7 @@ use crate::up::{Goal, Options};
 /// fails is set aside and named at the end; the others go on. Without --ssh, --inventory or -t it is about this machine.
 ///
 /// The exit status is 0 if all are as declared, 1 if something failed or did not become stable, 3 if nothing failed but something
-/// was not done, 2 if the file is wrong.
+/// was not done, 2 if the file is wrong, 4 if the hub cannot be reached or refuses.
 #[derive(Args)]
 #[command(after_help = "Examples:
   mainstay up site.yaml
